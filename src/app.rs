@@ -1,0 +1,1 @@
+//! Builds every part, wires them, owns start and stop order.

@@ -1,0 +1,1 @@
+//! Pure authentication: request facts in, verdict out.

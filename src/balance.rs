@@ -1,0 +1,1 @@
+//! Pure load balancing: candidates, state and now in, choice out.

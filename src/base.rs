@@ -1,0 +1,11 @@
+//! Words that every layer shares: identifiers, host patterns, durations, limits, secrets.
+//!
+//! **Invariant:** nothing here does I/O, reads a clock or is asynchronous.
+
+pub mod duration;
+pub mod hash;
+pub mod header;
+pub mod host;
+pub mod id;
+pub mod limit;
+pub mod secret;

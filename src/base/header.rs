@@ -1,0 +1,77 @@
+//! Header names that this gateway owns, trusts or strips, in one table.
+
+use http::header::HeaderName;
+
+macro_rules! names {
+    ($($(#[$doc:meta])+ $name:ident = $text:literal;)+) => {
+        $($(#[$doc])+ pub const $name: HeaderName = HeaderName::from_static($text);)+
+    };
+}
+
+names! {
+    /// Addresses the request came through, nearest last.
+    X_FORWARDED_FOR = "x-forwarded-for";
+    /// Scheme the client used.
+    X_FORWARDED_PROTO = "x-forwarded-proto";
+    /// Host before a rewrite.
+    X_FORWARDED_HOST = "x-forwarded-host";
+    /// Port the client used.
+    X_FORWARDED_PORT = "x-forwarded-port";
+    /// Envoy's description of the client certificate (XFCC).
+    X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
+    /// Request id, made anew for each request.
+    X_REQUEST_ID = "x-request-id";
+    /// Trusted client address.
+    X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address";
+    /// Marks requests from inside; never set at an edge.
+    X_ENVOY_INTERNAL = "x-envoy-internal";
+    /// Number of the upstream try, from 1.
+    X_ENVOY_ATTEMPT_COUNT = "x-envoy-attempt-count";
+    /// Path before a rewrite.
+    X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path";
+    /// Host before a rewrite.
+    X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
+    /// Time left for the answer, in milliseconds.
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS = "x-envoy-expected-rq-timeout-ms";
+    /// Time the backend took, in milliseconds.
+    X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
+    /// Marks an answer made because a limit was reached.
+    X_ENVOY_OVERLOADED = "x-envoy-overloaded";
+    /// Tracing name for an operation; consumed on responses.
+    X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation";
+    /// `keep-alive`, hop-by-hop.
+    KEEP_ALIVE = "keep-alive";
+    /// `proxy-connection`, hop-by-hop.
+    PROXY_CONNECTION = "proxy-connection";
+    /// gRPC status of a response.
+    GRPC_STATUS = "grpc-status";
+    /// gRPC message of a response.
+    GRPC_MESSAGE = "grpc-message";
+    /// gRPC deadline of a request.
+    GRPC_TIMEOUT = "grpc-timeout";
+}
+
+/// Envoy's control headers, removed from every request of an outside client.
+pub const STRIPPED_FROM_CLIENTS: [HeaderName; 21] = [
+    X_ENVOY_INTERNAL,
+    X_ENVOY_ORIGINAL_PATH,
+    X_ENVOY_ORIGINAL_HOST,
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
+    X_ENVOY_DECORATOR_OPERATION,
+    X_ENVOY_ATTEMPT_COUNT,
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-force-trace"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-original-url"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-downstream-service-cluster"),
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+];

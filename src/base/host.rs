@@ -1,0 +1,190 @@
+//! Host patterns as Istio writes them: `a.example.com`, `*.example.com`, `*`.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+/// A host pattern. Names are lower case. Ordered by precedence: exact names first, then wildcards
+/// with the longest suffix, then any.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// One name.
+    Exact(Box<str>),
+    /// Any name below a suffix, at any depth; holds the suffix with its leading dot (`.example.com`).
+    Suffix(Box<str>),
+    /// Every name, and none.
+    Any,
+}
+
+/// A host that is not a name, `*.name` or `*`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not a host: write a name, \"*.\" and a name, or \"*\"")]
+pub struct InvalidHost(pub String);
+
+impl HostPattern {
+    /// Reads a pattern without a namespace part.
+    pub fn parse(text: &str) -> Result<Self, InvalidHost> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let lower = text.to_ascii_lowercase();
+        let (wildcard, name) = match lower.strip_prefix('*') {
+            Some(rest) if rest.starts_with('.') => (true, rest.get(1..).unwrap_or_default()),
+            Some(_) => return Err(InvalidHost(text.to_owned())),
+            None => (false, lower.as_str()),
+        };
+        if !is_name(name) {
+            return Err(InvalidHost(text.to_owned()));
+        }
+        Ok(if wildcard {
+            Self::Suffix(format!(".{name}").into())
+        } else {
+            Self::Exact(name.into())
+        })
+    }
+
+    /// Whether a lower-case name falls under this pattern.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *name,
+            Self::Suffix(suffix) => name.len() > suffix.len() && name.ends_with(&**suffix),
+            Self::Any => true,
+        }
+    }
+
+    /// Whether every name under `other` also falls under this pattern.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Suffix(a), Self::Suffix(b)) => b.ends_with(&**a),
+            (_, Self::Exact(name)) => self.matches(name),
+            _ => false,
+        }
+    }
+
+    /// The narrower of two overlapping patterns; nothing when they are disjoint.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        if self.covers(other) {
+            Some(other.clone())
+        } else if other.covers(self) {
+            Some(self.clone())
+        } else {
+            None
+        }
+    }
+
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Exact(_) => (0, 0),
+            Self::Suffix(suffix) => (1, usize::MAX - suffix.len()),
+            Self::Any => (2, 0),
+        }
+    }
+}
+
+impl Ord for HostPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank()).then_with(|| self.to_string().cmp(&other.to_string()))
+    }
+}
+
+impl PartialOrd for HostPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`, parted by single dots; IPv6 literals in brackets pass.
+fn is_name(name: &str) -> bool {
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+}
+
+/// The authority without its port: `a.example.com:8443` gives `a.example.com`, `[::1]:80` gives
+/// `[::1]`. Case is kept.
+pub fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => {
+            if host.contains(':') && !host.starts_with('[') {
+                authority
+            } else {
+                host
+            }
+        }
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> HostPattern {
+        HostPattern::parse(text).unwrap()
+    }
+
+    #[test]
+    fn wildcards_match_any_depth_but_not_their_own_suffix() {
+        let wild = pattern("*.foo.com");
+        assert!(wild.matches("a.foo.com") && wild.matches("a.b.foo.com"));
+        assert!(!wild.matches("foo.com") && !wild.matches("xfoo.com"));
+    }
+
+    #[test]
+    fn partial_wildcards_and_bad_labels_are_refused() {
+        for text in ["foo*.com", "*foo.com", "", "a..b", "*.", "a b", "a/b", "."] {
+            assert!(HostPattern::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn intersection_is_the_narrower_one() {
+        assert_eq!(
+            pattern("*.foo.com").intersect(&pattern("a.foo.com")),
+            Some(pattern("a.foo.com"))
+        );
+        assert_eq!(pattern("a.foo.com").intersect(&pattern("*")), Some(pattern("a.foo.com")));
+        assert_eq!(
+            pattern("*.foo.com").intersect(&pattern("*.a.foo.com")),
+            Some(pattern("*.a.foo.com"))
+        );
+        assert_eq!(pattern("*.foo.com").intersect(&pattern("foo.com")), None);
+    }
+
+    #[test]
+    fn precedence_is_exact_then_longest_suffix_then_any() {
+        let mut all = [pattern("*"), pattern("*.b.c"), pattern("x.b.c"), pattern("*.a.b.c")];
+        all.sort();
+        assert_eq!(all.map(|p| p.to_string()), ["x.b.c", "*.a.b.c", "*.b.c", "*"]);
+    }
+
+    #[test]
+    fn ports_are_cut_from_authorities() {
+        for (authority, host) in [
+            ("a:80", "a"),
+            ("a", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("a:b", "a:b"),
+            ("a:", "a"),
+        ] {
+            assert_eq!(without_port(authority), host);
+        }
+    }
+}

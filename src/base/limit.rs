@@ -1,0 +1,112 @@
+//! Every bound in the program in one place: value, unit and reason.
+//!
+//! `docs/limits.md` is the same table for operators; a test compares the two.
+
+use std::time::Duration;
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $value:expr, $shown:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: $type = $value;)+
+
+        /// Name, shown value and reason of each limit, for the documentation.
+        pub const TABLE: &[(&str, &str, &str)] =
+            &[$((stringify!($name), $shown, concat!($($doc),+))),+];
+    };
+}
+
+limits! {
+    /// A configuration file larger than this is refused: a snapshot of thousands of hosts needs less.
+    CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
+    /// Files read from one configuration source.
+    CONFIG_FILES: usize = 20_000, "20,000 files";
+    /// YAML nodes in one file, aliases expanded: stops alias bombs.
+    YAML_NODES: usize = 4_000_000, "4,000,000 nodes";
+    /// Nesting of YAML values: deeper than any Istio resource.
+    YAML_DEPTH: usize = 64, "64 levels";
+    /// A certificate, key, CA or CRL file.
+    CREDENTIAL_FILE_BYTES: u64 = 4 << 20, "4 MiB";
+    /// Length of a regular expression in a resource, as Istio's validation has it.
+    REGEX_BYTES: usize = 1024, "1,024 bytes";
+    /// Compiled size of one regular expression.
+    REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
+    /// Length of a direct response body.
+    DIRECT_RESPONSE_BYTES: usize = 1 << 20, "1 MiB";
+
+    /// A whole ClientHello, in however many records; the protocol's own bound for one message.
+    CLIENT_HELLO_BYTES: usize = 64 << 10, "64 KiB";
+    /// From accept to a whole ClientHello, or to the first bytes of a plaintext request.
+    CLIENT_HELLO_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// From ClientHello to the end of the handshake.
+    HANDSHAKE_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// From the first byte of a request head to its end.
+    REQUEST_HEAD_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// HTTP/1.1 connection without a request.
+    IDLE_HTTP1_TIME: Duration = Duration::from_mins(1), "60 s";
+    /// HTTP/2 connection without a stream.
+    IDLE_HTTP2_TIME: Duration = Duration::from_mins(5), "300 s";
+    /// A request body, or a client's reading of a response, that makes no progress.
+    STALL_TIME: Duration = Duration::from_mins(1), "60 s";
+    /// TCP stream without a byte either way (Istio's default).
+    TCP_IDLE_TIME: Duration = Duration::from_hours(1), "1 h";
+    /// Connecting to an endpoint, TLS included (Istio's default).
+    CONNECT_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// Unused upstream connection: below the usual keep-alive times of backends.
+    UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(55), "55 s";
+    /// Unused upstream connections kept per endpoint and worker.
+    UPSTREAM_IDLE_CONNECTIONS: usize = 256, "256 connections";
+    /// Streams on one HTTP/2 connection to a backend, unless the backend allows fewer.
+    UPSTREAM_STREAMS: usize = 1024, "1,024 streams";
+
+    /// Request head, HTTP/1.1 (Envoy's default).
+    HTTP1_HEAD_BYTES: usize = 60 << 10, "60 KiB";
+    /// Header fields in one request.
+    HEADER_FIELDS: usize = 128, "128 fields";
+    /// Header names a `Connection` header may nominate; more is an attack (Envoy's bound).
+    CONNECTION_NOMINATIONS: usize = 10, "10 names";
+    /// Decoded header list, HTTP/2.
+    HTTP2_HEADER_LIST_BYTES: u32 = 60 << 10, "60 KiB";
+    /// Concurrent streams on one HTTP/2 connection.
+    HTTP2_STREAMS: u32 = 128, "128 streams";
+    /// HTTP/2 stream window.
+    HTTP2_STREAM_WINDOW: u32 = 64 << 10, "64 KiB";
+    /// HTTP/2 connection window.
+    HTTP2_CONNECTION_WINDOW: u32 = 1 << 20, "1 MiB";
+    /// Streams the client reset before they were answered (rapid reset).
+    HTTP2_PENDING_RESETS: usize = 20, "20 streams";
+    /// Streams we reset for the client's protocol errors (made-you-reset).
+    HTTP2_LOCAL_RESETS: usize = 500, "500 streams";
+    /// Connections the process holds, when the limit on files allows it.
+    CONNECTIONS: usize = 100_000, "100,000 connections, at most half of the file limit";
+
+    /// A token longer than this is refused before it is decoded.
+    TOKEN_BYTES: usize = 16 << 10, "16 KiB";
+    /// A fetched key set.
+    JWKS_BYTES: usize = 1 << 20, "1 MiB";
+    /// Keys used of one key set.
+    JWKS_KEYS: usize = 100, "100 keys";
+    /// One fetch of a key set.
+    JWKS_FETCH_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// A key set is fetched anew after this time.
+    JWKS_REFRESH_TIME: Duration = Duration::from_mins(20), "20 min";
+    /// Longest wait between two tries for a key set that was never had.
+    JWKS_RETRY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// At most one fetch in this time for a key id that the set does not hold.
+    JWKS_UNKNOWN_KEY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// Redirects followed for a key set.
+    JWKS_REDIRECTS: usize = 3, "3 redirects";
+
+    /// Quiet time after a file change before the configuration is read.
+    RELOAD_QUIET_TIME: Duration = Duration::from_millis(20), "20 ms";
+    /// Longest a stream of file changes can put off a reload.
+    RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
+    /// Distinct label sets of request metrics; further ones are counted under `other`.
+    METRIC_SERIES: usize = 2_000, "2,000 label sets";
+    /// Lines waiting for the access log's writer; further ones are dropped and counted.
+    ACCESS_LOG_BYTES: usize = 8 << 20, "8 MiB";
+    /// Answer of a DNS server is kept at least this long.
+    DNS_MIN_TIME: Duration = Duration::from_secs(1), "1 s";
+    /// Next try after a failed resolution.
+    DNS_RETRY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// Addresses used of one DNS answer.
+    DNS_ADDRESSES: usize = 256, "256 addresses";
+}

@@ -1,0 +1,1 @@
+//! Resources and files to a snapshot and diagnostics.

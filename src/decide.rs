@@ -1,0 +1,1 @@
+//! What happens to a connection and a request: one pure function each.

@@ -1,0 +1,1 @@
+//! What operators are told about their YAML: codes, places, rendering.

@@ -1,0 +1,1 @@
+//! Sockets and streams that know nothing of routes.

@@ -1,0 +1,1 @@
+//! The data half: connections in, requests through.

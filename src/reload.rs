@@ -1,0 +1,1 @@
+//! Read, parse, compile, publish or keep, report.

@@ -1,0 +1,1 @@
+//! The Istio API as written: nothing defaulted, nothing resolved.

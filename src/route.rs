@@ -1,0 +1,1 @@
+//! Pure routing: request head in, route out.

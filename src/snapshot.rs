@@ -1,0 +1,1 @@
+//! The compiled world: immutable, shared, complete.

@@ -1,0 +1,1 @@
+//! Metrics, access log and the record of one request.

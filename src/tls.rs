@@ -1,0 +1,1 @@
+//! TLS material and configurations; pure over PEM bytes.
