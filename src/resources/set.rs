@@ -1,0 +1,139 @@
+//! Puts the resources of many files together.
+//!
+//! **Invariant**: the result depends on the files' contents and paths only, not on their order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{
+    AuthorizationPolicy, Broken, ConfigFile, DestinationRule, EndpointSlice, Gateway, Meta, Parsed,
+    ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Secret, Service,
+    ServiceEntry, VirtualService, WorkloadEntry,
+};
+use crate::base::id::ResourceId;
+use crate::diag::{self, Diagnostic, Location, catalog};
+
+macro_rules! kinds {
+    ($($kind:ident => $list:ident;)+) => {
+        /// A resource of some kind.
+        #[derive(Clone, Debug)]
+        #[allow(missing_docs, reason = "each variant holds the kind it is named after")]
+        pub enum AnyResource {
+            $($kind(Arc<Resource<$kind>>),)+
+        }
+
+        impl AnyResource {
+            /// Kind, namespace and name.
+            pub fn id(&self) -> &ResourceId {
+                match self {
+                    $(Self::$kind(resource) => &resource.id,)+
+                }
+            }
+
+            /// `metadata`.
+            pub fn meta(&self) -> &Meta {
+                match self {
+                    $(Self::$kind(resource) => &resource.meta,)+
+                }
+            }
+
+            /// Where a field was written.
+            pub fn location(&self, path: &str) -> Location {
+                match self {
+                    $(Self::$kind(resource) => resource.location(path),)+
+                }
+            }
+
+            fn add_to(&self, set: &mut ResourceSet) {
+                match self {
+                    $(Self::$kind(resource) => set.$list.push(Arc::clone(resource)),)+
+                }
+            }
+
+            fn same_spec(&self, other: &Self) -> bool {
+                match (self, other) {
+                    $((Self::$kind(a), Self::$kind(b)) => a.spec == b.spec,)+
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Gateway => gateways;
+    VirtualService => virtual_services;
+    DestinationRule => destination_rules;
+    ServiceEntry => service_entries;
+    WorkloadEntry => workload_entries;
+    RequestAuthentication => request_authentications;
+    AuthorizationPolicy => authorization_policies;
+    PeerAuthentication => peer_authentications;
+    Secret => secrets;
+    Service => services;
+    EndpointSlice => endpoint_slices;
+}
+
+impl AnyResource {
+    fn selector(&self) -> Option<super::Labels> {
+        let selector = match self {
+            Self::RequestAuthentication(resource) => &resource.spec.selector,
+            Self::AuthorizationPolicy(resource) => &resource.spec.selector,
+            Self::PeerAuthentication(resource) => &resource.spec.selector,
+            _ => return None,
+        };
+        selector.as_ref().map(|selector| selector.match_labels.clone())
+    }
+}
+
+/// Reads files and puts them together.
+pub fn parse(files: &[ConfigFile]) -> Parsed {
+    let files: Vec<ParsedFile> = files.iter().map(super::parse_file).collect();
+    assemble(&files)
+}
+
+/// Puts files together: orders resources, and sets aside the later of two with one name (as
+/// [`Broken`], unless the two are equal).
+pub fn assemble<'a>(files: impl IntoIterator<Item = &'a ParsedFile>) -> Parsed {
+    let mut files: Vec<&ParsedFile> = files.into_iter().collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut parsed = Parsed::default();
+    for file in &files {
+        parsed.diagnostics.extend(file.diagnostics.iter().cloned());
+        parsed.set.broken.extend(file.broken.iter().cloned());
+    }
+    let mut resources: Vec<&AnyResource> = files.iter().flat_map(|file| &file.resources).collect();
+    resources.sort_by_key(|resource| {
+        let created = resource.meta().creation_timestamp;
+        (created.is_none(), created)
+    });
+    let mut seen: HashMap<&ResourceId, &AnyResource> = HashMap::with_capacity(resources.len());
+    for resource in resources {
+        if let Some(first) = seen.get(resource.id()) {
+            set_aside(resource, first, &mut parsed);
+        } else {
+            seen.insert(resource.id(), resource);
+            resource.add_to(&mut parsed.set);
+        }
+    }
+    diag::sort(&mut parsed.diagnostics);
+    parsed
+}
+
+fn set_aside(later: &AnyResource, first: &AnyResource, parsed: &mut Parsed) {
+    let location = later.location("metadata.name");
+    parsed.diagnostics.push(
+        Diagnostic::new(
+            &catalog::DUPLICATE_RESOURCE,
+            format!("{} is already defined at {}", later.id(), first.location("metadata.name")),
+        )
+        .at(location.clone())
+        .field("metadata.name")
+        .resource(later.id().clone())
+        .help("remove one of the two, or give it another name; this one is not used"),
+    );
+    if !later.same_spec(first) {
+        let (id, selector) = (later.id().clone(), later.selector());
+        parsed.set.broken.push(Broken { id, location, selector });
+    }
+}
