@@ -1,1 +1,12 @@
 //! Pure routing: request head in, route out.
+//!
+//! Knows hosts, paths, headers and regular expressions; knows nothing of Istio's resources.
+//!
+//! **Invariant:** nothing here is built per request; matchers, templates and weights are made once.
+
+pub mod headers;
+pub mod hosts;
+pub mod matcher;
+pub mod path;
+pub mod rewrite;
+pub mod weight;

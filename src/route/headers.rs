@@ -1,0 +1,279 @@
+//! Header operations with Envoy's `%…%` variables (`VirtualService.spec.http[].headers`).
+//!
+//! One step removes, then sets, then adds; every value is worked out from the headers as received.
+
+use std::borrow::Cow;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+/// The operations of one step.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderOps {
+    /// Names to remove.
+    pub remove: Vec<HeaderName>,
+    /// Lines that replace every line of their name.
+    pub set: Vec<(HeaderName, Template)>,
+    /// Lines to append.
+    pub add: Vec<(HeaderName, Template)>,
+}
+
+/// A header value, with variables or without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// Always the same value.
+    Literal(HeaderValue),
+    /// Text and variables in turn.
+    Parts(Vec<Part>),
+}
+
+/// A part of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// As written.
+    Text(Box<str>),
+    /// Filled in for each request.
+    Variable(Variable),
+}
+
+/// What can stand between percent signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Variable {
+    /// `DOWNSTREAM_REMOTE_ADDRESS`: the client's address and port.
+    RemoteAddress,
+    /// `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`.
+    RemoteIp,
+    /// `DOWNSTREAM_LOCAL_ADDRESS`.
+    LocalAddress,
+    /// `DOWNSTREAM_LOCAL_PORT`.
+    LocalPort,
+    /// `REQUESTED_SERVER_NAME`: the SNI.
+    ServerName,
+    /// `PROTOCOL`: `HTTP/1.1` or `HTTP/2`.
+    Protocol,
+    /// `START_TIME`, RFC 3339 with milliseconds.
+    StartTime,
+    /// `DOWNSTREAM_PEER_URI_SAN`.
+    PeerUriSan,
+    /// `DOWNSTREAM_PEER_SUBJECT`.
+    PeerSubject,
+    /// `UPSTREAM_HOST`.
+    UpstreamHost,
+    /// `REQ(name)`: a request header as received.
+    RequestHeader(HeaderName),
+    /// `REQ(:method)`, `REQ(:path)`, `REQ(:authority)`, `REQ(:scheme)`.
+    RequestPseudo(&'static str),
+}
+
+/// A header value that cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTemplate {
+    /// A byte that no header may hold.
+    #[error("\"{0}\" holds a character that is not allowed in a header value")]
+    BadValue(String),
+    /// `%` without its end.
+    #[error("\"{0}\" has a \"%\" without its end; write \"%%\" for a percent sign")]
+    Unterminated(String),
+    /// A variable that this gateway does not know.
+    #[error("variable \"%{0}%\" is not known here")]
+    UnknownVariable(String),
+}
+
+/// Gives variables their values.
+pub trait Values {
+    /// The value of a variable; nothing when it has none.
+    fn value(&self, variable: &Variable) -> Option<Cow<'_, str>>;
+}
+
+impl Template {
+    /// Compiles a value as written in YAML.
+    pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            literal.push_str(before);
+            let (name, tail) = after
+                .split_once('%')
+                .ok_or_else(|| InvalidTemplate::Unterminated(text.to_owned()))?;
+            rest = tail;
+            if name.is_empty() {
+                literal.push('%');
+                continue;
+            }
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal).into()));
+            }
+            parts.push(Part::Variable(Variable::parse(name)?));
+        }
+        literal.push_str(rest);
+        let bad = || InvalidTemplate::BadValue(text.to_owned());
+        HeaderValue::from_str(text).map_err(|_| bad())?;
+        if parts.is_empty() {
+            return HeaderValue::from_str(&literal).map(Self::Literal).map_err(|_| bad());
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal.into()));
+        }
+        Ok(Self::Parts(parts))
+    }
+
+    /// The value for one request; nothing when it comes out empty or is no legal header value.
+    fn render(&self, values: &impl Values) -> Option<HeaderValue> {
+        match self {
+            Self::Literal(value) => (!value.is_empty()).then(|| value.clone()),
+            Self::Parts(parts) => {
+                let mut out = String::new();
+                for part in parts {
+                    match part {
+                        Part::Text(text) => out.push_str(text),
+                        Part::Variable(variable) => {
+                            out.push_str(values.value(variable).as_deref().unwrap_or("-"));
+                        }
+                    }
+                }
+                HeaderValue::try_from(out).ok().filter(|value| !value.is_empty())
+            }
+        }
+    }
+}
+
+impl Variable {
+    fn parse(name: &str) -> Result<Self, InvalidTemplate> {
+        let unknown = || InvalidTemplate::UnknownVariable(name.to_owned());
+        if let Some(header) = name.strip_prefix("REQ(").and_then(|rest| rest.strip_suffix(')')) {
+            return Ok(match header {
+                ":method" => Self::RequestPseudo(":method"),
+                ":path" => Self::RequestPseudo(":path"),
+                ":authority" => Self::RequestPseudo(":authority"),
+                ":scheme" => Self::RequestPseudo(":scheme"),
+                _ => Self::RequestHeader(
+                    HeaderName::from_bytes(header.as_bytes()).map_err(|_| unknown())?,
+                ),
+            });
+        }
+        Ok(match name {
+            "DOWNSTREAM_REMOTE_ADDRESS" => Self::RemoteAddress,
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Self::RemoteIp,
+            "DOWNSTREAM_LOCAL_ADDRESS" => Self::LocalAddress,
+            "DOWNSTREAM_LOCAL_PORT" => Self::LocalPort,
+            "REQUESTED_SERVER_NAME" => Self::ServerName,
+            "PROTOCOL" => Self::Protocol,
+            "START_TIME" => Self::StartTime,
+            "DOWNSTREAM_PEER_URI_SAN" => Self::PeerUriSan,
+            "DOWNSTREAM_PEER_SUBJECT" => Self::PeerSubject,
+            "UPSTREAM_HOST" => Self::UpstreamHost,
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+impl HeaderOps {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Appends another step's operations to this one's; on the same `set` name the later wins.
+    pub fn extend(&mut self, later: &Self) {
+        self.remove.extend(later.remove.iter().cloned());
+        self.set.retain(|(name, _)| later.set.iter().all(|(other, _)| other != name));
+        self.set.extend(later.set.iter().cloned());
+        self.add.extend(later.add.iter().cloned());
+    }
+
+    /// Carries the step out.
+    pub fn apply(&self, headers: &mut HeaderMap, values: &impl Values) {
+        if self.is_empty() {
+            return;
+        }
+        let rendered: SmallVec<[Option<HeaderValue>; 8]> =
+            self.set.iter().chain(&self.add).map(|(_, template)| template.render(values)).collect();
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        let names = self.set.iter().chain(&self.add).map(|(name, _)| name);
+        for (place, (name, value)) in names.zip(rendered).enumerate() {
+            let Some(value) = value else { continue };
+            if place < self.set.len() {
+                headers.insert(name, value);
+            } else {
+                headers.append(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Client;
+
+    impl Values for Client {
+        fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
+            match variable {
+                Variable::RemoteIp => Some("192.0.2.7".into()),
+                Variable::RequestHeader(name) if name == "x-old" => Some("seen".into()),
+                _ => None,
+            }
+        }
+    }
+
+    fn ops(remove: &[&str], set: &[(&str, &str)], add: &[(&str, &str)]) -> HeaderOps {
+        let pairs = |list: &[(&str, &str)]| {
+            list.iter()
+                .map(|(n, v)| (n.parse().unwrap(), Template::parse(v).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        HeaderOps {
+            remove: remove.iter().map(|n| n.parse().unwrap()).collect(),
+            set: pairs(set),
+            add: pairs(add),
+        }
+    }
+
+    fn check(ops: &HeaderOps, expected: &[(&str, &str)]) {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-old", HeaderValue::from_static("seen"));
+        ops.apply(&mut headers, &Client);
+        let got: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn remove_comes_before_set_before_add() {
+        check(
+            &ops(&["x-old"], &[("x-a", "1")], &[("x-a", "2"), ("x-old", "new")]),
+            &[("x-a", "1"), ("x-a", "2"), ("x-old", "new")],
+        );
+    }
+
+    #[test]
+    fn variables_see_the_headers_as_received() {
+        check(
+            &ops(
+                &["x-old"],
+                &[("x-b", "ip=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %REQ(x-old)% 100%%")],
+                &[],
+            ),
+            &[("x-b", "ip=192.0.2.7 seen 100%")],
+        );
+    }
+
+    #[test]
+    fn empty_values_add_nothing() {
+        check(&ops(&[], &[("x-a", "")], &[("x-b", "")]), &[("x-old", "seen")]);
+    }
+
+    #[test]
+    fn bad_templates_are_refused() {
+        assert!(matches!(Template::parse("50%"), Err(InvalidTemplate::Unterminated(_))));
+        assert!(matches!(Template::parse("%NOPE%"), Err(InvalidTemplate::UnknownVariable(_))));
+        assert!(matches!(Template::parse("a\nb"), Err(InvalidTemplate::BadValue(_))));
+        assert!(matches!(
+            Template::parse("%REQ(bad name)%"),
+            Err(InvalidTemplate::UnknownVariable(_))
+        ));
+    }
+}

@@ -1,0 +1,352 @@
+//! Conditions on a request head (`VirtualService.spec.http[].match[]`).
+//!
+//! Regular expressions match a whole value: `\A(?:…)\z` is wrapped around them once, when they are
+//! compiled, over bytes because header values need not be UTF-8.
+
+use http::header::HeaderName;
+use http::{HeaderMap, Method};
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::base::limit;
+
+/// A condition on one value (`StringMatch`).
+#[derive(Clone, Debug)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(Box<str>),
+    /// The whole value, ASCII case aside.
+    ExactIgnoringCase(Box<str>),
+    /// The beginning of the value.
+    Prefix(Box<str>),
+    /// The beginning of the value, ASCII case aside.
+    PrefixIgnoringCase(Box<str>),
+    /// A regular expression over the whole value.
+    Regex(Box<Regex>),
+    /// Any value, an empty one too.
+    Present,
+}
+
+/// A regular expression that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRegex {
+    /// Longer than Istio's validation allows.
+    #[error("regular expression is {0} bytes long; at most {max} are allowed", max = limit::REGEX_BYTES)]
+    TooLong(usize),
+    /// Not RE2's dialect, or too large when compiled.
+    #[error("regular expression does not compile: {0}")]
+    Syntax(String),
+}
+
+/// Compiles a regular expression that must match a whole value.
+pub fn whole_value(pattern: &str) -> Result<Regex, InvalidRegex> {
+    build(pattern, &format!(r"\A(?:{pattern})\z"))
+}
+
+/// Compiles a regular expression for search and replace.
+pub fn search(pattern: &str) -> Result<Regex, InvalidRegex> {
+    build(pattern, pattern)
+}
+
+fn build(written: &str, pattern: &str) -> Result<Regex, InvalidRegex> {
+    if written.len() > limit::REGEX_BYTES {
+        return Err(InvalidRegex::TooLong(written.len()));
+    }
+    let compile =
+        |text: &str| RegexBuilder::new(text).size_limit(limit::REGEX_PROGRAM_BYTES).build();
+    // Compiled as written first, so that a stray ")" cannot escape the anchors.
+    compile(written)
+        .and_then(|_| compile(pattern))
+        .map_err(|error| InvalidRegex::Syntax(error.to_string()))
+}
+
+impl ValueMatch {
+    /// Whether a value meets the condition.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => text.as_bytes() == value,
+            Self::ExactIgnoringCase(text) => text.as_bytes().eq_ignore_ascii_case(value),
+            Self::Prefix(text) => value.starts_with(text.as_bytes()),
+            Self::PrefixIgnoringCase(text) => value
+                .get(..text.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes())),
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Present => true,
+        }
+    }
+
+    /// Whether every path meets it, judged from its form alone.
+    pub fn is_catch_all(&self) -> bool {
+        match self {
+            Self::Prefix(text) => &**text == "/" || text.is_empty(),
+            Self::Regex(regex) => regex.as_str() == r"\A(?:.*)\z",
+            _ => false,
+        }
+    }
+}
+
+/// Where a header condition looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderKey {
+    /// A header field.
+    Field(HeaderName),
+    /// `:path`, query included.
+    Path,
+    /// `:method`.
+    Method,
+    /// `:authority`.
+    Authority,
+    /// `:scheme`.
+    Scheme,
+}
+
+/// A condition on a header.
+#[derive(Clone, Debug)]
+pub struct HeaderMatch {
+    /// Where to look.
+    pub key: HeaderKey,
+    /// What must hold for one of the header's lines.
+    pub value: ValueMatch,
+}
+
+/// A condition on the first query parameter of a name, undecoded.
+#[derive(Clone, Debug)]
+pub struct QueryMatch {
+    /// Parameter name, undecoded.
+    pub name: Box<str>,
+    /// What must hold for its value.
+    pub value: ValueMatch,
+}
+
+/// One match entry: all conditions must hold.
+#[derive(Clone, Debug, Default)]
+pub struct RequestMatch {
+    /// On the normalised path without its query.
+    pub uri: Option<ValueMatch>,
+    /// On the scheme.
+    pub scheme: Option<ValueMatch>,
+    /// On the method.
+    pub method: Option<ValueMatch>,
+    /// On the authority as sent, port included.
+    pub authority: Option<ValueMatch>,
+    /// Headers that must match.
+    pub headers: Vec<HeaderMatch>,
+    /// Headers that must not match.
+    pub without_headers: Vec<HeaderMatch>,
+    /// Query parameters that must match.
+    pub query: Vec<QueryMatch>,
+}
+
+/// What routing may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// Request method.
+    pub method: &'a Method,
+    /// `https` or `http`, as the client sees it.
+    pub scheme: &'a str,
+    /// Host and port as sent.
+    pub authority: &'a str,
+    /// Normalised path without query.
+    pub path: &'a str,
+    /// Query without `?`.
+    pub query: Option<&'a str>,
+    /// Header fields.
+    pub headers: &'a HeaderMap,
+}
+
+/// The condition that a request failed, for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch<'a> {
+    /// `uri`
+    Uri,
+    /// `scheme`
+    Scheme,
+    /// `method`
+    Method,
+    /// `authority`
+    Authority,
+    /// `headers.<name>`
+    Header(&'a HeaderKey),
+    /// `withoutHeaders.<name>`
+    WithoutHeader(&'a HeaderKey),
+    /// `queryParams.<name>`
+    Query(&'a str),
+}
+
+impl RequestMatch {
+    /// The first condition that fails; nothing when all hold.
+    pub fn mismatch(&self, head: &RequestHead<'_>) -> Option<Mismatch<'_>> {
+        let fails = |condition: &Option<ValueMatch>, value: &str| {
+            condition.as_ref().is_some_and(|c| !c.matches(value.as_bytes()))
+        };
+        if fails(&self.uri, head.path) {
+            return Some(Mismatch::Uri);
+        }
+        if fails(&self.method, head.method.as_str()) {
+            return Some(Mismatch::Method);
+        }
+        if fails(&self.scheme, head.scheme) {
+            return Some(Mismatch::Scheme);
+        }
+        if fails(&self.authority, head.authority) {
+            return Some(Mismatch::Authority);
+        }
+        if let Some(failed) = self.headers.iter().find(|h| !h.matches(head)) {
+            return Some(Mismatch::Header(&failed.key));
+        }
+        if let Some(failed) = self.without_headers.iter().find(|h| h.matches_or_empty(head)) {
+            return Some(Mismatch::WithoutHeader(&failed.key));
+        }
+        self.query.iter().find(|q| !q.matches(head.query)).map(|q| Mismatch::Query(&q.name))
+    }
+
+    /// Whether nothing but a catch-all path is asked for.
+    pub fn is_catch_all(&self) -> bool {
+        self.uri.as_ref().is_none_or(ValueMatch::is_catch_all)
+            && self.scheme.is_none()
+            && self.method.is_none()
+            && self.authority.is_none()
+            && self.headers.is_empty()
+            && self.without_headers.is_empty()
+            && self.query.is_empty()
+    }
+}
+
+impl HeaderMatch {
+    fn matches(&self, head: &RequestHead<'_>) -> bool {
+        self.any_line(head, |value| self.value.matches(value)).unwrap_or(false)
+    }
+
+    /// A missing header counts as an empty value, except for the presence form.
+    fn matches_or_empty(&self, head: &RequestHead<'_>) -> bool {
+        self.any_line(head, |value| self.value.matches(value)).unwrap_or_else(|| {
+            !matches!(self.value, ValueMatch::Present) && self.value.matches(b"")
+        })
+    }
+
+    fn any_line(&self, head: &RequestHead<'_>, test: impl Fn(&[u8]) -> bool) -> Option<bool> {
+        Some(match &self.key {
+            HeaderKey::Field(name) => {
+                let mut lines = head.headers.get_all(name).iter().peekable();
+                lines.peek()?;
+                lines.any(|line| test(line.as_bytes()))
+            }
+            HeaderKey::Method => test(head.method.as_str().as_bytes()),
+            HeaderKey::Authority => test(head.authority.as_bytes()),
+            HeaderKey::Scheme => test(head.scheme.as_bytes()),
+            HeaderKey::Path => match head.query {
+                None => test(head.path.as_bytes()),
+                Some(query) => test(format!("{}?{query}", head.path).as_bytes()),
+            },
+        })
+    }
+}
+
+impl QueryMatch {
+    fn matches(&self, query: Option<&str>) -> bool {
+        let first = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name == &*self.name).then_some(value)
+        });
+        first.is_some_and(|value| self.value.matches(value.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn regex(pattern: &str) -> ValueMatch {
+        ValueMatch::Regex(Box::new(whole_value(pattern).unwrap()))
+    }
+
+    fn check(condition: &RequestMatch, path_and_query: &str, headers: &[(&str, &str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let head = RequestHead {
+            method: &Method::GET,
+            scheme: "https",
+            authority: "Shop.example.com:8443",
+            path,
+            query,
+            headers: &map,
+        };
+        condition.mismatch(&head).is_none()
+    }
+
+    #[test]
+    fn prefix_is_a_plain_string_prefix() {
+        let m = RequestMatch { uri: Some(ValueMatch::Prefix("/foo".into())), ..Default::default() };
+        assert!(check(&m, "/foobar?x", &[]) && check(&m, "/foo/x", &[]) && !check(&m, "/Foo", &[]));
+    }
+
+    #[test]
+    fn regex_matches_the_whole_path_and_longer_alternatives() {
+        let m = RequestMatch { uri: Some(regex("/a|/ab")), ..Default::default() };
+        assert!(check(&m, "/ab", &[]) && check(&m, "/a", &[]) && !check(&m, "/abc", &[]));
+    }
+
+    #[test]
+    fn a_second_header_line_cannot_hide_the_first() {
+        let key = HeaderKey::Field(HeaderName::from_static("x-user"));
+        let m = RequestMatch {
+            headers: vec![HeaderMatch { key, value: ValueMatch::Exact("a".into()) }],
+            ..Default::default()
+        };
+        assert!(check(&m, "/", &[("x-user", "b"), ("x-user", "a")]));
+        assert!(!check(&m, "/", &[("x-user", "a,b")]) && !check(&m, "/", &[]));
+    }
+
+    #[test]
+    fn without_headers_takes_a_missing_header_for_an_empty_one() {
+        let without = |value| RequestMatch {
+            without_headers: vec![HeaderMatch {
+                key: HeaderKey::Field(HeaderName::from_static("x-a")),
+                value,
+            }],
+            ..Default::default()
+        };
+        assert!(!check(&without(ValueMatch::Exact("".into())), "/", &[]));
+        assert!(check(&without(ValueMatch::Exact("v".into())), "/", &[]));
+        assert!(check(&without(ValueMatch::Present), "/", &[]));
+        assert!(!check(&without(ValueMatch::Present), "/", &[("x-a", "1")]));
+    }
+
+    #[test]
+    fn query_looks_at_the_first_parameter_undecoded() {
+        let m = RequestMatch {
+            query: vec![QueryMatch { name: "q".into(), value: ValueMatch::Exact("a%20b".into()) }],
+            ..Default::default()
+        };
+        assert!(check(&m, "/?x=1&q=a%20b&q=c", &[]));
+        assert!(!check(&m, "/?q=c&q=a%20b", &[]) && !check(&m, "/", &[]));
+    }
+
+    #[test]
+    fn authority_is_matched_raw() {
+        let m = RequestMatch {
+            authority: Some(ValueMatch::Exact("shop.example.com".into())),
+            ..Default::default()
+        };
+        assert!(!check(&m, "/", &[]));
+    }
+
+    #[test]
+    fn bad_regexes_are_refused() {
+        for pattern in ["(", "a)|(b", "(?=x)", r"(a)\1"] {
+            assert!(whole_value(pattern).is_err(), "{pattern}");
+        }
+        assert!(matches!(whole_value(&"a".repeat(1025)), Err(InvalidRegex::TooLong(1025))));
+        assert!(whole_value("(a{1000}){1000}").is_err());
+    }
+}

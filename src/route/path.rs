@@ -1,0 +1,169 @@
+//! Path normalisation (`MeshConfig.pathNormalization.normalization`, RFC 3986 section 6.2.2).
+
+use std::borrow::Cow;
+
+/// How far a path is normalised before routing, authorization and forwarding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Normalization {
+    /// As sent.
+    None,
+    /// Dot segments, backslashes and needless escapes.
+    #[default]
+    Base,
+    /// Also `//` to `/`.
+    MergeSlashes,
+    /// Also `%2F` and `%5C`, decoded first.
+    DecodeAndMergeSlashes,
+}
+
+/// The normal form of a path without query; nothing when it has none (it climbs above the root or
+/// does not start with `/`). Fragments are cut off.
+pub fn normalize(path: &str, how: Normalization) -> Option<Cow<'_, str>> {
+    if !path.starts_with('/') {
+        return None;
+    }
+    let path = path.split('#').next().unwrap_or_default();
+    if how == Normalization::None || is_normal(path.as_bytes()) {
+        return Some(Cow::Borrowed(path));
+    }
+    let mut text = decode(path, how == Normalization::DecodeAndMergeSlashes);
+    if matches!(how, Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes) {
+        text.dedup_by(|a, b| *a == b'/' && *b == b'/');
+    }
+    let resolved = resolve_dots(&text)?;
+    String::from_utf8(resolved).ok().map(Cow::Owned)
+}
+
+/// Whether no rule could change the path: no escape, backslash, `//` or segment that begins with a
+/// dot.
+fn is_normal(path: &[u8]) -> bool {
+    let mut previous = 0;
+    path.iter().all(|&byte| {
+        let plain = match byte {
+            b'%' | b'\\' => false,
+            b'/' | b'.' => previous != b'/',
+            _ => true,
+        };
+        previous = byte;
+        plain
+    })
+}
+
+/// Decodes escapes of unreserved characters, turns `\` into `/`, and with `slashes` also decodes
+/// `%2F` and `%5C`.
+fn decode(path: &str, slashes: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'\\' {
+            out.push(b'/');
+            continue;
+        }
+        if byte == b'%'
+            && let Some((hex, after)) = tail.split_at_checked(2)
+            && let Some(decoded) = hex_byte(hex)
+        {
+            if decoded.is_ascii_alphanumeric() || b"-._~".contains(&decoded) {
+                out.push(decoded);
+                rest = after;
+                continue;
+            }
+            if slashes && (decoded == b'/' || decoded == b'\\') {
+                out.push(b'/');
+                rest = after;
+                continue;
+            }
+        }
+        out.push(byte);
+    }
+    out
+}
+
+fn hex_byte(hex: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    match hex {
+        [high, low] => Some(digit(*high)? * 16 + digit(*low)?),
+        _ => None,
+    }
+}
+
+fn resolve_dots(path: &[u8]) -> Option<Vec<u8>> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut parts = path.get(1..)?.split(|&b| b == b'/').peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        match part {
+            b"." => {}
+            b".." => drop(segments.pop()?),
+            segment => {
+                segments.push(segment);
+                continue;
+            }
+        }
+        if last {
+            segments.push(b"");
+        }
+    }
+    let mut out = Vec::with_capacity(path.len());
+    for segment in segments {
+        out.push(b'/');
+        out.extend_from_slice(segment);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(how: Normalization, path: &str, expected: Option<&str>) {
+        assert_eq!(normalize(path, how).as_deref(), expected, "{path}");
+    }
+
+    #[test]
+    fn base_resolves_dots_backslashes_and_unreserved_escapes() {
+        let base = Normalization::Base;
+        check(base, "/a/b", Some("/a/b"));
+        check(base, "/a/./b/../c", Some("/a/c"));
+        check(base, "/a/b/..", Some("/a/"));
+        check(base, "/a/.", Some("/a/"));
+        check(base, "/a\\b", Some("/a/b"));
+        check(base, "/%61dmin", Some("/admin"));
+        check(base, "/a/%2e%2E/b", Some("/b"));
+        check(base, "/a%2fb//c", Some("/a%2fb//c"));
+        check(base, "/a#b", Some("/a"));
+        check(base, "/%zz%", Some("/%zz%"));
+        check(base, "/...", Some("/..."));
+    }
+
+    #[test]
+    fn paths_above_the_root_have_no_normal_form() {
+        for path in ["/..", "/a/../../b", "a", "*"] {
+            check(Normalization::Base, path, None);
+        }
+    }
+
+    #[test]
+    fn stronger_settings_merge_and_decode_slashes() {
+        check(Normalization::MergeSlashes, "/a//b///c", Some("/a/b/c"));
+        check(Normalization::MergeSlashes, "/a%2Fb", Some("/a%2Fb"));
+        check(Normalization::DecodeAndMergeSlashes, "/a%2F%5c/b", Some("/a/b"));
+        check(Normalization::None, "/a/../b", Some("/a/../b"));
+    }
+
+    proptest! {
+        #[test]
+        fn normal_forms_hold_no_dot_segment(path in "/[a-z%2eEfF5cC./\\\\]{0,24}") {
+            for how in [Normalization::Base, Normalization::MergeSlashes] {
+                if let Some(once) = normalize(&path, how) {
+                    prop_assert!(once.starts_with('/'));
+                    prop_assert!(!once.contains('\\'));
+                    prop_assert!(!once.split('/').any(|segment| segment == ".." || segment == "."));
+                }
+            }
+        }
+    }
+}
