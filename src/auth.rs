@@ -1,1 +1,3 @@
 //! Pure authentication: request facts in, verdict out.
+
+pub mod jwt;

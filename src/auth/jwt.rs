@@ -1,0 +1,28 @@
+//! JWT authentication (`RequestAuthentication`): where tokens sit, whether they hold, and what the
+//! request looks like afterwards.
+//!
+//! **Invariant:** a request is [`Verdict::Verified`] only when every token that one rule found in it
+//! has a signature by a key of that rule's issuer and claims that the rule allows. The clock is an
+//! argument; keys arrive from outside through [`IssuerKeys`].
+
+mod claims;
+mod failure;
+mod issuer_keys;
+mod keys;
+mod locate;
+mod rule;
+mod token;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+
+pub use claims::ClaimPath;
+pub use failure::{InvalidToken, JwtFailure, challenge};
+pub use issuer_keys::{IssuerKeys, KeyState};
+pub use keys::{InvalidKeySet, KeySet, SkippedKey, UnusableKey};
+pub use locate::{HeaderLocation, Locations, RequestTokens, TokenPlace};
+pub use rule::{
+    Audiences, Authenticator, ClaimHeader, ForwardToken, JwtRule, Verdict, VerifiedToken,
+    is_preflight,
+};
+pub use token::Claims;

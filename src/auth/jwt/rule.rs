@@ -1,0 +1,314 @@
+//! The rules of the gateway's RequestAuthentications, pooled, and the verdict over a request.
+//!
+//! **Invariant:** accepted means that one rule verified all tokens it found, or that no rule found
+//! any; headers that rules fill never reach a backend with a client's value.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::Method;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+
+use super::claims::{self, ClaimPath};
+use super::failure::{InvalidToken, JwtFailure};
+use super::issuer_keys::IssuerKeys;
+use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_parameters};
+use super::token::{Claims, Token};
+use crate::base::id::Origin;
+
+/// One rule (`RequestAuthentication.spec.jwtRules[]`), with its defaults applied.
+#[derive(Clone, Debug)]
+pub struct JwtRule {
+    /// `issuer`; nothing: any.
+    pub issuer: Option<Box<str>>,
+    /// `audiences`.
+    pub audiences: Audiences,
+    /// `fromHeaders`, `fromParams`, `fromCookies`.
+    pub locations: Locations,
+    /// `forwardOriginalToken`.
+    pub forward: ForwardToken,
+    /// `outputPayloadToHeader`.
+    pub payload_header: Option<HeaderName>,
+    /// `outputClaimToHeaders`.
+    pub claim_headers: Vec<ClaimHeader>,
+    /// `spaceDelimitedClaims`, for [`ClaimPath::strings`].
+    pub space_delimited: Arc<[Box<str>]>,
+    /// Keys of the issuer.
+    pub keys: Arc<IssuerKeys>,
+    /// Where the rule is written.
+    pub origin: Origin,
+}
+
+/// A header filled from a claim (`outputClaimToHeaders[]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimHeader {
+    /// Name of the header.
+    pub header: HeaderName,
+    /// The claim.
+    pub claim: ClaimPath,
+}
+
+/// What becomes of a verified token (`forwardOriginalToken`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardToken {
+    /// The backend gets it.
+    Keep,
+    /// The header or query parameter that held it is removed; cookies stay.
+    Remove,
+}
+
+/// Audiences a rule allows, without scheme and trailing slash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audiences(Vec<Box<str>>);
+
+impl Audiences {
+    /// Allows each of a list; an empty list allows any audience and none.
+    pub fn new<'a>(list: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(list.into_iter().map(|audience| normalized(audience).into()).collect())
+    }
+
+    fn allow<'a>(&self, mut audiences: impl Iterator<Item = &'a str>) -> bool {
+        self.0.is_empty()
+            || audiences.any(|audience| self.0.iter().any(|own| **own == *normalized(audience)))
+    }
+}
+
+/// An audience without a leading `http://` or `https://` and without one trailing slash.
+fn normalized(audience: &str) -> &str {
+    let name = audience
+        .strip_prefix("http://")
+        .or_else(|| audience.strip_prefix("https://"))
+        .unwrap_or(audience);
+    name.strip_suffix('/').unwrap_or(name)
+}
+
+/// What is known of who sent a request.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// No rule found a token.
+    Anonymous,
+    /// A rule verified its tokens.
+    Verified(Box<VerifiedToken>),
+}
+
+/// A verified token.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    /// Place of the rule that verified it.
+    pub rule: usize,
+    /// All claims.
+    pub claims: Arc<Claims>,
+    /// `iss/sub` (`request.auth.principal`), when the token has both.
+    pub principal: Option<Box<str>>,
+    /// Payload segment as it was sent, base64url without padding.
+    pub payload: Box<str>,
+    /// Every place where the rule found a token.
+    pub places: Vec<TokenPlace>,
+}
+
+impl VerifiedToken {
+    /// `iss`; empty when absent.
+    pub fn issuer(&self) -> &str {
+        self.text_claim("iss")
+    }
+
+    /// `sub`; empty when absent.
+    pub fn subject(&self) -> &str {
+        self.text_claim("sub")
+    }
+
+    fn text_claim(&self, name: &str) -> &str {
+        self.claims.get(name).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
+impl JwtRule {
+    /// Checks a well-formed token in Envoy's order: issuer, times, audience, key, signature.
+    fn check(&self, token: &Token<'_>, now: i64) -> Result<(), InvalidToken> {
+        if self.issuer.as_ref().is_some_and(|issuer| **issuer != *token.issuer()) {
+            return Err(InvalidToken::IssuerUnknown);
+        }
+        token.check_time(now)?;
+        if !self.audiences.allow(token.audiences()) {
+            return Err(InvalidToken::AudienceNotAllowed);
+        }
+        self.keys.verify(token)
+    }
+}
+
+/// All rules that apply to a gateway, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Authenticator {
+    rules: Vec<JwtRule>,
+    owned_headers: Vec<HeaderName>,
+}
+
+impl Authenticator {
+    /// Pools the rules of all RequestAuthentications that select the gateway.
+    pub fn new(rules: Vec<JwtRule>) -> Self {
+        let mut owned_headers: Vec<HeaderName> = Vec::new();
+        for rule in &rules {
+            let filled = rule.claim_headers.iter().map(|output| &output.header);
+            for name in filled.chain(&rule.payload_header) {
+                if !owned_headers.contains(name) {
+                    owned_headers.push(name.clone());
+                }
+            }
+        }
+        Self { rules, owned_headers }
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> &[JwtRule] {
+        &self.rules
+    }
+
+    /// Judges a request; `now` is in Unix seconds. Preflights are the caller's to leave out (see
+    /// [`is_preflight`]).
+    pub fn authenticate(
+        &self,
+        request: RequestTokens<'_>,
+        now: i64,
+    ) -> Result<Verdict, JwtFailure> {
+        let mut parsed = Vec::new();
+        let mut refused: Option<(usize, InvalidToken)> = None;
+        for (index, rule) in self.rules.iter().enumerate() {
+            let found = rule.locations.find(request);
+            if found.is_empty() {
+                continue;
+            }
+            match verify_all(rule, found, now, &mut parsed) {
+                Ok(verified) => {
+                    return Ok(Verdict::Verified(Box::new(VerifiedToken {
+                        rule: index,
+                        ..verified
+                    })));
+                }
+                Err(reason) => {
+                    let says_more = |(_, other)| {
+                        other == InvalidToken::IssuerUnknown
+                            && reason != InvalidToken::IssuerUnknown
+                    };
+                    if refused.is_none_or(says_more) {
+                        refused = Some((index, reason));
+                    }
+                }
+            }
+        }
+        let refusing =
+            refused.and_then(|(index, reason)| Some((index, reason, self.rules.get(index)?)));
+        match refusing {
+            None => Ok(Verdict::Anonymous),
+            Some((index, reason, rule)) => {
+                Err(JwtFailure { reason, rule: index, origin: rule.origin.clone() })
+            }
+        }
+    }
+
+    /// Makes the request what the backend shall see: removes headers that rules fill, removes the
+    /// verified tokens unless they are forwarded, fills the headers of the verifying rule. Returns
+    /// the new path and query when it changed.
+    pub fn apply(
+        &self,
+        verdict: &Verdict,
+        headers: &mut HeaderMap,
+        path_and_query: &str,
+    ) -> Option<String> {
+        for name in &self.owned_headers {
+            headers.remove(name);
+        }
+        let Verdict::Verified(verified) = verdict else {
+            return None;
+        };
+        let rule = self.rules.get(verified.rule)?;
+        let mut path = None;
+        if rule.forward == ForwardToken::Remove {
+            for place in &verified.places {
+                if let TokenPlace::Header(name) = place {
+                    headers.remove(name);
+                }
+            }
+            path = without_parameters(path_and_query, |name| {
+                verified
+                    .places
+                    .iter()
+                    .any(|place| matches!(place, TokenPlace::Parameter(own) if **own == *name))
+            });
+        }
+        if let Some(name) = &rule.payload_header
+            && let Ok(value) = HeaderValue::try_from(&*verified.payload)
+        {
+            headers.insert(name, value);
+        }
+        for output in &rule.claim_headers {
+            let value = output.claim.find(&verified.claims).and_then(claims::header_value);
+            if let Some(value) = value {
+                headers.insert(&output.header, value);
+            }
+        }
+        path
+    }
+
+    /// The path and query for logs: parameters that may hold a token are cut.
+    pub fn loggable<'a>(&self, path_and_query: &'a str) -> Cow<'a, str> {
+        let holds_token =
+            |name: &str| self.rules.iter().any(|rule| rule.locations.has_parameter(name));
+        match without_parameters(path_and_query, holds_token) {
+            Some(cut) => Cow::Owned(cut),
+            None => Cow::Borrowed(path_and_query),
+        }
+    }
+}
+
+type Parsed<'a> = Vec<Result<Token<'a>, (Cow<'a, str>, InvalidToken)>>;
+
+/// Verifies every token that a rule found; the first one speaks for the request. Tokens that an
+/// earlier rule found too are taken apart once.
+fn verify_all<'a>(
+    rule: &JwtRule,
+    found: Vec<FoundToken<'a>>,
+    now: i64,
+    parsed: &mut Parsed<'a>,
+) -> Result<VerifiedToken, InvalidToken> {
+    let mut verified: Option<VerifiedToken> = None;
+    for FoundToken { text, place } in found {
+        let known = parsed.iter().position(|result| match result {
+            Ok(token) => token.is(&text),
+            Err((other, _)) => *other == text,
+        });
+        let index = known.unwrap_or_else(|| {
+            parsed.push(Token::parse(text.clone()).map_err(|reason| (text, reason)));
+            parsed.len() - 1
+        });
+        let token = match parsed.get(index) {
+            Some(Ok(token)) => token,
+            Some(Err((_, reason))) => return Err(*reason),
+            None => return Err(InvalidToken::Form),
+        };
+        rule.check(token, now)?;
+        verified.get_or_insert_with(|| describe(token)).places.push(place);
+    }
+    verified.ok_or(InvalidToken::Form)
+}
+
+fn describe(token: &Token<'_>) -> VerifiedToken {
+    let (issuer, subject) = (token.issuer(), token.subject());
+    let has_both = !issuer.is_empty() && !subject.is_empty();
+    VerifiedToken {
+        rule: 0,
+        principal: has_both.then(|| format!("{issuer}/{subject}").into()),
+        claims: Arc::clone(&token.claims),
+        payload: token.payload().into(),
+        places: Vec::new(),
+    }
+}
+
+/// Whether a request is a CORS preflight, which needs no token.
+pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::auth::jwt::fixture::{encode, issuer, stranger};
+use crate::auth::jwt::{HeaderLocation, KeyState};
+use crate::base::id::ResourceId;
+
+const NOW: i64 = 1_800_000_000;
+
+fn rule(issuer_name: Option<&str>) -> JwtRule {
+    let (keys, outcome) = IssuerKeys::inline(issuer().key_set("ES256", "k").as_bytes());
+    outcome.unwrap();
+    JwtRule {
+        issuer: issuer_name.map(Into::into),
+        audiences: Audiences::default(),
+        locations: Locations::default(),
+        forward: ForwardToken::Remove,
+        payload_header: None,
+        claim_headers: Vec::new(),
+        space_delimited: Arc::new([]),
+        keys: Arc::new(keys),
+        origin: Origin {
+            resource: ResourceId::new("RequestAuthentication", "istio-system", "jwt"),
+            file: "jwt.yaml".into(),
+            line: 7,
+        },
+    }
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    headers
+}
+
+fn judge(rules: Vec<JwtRule>, headers: &HeaderMap, path: &str) -> Result<Verdict, InvalidToken> {
+    Authenticator::new(rules)
+        .authenticate(RequestTokens { headers, path_and_query: path }, NOW)
+        .map_err(|failure| failure.reason)
+}
+
+fn token(claims: &Value) -> String {
+    issuer().token(&json!({"alg": "ES256", "kid": "k"}), claims)
+}
+
+/// Status and body for one token and one rule of issuer `i` and audience `a`.
+fn check(token: &str, status: u16, body: &str) {
+    let mut one = rule(Some("i"));
+    one.audiences = Audiences::new(["a"]);
+    check_with(one, token, status, body);
+}
+
+fn check_with(one: JwtRule, token: &str, status: u16, body: &str) {
+    let headers = bearer(token);
+    let request = RequestTokens { headers: &headers, path_and_query: "/" };
+    let failure = Authenticator::new(vec![one]).authenticate(request, NOW).unwrap_err();
+    assert_eq!((failure.status().as_u16(), failure.message().as_str()), (status, body), "{token}");
+    assert_eq!(failure.origin.line, 7);
+    let details = format!("jwt_authn_access_denied{{{}}}", body.replace(' ', "_"));
+    assert_eq!(failure.details(), details);
+}
+
+#[test]
+fn each_failure_has_istio_s_status_and_body() {
+    let form = "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections";
+    check("a.b", 401, form);
+    check(&format!("{}.{}.", encode(r#"{"alg":"none"}"#), encode("{}")), 401, form);
+    check(
+        &format!("{}.{}.x", encode(r#"{"alg":"none"}"#), encode("{}")),
+        401,
+        "Jwt header [alg] is not supported",
+    );
+    check("a.b.c", 401, "Jwt header is an invalid Base64url encoded");
+    check("YQ.b.c", 401, "Jwt header is an invalid JSON");
+    let mut early = json!({"iss": "x", "aud": "x", "nbf": NOW + 61, "exp": NOW - 61});
+    check(&token(&early), 401, "Jwt issuer is not configured");
+    early["iss"] = "i".into();
+    check(&token(&early), 401, "Jwt not yet valid");
+    early["nbf"] = (NOW + 60).into();
+    check(&token(&early), 401, "Jwt is expired");
+    early["exp"] = (NOW - 60).into();
+    check(&token(&early), 403, "Audiences in Jwt are not allowed");
+    check(&token(&json!({"iss": "i"})), 403, "Audiences in Jwt are not allowed");
+    check(&token(&json!({"aud": "a"})), 401, "Jwt issuer is not configured");
+    let claims = json!({"iss": "i", "aud": ["b", "a"]});
+    let unknown = issuer().token(&json!({"alg": "ES256", "kid": "other"}), &claims);
+    check(&unknown, 401, "Jwks doesn't have key to match kid or alg from Jwt");
+    let header = json!({"alg": "ES256", "kid": "k"});
+    check(&stranger().token(&header, &claims), 401, "Jwt verification fails");
+    let confused = issuer().token(&json!({"alg": "HS256", "kid": "k"}), &claims);
+    check(&confused, 401, "Jwt verification fails");
+}
+
+#[test]
+fn missing_and_unusable_keys_refuse_tokens_only() {
+    for (state, body) in [
+        (KeyState::NeverFetched, "Jwt verification fails"),
+        (KeyState::Unusable, "Jwks doesn't have any valid public key"),
+    ] {
+        let mut one = rule(Some("i"));
+        one.keys = Arc::new(IssuerKeys::new(state));
+        assert!(matches!(judge(vec![one.clone()], &HeaderMap::new(), "/"), Ok(Verdict::Anonymous)));
+        check_with(one, &token(&json!({"iss": "i"})), 401, body);
+    }
+}
+
+#[test]
+fn a_missing_token_passes() {
+    let none = judge(vec![rule(Some("i")), rule(None)], &HeaderMap::new(), "/?x=1");
+    assert!(matches!(none, Ok(Verdict::Anonymous)));
+    assert!(matches!(judge(Vec::new(), &bearer("junk"), "/"), Ok(Verdict::Anonymous)));
+}
+
+#[test]
+fn a_good_token_gives_its_principal_and_claims() {
+    let text = token(&json!({"iss": "https://i/", "sub": "s", "exp": NOW}));
+    let Ok(Verdict::Verified(verified)) = judge(vec![rule(None)], &bearer(&text), "/") else {
+        panic!("refused")
+    };
+    assert_eq!((verified.issuer(), verified.subject()), ("https://i/", "s"));
+    assert_eq!(verified.principal.as_deref(), Some("https://i//s"));
+    assert_eq!(&*verified.payload, text.split('.').nth(1).unwrap());
+    let Ok(Verdict::Verified(verified)) =
+        judge(vec![rule(None)], &bearer(&token(&json!({"iss": "i"}))), "/")
+    else {
+        panic!("refused")
+    };
+    assert_eq!(verified.principal, None);
+}
+
+#[test]
+fn audiences_are_compared_without_scheme_and_slash() {
+    let allows = |own: &str, sent: Value| {
+        let mut one = rule(None);
+        one.audiences = Audiences::new([own]);
+        judge(vec![one], &bearer(&token(&json!({"aud": sent}))), "/").is_ok()
+    };
+    assert!(allows("https://a.example/", json!("a.example")));
+    assert!(allows("a.example", json!(["x", "http://a.example/"])));
+    assert!(!allows("a.example", json!("a.example//")));
+    assert!(!allows("a.example", json!("ftp://a.example")));
+    assert!(!allows("a.example", json!([])));
+    assert!(!allows("a.example", json!("A.example")));
+}
+
+#[test]
+fn any_rule_may_accept() {
+    let text = bearer(&token(&json!({"iss": "b", "sub": "s"})));
+    let Ok(Verdict::Verified(verified)) = judge(vec![rule(Some("a")), rule(Some("b"))], &text, "/")
+    else {
+        panic!("refused")
+    };
+    assert_eq!(verified.rule, 1);
+}
+
+#[test]
+fn an_unknown_issuer_is_the_least_telling_failure() {
+    let expired = bearer(&token(&json!({"iss": "b", "exp": 1})));
+    let rules = || vec![rule(Some("a")), rule(Some("b")), rule(Some("c"))];
+    assert_eq!(judge(rules(), &expired, "/").unwrap_err(), InvalidToken::Expired);
+    let unknown = bearer(&token(&json!({"iss": "x"})));
+    assert_eq!(judge(rules(), &unknown, "/").unwrap_err(), InvalidToken::IssuerUnknown);
+}
+
+#[test]
+fn one_bad_token_among_several_refuses() {
+    let good = token(&json!({"iss": "i"}));
+    let both = format!("/?access_token={good}");
+    assert!(judge(vec![rule(Some("i"))], &bearer(&good), &both).is_ok());
+    assert_eq!(
+        judge(vec![rule(Some("i"))], &bearer(&good), "/?access_token=x").unwrap_err(),
+        InvalidToken::Form
+    );
+    let mut twice = bearer(&good);
+    twice.append("authorization", "Bearer x".parse().unwrap());
+    assert_eq!(judge(vec![rule(Some("i"))], &twice, "/").unwrap_err(), InvalidToken::Form);
+}
+
+fn applied(one: JwtRule, headers: &mut HeaderMap, path: &str) -> Option<String> {
+    let authenticator = Authenticator::new(vec![one]);
+    let request = RequestTokens { headers, path_and_query: path };
+    let verdict = authenticator.authenticate(request, NOW).unwrap();
+    authenticator.apply(&verdict, headers, path)
+}
+
+#[test]
+fn verified_tokens_are_removed_unless_forwarded() {
+    let good = token(&json!({"iss": "i"}));
+    let path = format!("/p?a=1&access_token={good}&b=2");
+    let mut headers = bearer(&good);
+    assert_eq!(applied(rule(None), &mut headers, &path).as_deref(), Some("/p?a=1&b=2"));
+    assert!(headers.is_empty());
+
+    let mut kept = rule(None);
+    kept.forward = ForwardToken::Keep;
+    let mut headers = bearer(&good);
+    assert_eq!(applied(kept, &mut headers, &path), None);
+    assert!(headers.contains_key("authorization"));
+}
+
+#[test]
+fn cookies_are_never_removed_and_other_tokens_stay() {
+    let good = token(&json!({"iss": "i"}));
+    let mut own = rule(None);
+    own.locations = Locations::new(
+        vec![HeaderLocation { name: HeaderName::from_static("x-jwt"), prefix: "".into() }],
+        [""; 0],
+        ["jwt"],
+    );
+    let mut headers = bearer("opaque");
+    headers.insert("cookie", format!("jwt={good}").parse().unwrap());
+    headers.insert("x-jwt", good.parse().unwrap());
+    assert_eq!(applied(own, &mut headers, "/?access_token=opaque"), None);
+    let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["authorization", "cookie"]);
+}
+
+fn with_outputs() -> JwtRule {
+    let output = |header, claim| ClaimHeader {
+        header: HeaderName::from_static(header),
+        claim: ClaimPath::dotted(claim),
+    };
+    JwtRule {
+        payload_header: Some(HeaderName::from_static("x-payload")),
+        claim_headers: vec![output("x-sub", "sub"), output("x-team", "org.team")],
+        ..rule(None)
+    }
+}
+
+#[test]
+fn headers_that_rules_fill_never_keep_a_client_s_value() {
+    let mut headers = HeaderMap::new();
+    for name in ["x-payload", "x-sub", "x-team", "x-other"] {
+        headers.append(name, "forged".parse().unwrap());
+        headers.append(name, "again".parse().unwrap());
+    }
+    applied(with_outputs(), &mut headers, "/");
+    assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-other"]);
+}
+
+#[test]
+fn payload_and_claims_are_handed_to_the_backend() {
+    let good = token(&json!({"sub": "s", "org": {"name": "x"}}));
+    let mut headers = bearer(&good);
+    headers.insert("x-team", "forged".parse().unwrap());
+    applied(with_outputs(), &mut headers, "/");
+    assert_eq!(headers["x-payload"], good.split('.').nth(1).unwrap());
+    assert_eq!(headers["x-sub"], "s");
+    assert!(!headers.contains_key("x-team") && !headers.contains_key("authorization"));
+}
+
+#[test]
+fn tokens_are_cut_from_logged_paths() {
+    let authenticator = Authenticator::new(vec![rule(None)]);
+    assert_eq!(authenticator.loggable("/a?access_token=x&b=1"), "/a?b=1");
+    assert_eq!(authenticator.loggable("/a?b=1"), "/a?b=1");
+}
+
+#[test]
+fn only_whole_preflights_need_no_token() {
+    let mut headers = HeaderMap::new();
+    headers.insert(ORIGIN, HeaderValue::from_static("https://a"));
+    assert!(!is_preflight(&Method::OPTIONS, &headers));
+    headers.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("GET"));
+    assert!(is_preflight(&Method::OPTIONS, &headers));
+    assert!(!is_preflight(&Method::GET, &headers));
+}
