@@ -7,5 +7,6 @@ pub mod hash;
 pub mod header;
 pub mod host;
 pub mod id;
+pub mod labels;
 pub mod limit;
 pub mod secret;

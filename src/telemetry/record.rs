@@ -1,0 +1,165 @@
+//! What is remembered of one request, or one TCP stream, until its end.
+//!
+//! **Invariant:** a record is consumed once, by [`RequestRecord::finish`]; with the access log off it
+//! holds no text of the request.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Version};
+use tokio::time::Instant;
+
+use super::worker::{Protocol, RequestSample, WorkerTelemetry};
+use crate::base::id::Origin;
+use crate::base::labels::DestinationLabels;
+
+/// One request or TCP stream.
+#[derive(Debug)]
+pub struct RequestRecord {
+    /// When its first byte came.
+    pub start: Instant,
+    /// HTTP, gRPC or TCP.
+    pub protocol: Protocol,
+    /// Where it went; default labels when nothing matched.
+    pub destination: Arc<DestinationLabels>,
+    /// Response code; 0 when there was none.
+    pub code: u16,
+    /// `grpc-status` of a gRPC answer.
+    pub grpc_status: Option<u16>,
+    /// Response flags (`UF,URX`), `-` for none.
+    pub flags: &'static str,
+    /// Reason code of an answer made here.
+    pub reason: Option<&'static str>,
+    /// Response code details (`via_upstream`); empty for none.
+    pub details: Cow<'static, str>,
+    /// Body bytes received from the client.
+    pub bytes_received: u64,
+    /// Body bytes sent to the client.
+    pub bytes_sent: u64,
+    /// Bytes of the request's head.
+    pub request_head_bytes: u64,
+    /// Bytes of the response's head.
+    pub response_head_bytes: u64,
+    /// What only the access log needs; nothing when it is off.
+    pub log: Option<Box<LogFields>>,
+    counted_sent: u64,
+    counted_received: u64,
+}
+
+/// Fields of one access log line that metrics do not need. What is missing is shown as `-` or null.
+#[derive(Debug, Default)]
+pub struct LogFields {
+    /// When the first byte came, by the wall clock.
+    pub start_time: Option<SystemTime>,
+    /// `:method`.
+    pub method: Option<Method>,
+    /// `:path` as the client sent it, before any rewrite.
+    pub path: Option<PathAndQuery>,
+    /// HTTP version of the request.
+    pub version: Option<Version>,
+    /// Connection termination details.
+    pub connection_termination: Option<&'static str>,
+    /// Upstream transport failure reason.
+    pub upstream_transport_failure: Option<Box<str>>,
+    /// Time the backend took to answer, in milliseconds.
+    pub upstream_service_milliseconds: Option<u64>,
+    /// `x-forwarded-for` as sent to the backend.
+    pub forwarded_for: Option<HeaderValue>,
+    /// `user-agent`.
+    pub user_agent: Option<HeaderValue>,
+    /// `x-request-id`.
+    pub request_id: Option<HeaderValue>,
+    /// `:authority` or `host`.
+    pub authority: Option<HeaderValue>,
+    /// Endpoint that served it.
+    pub upstream_host: Option<SocketAddr>,
+    /// Cluster, `outbound|80||cart.shop.svc.cluster.local`.
+    pub upstream_cluster: Option<Arc<str>>,
+    /// This end of the connection to the endpoint.
+    pub upstream_local: Option<SocketAddr>,
+    /// Address the client connected to.
+    pub downstream_local: Option<SocketAddr>,
+    /// Address of the client.
+    pub downstream_remote: Option<SocketAddr>,
+    /// Name in the ClientHello.
+    pub server_name: Option<Arc<str>>,
+    /// Name of the route.
+    pub route_name: Option<Arc<str>>,
+    /// Resource that decided the outcome.
+    pub resource: Option<Origin>,
+}
+
+impl RequestRecord {
+    /// Opens a record; `log` is [`super::WorkerLog::fields`].
+    pub fn new(start: Instant, protocol: Protocol, log: Option<Box<LogFields>>) -> Self {
+        Self {
+            start,
+            protocol,
+            destination: Arc::default(),
+            code: 0,
+            grpc_status: None,
+            flags: "-",
+            reason: None,
+            details: Cow::Borrowed(""),
+            bytes_received: 0,
+            bytes_sent: 0,
+            request_head_bytes: 0,
+            response_head_bytes: 0,
+            log,
+            counted_sent: 0,
+            counted_received: 0,
+        }
+    }
+
+    /// Counts bytes of a long TCP stream that were not counted yet.
+    pub fn count_tcp_bytes(&mut self, worker: &WorkerTelemetry) {
+        let sent = self.bytes_sent.saturating_sub(self.counted_sent);
+        let received = self.bytes_received.saturating_sub(self.counted_received);
+        worker.metrics.tcp_bytes(&self.destination, sent, received);
+        self.counted_sent = self.bytes_sent;
+        self.counted_received = self.bytes_received;
+    }
+
+    /// Ends the record: one metrics sample, one access log line. A TCP stream is counted as closed,
+    /// so it must have been counted as opened.
+    pub fn finish(mut self, worker: &WorkerTelemetry) {
+        let duration = self.start.elapsed();
+        if self.protocol == Protocol::Tcp {
+            self.count_tcp_bytes(worker);
+            worker.metrics.tcp_closed(&self.destination, self.flags);
+        } else {
+            worker.metrics.request(&RequestSample {
+                destination: &self.destination,
+                code: self.code,
+                flags: self.flags,
+                protocol: self.protocol,
+                grpc_status: self.grpc_status,
+                duration,
+                request_bytes: self.request_head_bytes.saturating_add(self.bytes_received),
+                response_bytes: self.response_head_bytes.saturating_add(self.bytes_sent),
+            });
+            if let Some(reason) = self.reason {
+                worker.metrics.process().rejection(reason);
+            }
+        }
+        self.log_line(worker, duration);
+    }
+
+    /// Ends the record of a TCP stream that never had a destination: an access log line only.
+    pub fn finish_refused(self, worker: &WorkerTelemetry) {
+        if let Some(reason) = self.reason {
+            worker.metrics.process().rejection(reason);
+        }
+        let duration = self.start.elapsed();
+        self.log_line(worker, duration);
+    }
+
+    fn log_line(&self, worker: &WorkerTelemetry, duration: Duration) {
+        if let Some(fields) = &self.log {
+            worker.log.write(self, fields, duration);
+        }
+    }
+}
