@@ -24,12 +24,19 @@ pub mod request_authentication;
 pub mod service_entry;
 pub mod virtual_service;
 
+mod de;
+mod document;
+mod kind;
+mod nearest;
+mod node;
 mod place;
+mod salvage;
 mod set;
 
 pub use authorization_policy::AuthorizationPolicy;
 pub use core::{EndpointSlice, Secret, Service};
 pub use destination_rule::DestinationRule;
+pub use document::parse_file;
 pub use gateway::Gateway;
 pub use meta::{Labels, Meta};
 pub use peer_authentication::PeerAuthentication;
@@ -128,15 +135,4 @@ pub struct Parsed {
     pub set: ResourceSet,
     /// Findings of every file, sorted.
     pub diagnostics: Vec<Diagnostic>,
-}
-
-/// Reads one file.
-pub fn parse_file(file: &ConfigFile) -> ParsedFile {
-    ParsedFile {
-        path: file.path.clone(),
-        resources: Vec::new(),
-        broken: Vec::new(),
-        diagnostics: Vec::new(),
-        syntax_error: false,
-    }
 }

@@ -41,8 +41,9 @@ impl PathHash {
     }
 
     fn folded(self) -> u32 {
-        let [a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
-        u32::from_be_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
+        let high = u32::try_from(self.0 >> 32).unwrap_or_default();
+        let low = u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or_default();
+        high ^ low
     }
 }
 

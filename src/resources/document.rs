@@ -1,0 +1,388 @@
+//! From a file's documents to typed resources: envelope, kind, metadata, spec.
+//!
+//! **Invariant**: every document of a known kind ends as a resource or as a [`Broken`] one, with a
+//! diagnostic for the latter.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::de::{self, UnknownField};
+use super::kind::{self, Kind, Lookup};
+use super::meta::ObjectMeta;
+use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Scalar, Value};
+use super::place::{PathHash, PlacesBuilder};
+use super::set::AnyResource;
+use super::{Broken, ConfigFile, Labels, Meta, ParsedFile, Resource, nearest, salvage};
+use crate::base::id::ResourceId;
+use crate::base::limit;
+use crate::diag::{Code, Diagnostic, Location, catalog};
+
+/// Reads one file: every document of it that can be read.
+pub fn parse_file(file: &ConfigFile) -> ParsedFile {
+    let mut reader = Reader {
+        file: ParsedFile {
+            path: file.path.clone(),
+            resources: Vec::new(),
+            broken: Vec::new(),
+            diagnostics: Vec::new(),
+            syntax_error: false,
+        },
+    };
+    reader.read_file(&file.bytes);
+    reader.file
+}
+
+struct Reader {
+    file: ParsedFile,
+}
+
+impl Reader {
+    fn read_file(&mut self, bytes: &[u8]) {
+        if bytes.len() as u64 > limit::CONFIG_FILE_BYTES {
+            let message = format!("the file has {} bytes", bytes.len());
+            let help = format!("split it: {} bytes are the most", limit::CONFIG_FILE_BYTES);
+            let start = Position { line: 1, column: 1 };
+            self.unreadable(&catalog::FILE_TOO_LARGE, message, start, &help);
+            self.salvage(&String::from_utf8_lossy(bytes), 0);
+            return;
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.read_text(text.strip_prefix('\u{feff}').unwrap_or(text)),
+            Err(error) => {
+                let valid =
+                    String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or(&[]));
+                let line = valid.bytes().filter(|byte| *byte == b'\n').count();
+                let column = valid.rsplit('\n').next().unwrap_or_default().chars().count();
+                let position = Position { line: saturate(line + 1), column: saturate(column + 1) };
+                let message = "the file is not UTF-8 from here on".to_owned();
+                self.unreadable(&catalog::NOT_UTF8, message, position, "save the file as UTF-8");
+                self.salvage(&String::from_utf8_lossy(bytes), 0);
+            }
+        }
+    }
+
+    fn read_text(&mut self, text: &str) {
+        for chunk in node::chunks(text) {
+            match node::read(chunk) {
+                Ok(roots) => roots.iter().for_each(|root| self.document(root, None)),
+                Err((position, error)) => {
+                    let (code, help) = explain(&error);
+                    self.unreadable(code, error.to_string(), position, help);
+                    let Chunk { text, lines_before } = chunk;
+                    self.salvage(text, lines_before);
+                }
+            }
+        }
+    }
+
+    fn unreadable(&mut self, code: &'static Code, message: String, at: Position, help: &str) {
+        self.file.syntax_error = true;
+        let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
+        self.file.diagnostics.push(diagnostic);
+    }
+
+    fn salvage(&mut self, text: &str, lines_before: u32) {
+        for found in salvage::scan(text) {
+            let line = found.line.saturating_add(lines_before);
+            self.file.broken.push(Broken {
+                id: found.id,
+                location: Location::new(self.file.path.clone(), line, 1),
+                selector: None,
+            });
+        }
+    }
+
+    fn location(&self, at: Position) -> Location {
+        Location::new(self.file.path.clone(), at.line, at.column)
+    }
+
+    /// Reads one document, or one item of a list; `listed` is the kind of a kind-list's items.
+    fn document(&mut self, root: &Node<'_>, listed: Option<(&str, &str)>) {
+        if root.is_null() {
+            return;
+        }
+        if !matches!(root.value, Value::Mapping(_)) {
+            let message = format!("expected a resource, found {}", root.describe());
+            return self.not_a_resource(message, root.position, "");
+        }
+        let version = root.text("apiVersion").or(listed.map(|(version, _)| version));
+        let kind = root.text("kind").or(listed.map(|(_, kind)| kind));
+        let (Some(version), Some(kind)) = (version, kind) else {
+            let field = if version.is_none() { "apiVersion" } else { "kind" };
+            let message = format!("the document has no {field}");
+            return self.not_a_resource(message, root.position, field);
+        };
+        if let (Some(item_kind), Some(items)) = (kind.strip_suffix("List"), root.entry("items")) {
+            let listed = (!item_kind.is_empty()).then_some((version, item_kind));
+            if let Value::Sequence(items) = &items.value.value {
+                items.iter().for_each(|item| self.document(item, listed));
+            }
+            return;
+        }
+        match kind::look_up(version, kind) {
+            Lookup::Read(kind) => self.resource(kind, root),
+            Lookup::Refused { kind, code, message, help } => {
+                let at = entry_position(root, "apiVersion");
+                let id = identify(kind, root);
+                let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
+                self.file.diagnostics.push(diagnostic.field("apiVersion").resource(id));
+                self.set_aside(kind, root);
+            }
+            Lookup::Ignored { code, message } => {
+                let at = entry_position(root, "kind");
+                let diagnostic = Diagnostic::new(code, message).at(self.location(at)).field("kind");
+                self.file.diagnostics.push(diagnostic);
+            }
+        }
+    }
+
+    fn not_a_resource(&mut self, message: String, at: Position, field: &str) {
+        let diagnostic = Diagnostic::new(&catalog::NOT_A_RESOURCE, message)
+            .at(self.location(at))
+            .field(field)
+            .help("write apiVersion, kind and metadata.name, or move the file elsewhere");
+        self.file.diagnostics.push(diagnostic);
+    }
+
+    fn set_aside(&mut self, kind: Kind, root: &Node<'_>) {
+        self.file.broken.push(Broken {
+            id: identify(kind, root),
+            location: self.location(root.position),
+            selector: selector(root),
+        });
+    }
+
+    fn resource(&mut self, kind: Kind, root: &Node<'_>) {
+        let read = match kind {
+            Kind::Gateway => self.typed(kind, root).map(AnyResource::Gateway),
+            Kind::VirtualService => self.typed(kind, root).map(AnyResource::VirtualService),
+            Kind::DestinationRule => self.typed(kind, root).map(AnyResource::DestinationRule),
+            Kind::ServiceEntry => self.typed(kind, root).map(AnyResource::ServiceEntry),
+            Kind::WorkloadEntry => self.typed(kind, root).map(AnyResource::WorkloadEntry),
+            Kind::RequestAuthentication => {
+                self.typed(kind, root).map(AnyResource::RequestAuthentication)
+            }
+            Kind::AuthorizationPolicy => {
+                self.typed(kind, root).map(AnyResource::AuthorizationPolicy)
+            }
+            Kind::PeerAuthentication => self.typed(kind, root).map(AnyResource::PeerAuthentication),
+            Kind::Secret => self.typed(kind, root).map(AnyResource::Secret),
+            Kind::Service => self.typed(kind, root).map(AnyResource::Service),
+            Kind::EndpointSlice => self.typed(kind, root).map(AnyResource::EndpointSlice),
+        };
+        match read {
+            Some(resource) => self.file.resources.push(resource),
+            None => self.set_aside(kind, root),
+        }
+    }
+
+    fn typed<T: DeserializeOwned + Default>(
+        &mut self,
+        kind: Kind,
+        root: &Node<'_>,
+    ) -> Option<Arc<Resource<T>>> {
+        let id = identify(kind, root);
+        let mut unknown = Vec::new();
+        let meta = self.meta(root, &id, &mut unknown);
+        let spec = if kind.has_spec() {
+            unknown.extend(root.entries().iter().filter_map(unknown_envelope_field));
+            match root.entry("spec") {
+                Some(entry) => de::read(&entry.value, "spec", &mut unknown),
+                None => Ok(T::default()),
+            }
+        } else {
+            de::read(root, "", &mut unknown)
+        };
+        let spec = spec.map_err(|error| self.wrong_type(&id, root, error)).ok();
+        for field in unknown {
+            self.unknown_field(&id, &field);
+        }
+        let (meta, spec) = (meta?, spec?);
+        let mut places = PlacesBuilder::new();
+        collect_places(root, PathHash::ROOT, true, &mut places);
+        let places = places.finish(self.location(root.position));
+        Some(Arc::new(Resource { id, meta, spec, places }))
+    }
+
+    fn meta(
+        &mut self,
+        root: &Node<'_>,
+        id: &ResourceId,
+        unknown: &mut Vec<UnknownField>,
+    ) -> Option<Meta> {
+        let Some(entry) = root.entry("metadata") else {
+            let message = "the document has no metadata".to_owned();
+            self.not_a_resource(message, root.position, "metadata");
+            return None;
+        };
+        let read: Result<ObjectMeta, _> = de::read(&entry.value, "metadata", unknown);
+        let meta = read.map_err(|error| self.wrong_type(id, root, error)).ok()?;
+        if meta.name.is_empty() {
+            let message = "the document has no metadata.name".to_owned();
+            self.not_a_resource(message, entry.position, "metadata.name");
+            return None;
+        }
+        let namespace_ok = meta.namespace.is_empty() || is_dns_label(&meta.namespace);
+        for (field, text, good) in [
+            ("metadata.name", &meta.name, is_dns_subdomain(&meta.name)),
+            ("metadata.namespace", &meta.namespace, namespace_ok),
+        ] {
+            if !good {
+                self.invalid_name(id, &entry.value, field, text);
+                return None;
+            }
+        }
+        Some(Meta {
+            namespace: id.namespace.clone(),
+            name: id.name.clone(),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            creation_timestamp: meta.creation_timestamp.map(|time| time.0),
+        })
+    }
+
+    fn invalid_name(&mut self, id: &ResourceId, metadata: &Node<'_>, field: &str, text: &str) {
+        let at = entry_position(metadata, field.trim_start_matches("metadata."));
+        let diagnostic = Diagnostic::new(
+            &catalog::INVALID_NAME,
+            format!("\"{text}\" is not a name that Kubernetes accepts"),
+        )
+        .at(self.location(at))
+        .field(field)
+        .resource(id.clone())
+        .help("use lower-case letters, digits, \"-\" and, in names, \".\"");
+        self.file.diagnostics.push(diagnostic);
+    }
+
+    fn wrong_type(&mut self, id: &ResourceId, root: &Node<'_>, error: de::Error) {
+        let (path, at) = error.place.unwrap_or_else(|| (String::new(), root.position));
+        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message)
+            .at(self.location(at))
+            .field(path)
+            .resource(id.clone())
+            .help("the resource is set aside until this is corrected");
+        self.file.diagnostics.push(diagnostic);
+    }
+
+    fn unknown_field(&mut self, id: &ResourceId, field: &UnknownField) {
+        let help = match nearest::nearest(&field.name, field.known) {
+            Some(name) => format!("did you mean \"{name}\"? the field is left out"),
+            None => "remove it; the field is left out".to_owned(),
+        };
+        let message = format!("field \"{}\" does not exist here", field.name);
+        let diagnostic = Diagnostic::new(&catalog::UNKNOWN_FIELD, message)
+            .at(self.location(field.position))
+            .field(field.path.clone())
+            .resource(id.clone())
+            .help(help);
+        self.file.diagnostics.push(diagnostic);
+    }
+}
+
+/// The fields of an Istio resource's document.
+const ENVELOPE: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+
+fn unknown_envelope_field(entry: &Entry<'_>) -> Option<UnknownField> {
+    let name: &str = &entry.key;
+    (!ENVELOPE.contains(&name)).then(|| UnknownField {
+        path: name.to_owned(),
+        name: name.to_owned(),
+        position: entry.position,
+        known: ENVELOPE,
+    })
+}
+
+fn explain(error: &DocumentError) -> (&'static Code, &'static str) {
+    match error {
+        DocumentError::Syntax(_) => {
+            (&catalog::YAML_SYNTAX, "correct the YAML; nothing of this document is used")
+        }
+        DocumentError::TooDeep | DocumentError::TooLarge => {
+            (&catalog::YAML_LIMIT, "no Istio resource needs this; nothing of this document is used")
+        }
+        DocumentError::DuplicateKey(..) => {
+            (&catalog::DUPLICATE_KEY, "keep one of them; nothing of this document is used")
+        }
+        DocumentError::KeyNotText => (
+            &catalog::YAML_SYNTAX,
+            "write a name before the colon; nothing of this document is used",
+        ),
+    }
+}
+
+fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
+    let metadata = root.entry("metadata").map(|entry| &entry.value);
+    let text = |key| metadata.and_then(|node| node.text(key)).filter(|text| !text.is_empty());
+    ResourceId::new(
+        kind.name(),
+        text("namespace").unwrap_or("default"),
+        text("name").unwrap_or_default(),
+    )
+}
+
+/// `spec.selector.matchLabels`; `None` when any part of it is not as it should be.
+fn selector(root: &Node<'_>) -> Option<Labels> {
+    let spec = &root.entry("spec")?.value;
+    let labels = &spec.entry("selector")?.value.entry("matchLabels")?.value;
+    if !matches!(labels.value, Value::Mapping(_)) {
+        return None;
+    }
+    let label = |entry: &Entry<'_>| match entry.value.scalar() {
+        Some(Scalar::Text(text)) => Some((entry.key.clone().into_owned(), text.to_owned())),
+        _ => None,
+    };
+    labels.entries().iter().map(label).collect()
+}
+
+fn entry_position(node: &Node<'_>, key: &str) -> Position {
+    node.entry(key).map_or(node.position, |entry| entry.position)
+}
+
+/// Adds every field below a node; a field's place is its key's.
+fn collect_places(node: &Node<'_>, path: PathHash, top: bool, places: &mut PlacesBuilder) {
+    match &node.value {
+        Value::Scalar { .. } => {}
+        Value::Sequence(items) => {
+            for (index, item) in items.iter().enumerate() {
+                let path = path.then("[").then(&index.to_string()).then("]");
+                places.add(path, item.position.line, item.position.column);
+                collect_places(item, path, false, places);
+            }
+        }
+        Value::Mapping(entries) => {
+            for entry in entries.iter() {
+                let key: &str = &entry.key;
+                if top && matches!(key, "status" | "data" | "stringData") {
+                    continue;
+                }
+                let path = if top { path } else { path.then(".") }.then(key);
+                places.add(path, entry.position.line, entry.position.column);
+                if key != "managedFields" {
+                    collect_places(&entry.value, path, false, places);
+                }
+            }
+        }
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let edge =
+        |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    text.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+fn saturate(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

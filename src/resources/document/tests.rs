@@ -1,0 +1,277 @@
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::resources::{ConfigFile, Parsed, parse};
+
+const SAMPLE: &str = include_str!("sample.yaml");
+
+fn file(path: &str, text: &[u8]) -> ConfigFile {
+    ConfigFile { path: path.into(), bytes: Arc::from(text) }
+}
+
+fn read(text: &str) -> Parsed {
+    parse(&[file("a.yaml", text.as_bytes())])
+}
+
+/// Compares the findings, as `code line:column field`.
+fn check(text: &str, expected: &[&str]) -> Parsed {
+    let parsed = read(text);
+    let found: Vec<String> = parsed
+        .diagnostics
+        .iter()
+        .map(|d| {
+            let at = d.location.as_ref().unwrap();
+            format!("{} {}:{} {}", d.code.id, at.line, at.column, d.field).trim_end().to_owned()
+        })
+        .collect();
+    assert_eq!(found, expected, "{:#?}", parsed.diagnostics);
+    parsed
+}
+
+fn broken(parsed: &Parsed) -> Vec<String> {
+    parsed.set.broken.iter().map(|broken| broken.id.to_string()).collect()
+}
+
+fn gateway(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata:\n  name: web\nspec:\n{spec}"
+    )
+}
+
+#[test]
+fn every_field_of_every_kind_is_known() {
+    let parsed = check(SAMPLE, &[]);
+    let set = &parsed.set;
+    assert_eq!(broken(&parsed), [""; 0]);
+    let counts = [
+        set.gateways.len(),
+        set.virtual_services.len(),
+        set.destination_rules.len(),
+        set.service_entries.len(),
+        set.workload_entries.len(),
+        set.request_authentications.len(),
+        set.authorization_policies.len(),
+        set.peer_authentications.len(),
+        set.secrets.len(),
+        set.services.len(),
+        set.endpoint_slices.len(),
+    ];
+    assert_eq!(counts, [1; 11]);
+    assert_eq!(set.secrets[0].spec.value("tls.crt"), Some(&b"certificate"[..]));
+    assert_eq!(set.secrets[0].spec.value("tls.key"), Some(&b"key"[..]));
+    assert!(!format!("{:?}", set.secrets[0].spec).contains("certificate"));
+}
+
+#[test]
+fn a_field_is_found_where_it_was_written() {
+    let parsed = read(SAMPLE);
+    let rule = &parsed.set.virtual_services[0];
+    let place = |path: &str| {
+        let location = rule.location(path);
+        let line = SAMPLE.lines().nth(location.line as usize - 1).unwrap();
+        line.chars().skip(location.column as usize - 1).collect::<String>()
+    };
+    assert_eq!(place("spec.http[0].route[0].destination.subset"), "subset: v1");
+    assert_eq!(place("spec.http[0].route[0].destination.nothing"), "destination:");
+    assert_eq!(place("spec.http[0].match[0].headers.x-user.exact"), "exact: anna");
+    assert_eq!(place(""), "apiVersion: networking.istio.io/v1");
+    assert_eq!(rule.origin("spec.hosts").file.as_ref(), "a.yaml");
+}
+
+#[test]
+fn unknown_field_is_an_error_and_the_resource_is_used() {
+    let parsed = check(&gateway("  servres: []\n"), &["PC010 6:3 spec.servres"]);
+    assert_eq!(parsed.set.gateways.len(), 1);
+    assert!(parsed.diagnostics[0].help.contains("\"servers\""), "{:?}", parsed.diagnostics);
+    check(&gateway("  <<: {a: b}\n"), &["PC010 6:3 spec.<<"]);
+    check(&(gateway("  {}\n") + "sepc: {}\n"), &["PC010 7:1 sepc"]);
+}
+
+#[test]
+fn wrong_type_sets_the_resource_aside() {
+    for (spec, finding) in [
+        ("  servers: x\n", "PC011 6:3 spec.servers"),
+        ("  servers: [{port: {number: abc}}]\n", "PC011 6:21 spec.servers[0].port.number"),
+        ("  servers: [{port: {number: -1}}]\n", "PC011 6:21 spec.servers[0].port.number"),
+        ("  servers: [{tls: {mode: simple}}]\n", "PC011 6:20 spec.servers[0].tls.mode"),
+        (
+            "  servers: [{tls: {httpsRedirect: 'true'}}]\n",
+            "PC011 6:20 spec.servers[0].tls.httpsRedirect",
+        ),
+        ("  servers:\n  -\n", "PC011 7:4 spec.servers[0]"),
+        ("  selector: {a: 1}\n", "PC011 6:14 spec.selector.a"),
+    ] {
+        let parsed = check(&gateway(spec), &[finding]);
+        assert_eq!(broken(&parsed), ["Gateway default/web"], "{spec}");
+        assert!(parsed.set.gateways.is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn protobuf_leniencies_are_kept() {
+    let parsed =
+        check(&gateway("  servers: [{port: {number: \"443\"}, tls: null}]\n  selector:\n"), &[]);
+    let server = &parsed.set.gateways[0].spec.servers[0];
+    assert_eq!(server.port.as_ref().map(|port| port.number), Some(443));
+    assert_eq!(server.tls, None);
+}
+
+#[test]
+fn an_unreadable_security_resource_keeps_its_selector() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, \
+                namespace: prod}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: DENYY\n";
+    let parsed = check(text, &["PC011 6:3 spec.action"]);
+    assert_eq!(broken(&parsed), ["AuthorizationPolicy prod/deny"]);
+    let selector = parsed.set.broken[0].selector.as_ref().unwrap();
+    assert_eq!(selector.get("app").map(String::as_str), Some("web"));
+}
+
+#[test]
+fn a_syntax_error_costs_one_document() {
+    let text =
+        format!("{}---\n{}", gateway("  servers: [}\n"), gateway("  {}\n").replace("web", "b"));
+    let parsed = check(&text, &["PC004 6:13"]);
+    assert_eq!(broken(&parsed), ["Gateway default/web"]);
+    assert_eq!(parsed.set.gateways[0].id.name.as_ref(), "b");
+    assert_eq!(parsed.set.gateways[0].location("spec").line, 12);
+}
+
+#[test]
+fn duplicate_key_sets_the_document_aside() {
+    let parsed = check(&gateway("  selector: {}\n  selector: {}\n"), &["PC006 7:3"]);
+    assert_eq!(broken(&parsed), ["Gateway default/web"]);
+}
+
+#[test]
+fn envelope_errors_name_what_is_missing() {
+    check("kind: Gateway\n", &["PC007 1:1 apiVersion"]);
+    check("apiVersion: v1\n", &["PC007 1:1 kind"]);
+    check("- a\n", &["PC007 1:1"]);
+    let head = "apiVersion: networking.istio.io/v1\nkind: Gateway\n";
+    check(&format!("{head}spec: {{}}\n"), &["PC007 1:1 metadata"]);
+    check(&format!("{head}metadata: {{}}\n"), &["PC007 3:1 metadata.name"]);
+    check(&format!("{head}metadata: {{name: A_b}}\n"), &["PC012 3:12 metadata.name"]);
+}
+
+#[test]
+fn kinds_that_are_not_read_are_reported() {
+    let doc = |version: &str, kind: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n")
+    };
+    check(&doc("apps/v1", "Deployment"), &["PC009 2:1 kind"]);
+    check(&doc("gateway.networking.k8s.io/v1", "Gateway"), &["PC009 2:1 kind"]);
+    check(&doc("networking.istio.io/v1alpha3", "EnvoyFilter"), &["PC061 2:1 kind"]);
+    let parsed = check(&doc("networking.istio.io/v2", "Gateway"), &["PC008 1:1 apiVersion"]);
+    assert_eq!(broken(&parsed), ["Gateway default/a"]);
+    let parsed =
+        check(&doc("security.istio.io/v1", "AuthorisationPolicy"), &["PC014 1:1 apiVersion"]);
+    assert_eq!(broken(&parsed), ["AuthorizationPolicy default/a"]);
+}
+
+#[test]
+fn lists_are_flattened() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: Gateway\n  \
+                metadata: {name: a}\n- apiVersion: networking.istio.io/v1\n  kind: GatewayList\n  items:\n  - \
+                metadata: {name: b}\n";
+    assert_eq!(check(text, &[]).set.gateways.len(), 2);
+}
+
+#[test]
+fn other_spellings_of_a_file_are_read() {
+    let json =
+        r#"{"apiVersion":"networking.istio.io/v1","kind":"Gateway","metadata":{"name":"a"}}"#;
+    assert_eq!(check(json, &[]).set.gateways.len(), 1);
+    let crlf = (gateway("  {}\n") + "---\n# nothing\n---\n").replace('\n', "\r\n");
+    assert_eq!(check(&crlf, &[]).set.gateways.len(), 1);
+    let marked = format!("\u{feff}%YAML 1.2\n---\n{}...\n", gateway("  {}\n"));
+    assert_eq!(check(&marked, &[]).set.gateways.len(), 1);
+    check("", &[]);
+    check("# only words\n", &[]);
+    check("---\n---\n", &[]);
+}
+
+#[test]
+fn hostile_files_are_refused() {
+    let deep = gateway(&format!("  selector: {}\n", "[".repeat(100)));
+    assert_eq!(read(&deep).diagnostics[0].code.id, "PC005");
+    let mut bomb = String::from("a0: &a0 [x]\n");
+    for level in 1..40 {
+        let below = level - 1;
+        writeln!(bomb, "a{level}: &a{level} [*a{below}, *a{below}]").unwrap();
+    }
+    assert_eq!(read(&bomb).diagnostics[0].code.id, "PC005");
+    let mut chain = String::from("- &a0 [x]\n");
+    for level in 1..200 {
+        writeln!(chain, "- &a{level} [*a{}]", level - 1).unwrap();
+    }
+    assert_eq!(read(&chain).diagnostics[0].code.id, "PC005");
+    let parsed = parse(&[file("a.yaml", b"kind: PeerAuthentication\nname: \xff")]);
+    assert_eq!(parsed.diagnostics[0].code.id, "PC003");
+    assert_eq!(broken(&parsed).len(), 1);
+    let parsed = parse(&[file("a.yaml", &vec![b'#'; (16 << 20) + 1])]);
+    assert_eq!(parsed.diagnostics[0].code.id, "PC002");
+}
+
+#[test]
+fn a_secret_is_never_quoted() {
+    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {tls.key: hunter2!}\n";
+    let parsed = check(text, &["PC011 4:8 data.tls.key"]);
+    assert!(!format!("{parsed:?}").contains("hunter2"));
+}
+
+#[test]
+fn order_follows_creation_then_path_then_place() {
+    let dated = |name: &str, created: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, creationTimestamp: {created}}}\n---\n"
+        )
+    };
+    let late = dated("plain-b", "null") + &dated("young", "2026-02-01T00:00:00Z");
+    let early = dated("plain-a", "null") + &dated("old", "\"2025-02-01T00:00:00Z\"");
+    let parsed = parse(&[file("b.yaml", late.as_bytes()), file("a.yaml", early.as_bytes())]);
+    let names: Vec<_> = parsed.set.gateways.iter().map(|g| g.id.name.to_string()).collect();
+    assert_eq!(names, ["old", "young", "plain-a", "plain-b"]);
+}
+
+#[test]
+fn the_later_of_two_with_one_name_is_set_aside() {
+    let twice = |other: &str| format!("{}---\n{}", gateway("  {}\n"), gateway(other));
+    let parsed = check(&twice("  selector: {a: b}\n"), &["PC013 11:3 metadata.name"]);
+    assert_eq!((parsed.set.gateways.len(), broken(&parsed).len()), (1, 1));
+    let parsed = check(&twice("  {}\n"), &["PC013 11:3 metadata.name"]);
+    assert_eq!((parsed.set.gateways.len(), broken(&parsed).len()), (1, 0));
+}
+
+#[test]
+fn the_sample_leaves_out_no_kind() {
+    let kinds: BTreeSet<_> =
+        SAMPLE.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert_eq!(kinds.len(), 11);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = parse(&[file("a.yaml", &bytes)]);
+    }
+
+    #[test]
+    fn any_yaml_like_text_is_read_without_panic(text in "[-a:{}\\[\\]&*!|> \n\t\"'#?%,~<]{0,200}") {
+        let _ = parse(&[file("a.yaml", text.as_bytes())]);
+    }
+
+    #[test]
+    fn a_damaged_sample_is_read_without_panic(
+        start in 0..SAMPLE.len(),
+        length in 0_usize..30,
+        patch in "[-a:{}\\[\\]&*!|> \n\t\"'#?%,~0]{0,6}",
+    ) {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        let end = (start + length).min(bytes.len());
+        bytes.splice(start..end, patch.into_bytes());
+        let _ = parse(&[file("a.yaml", &bytes)]);
+    }
+}
