@@ -17,6 +17,11 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::node::{Entry, Node, Position, Scalar, Value};
+use accepted::accepted_and_unread;
+use path::Path;
+
+mod accepted;
+mod path;
 
 /// A field that its type does not have.
 #[derive(Clone, Debug)]
@@ -68,25 +73,6 @@ impl Error {
     fn at(mut self, path: Path<'_>, position: Position) -> Self {
         self.place.get_or_insert_with(|| (path.to_string(), position));
         self
-    }
-}
-
-/// A field path that grows on the stack.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Path<'p> {
-    Root(&'static str),
-    Key(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Root(name) => f.write_str(name),
-            Self::Key(Self::Root(""), key) => f.write_str(key),
-            Self::Key(parent, key) => write!(f, "{parent}.{key}"),
-            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
     }
 }
 
@@ -403,45 +389,5 @@ impl<'n> Deserializer<'n> for KeyDeserializer<'n> {
         <W: Visitor<'n>>
         bool i8 i16 i32 i64 i128 u8 u16 u64 u128 f32 f64 char str string bytes byte_buf option unit
         unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
-    }
-}
-
-/// Fields of Kubernetes' own types that exist and that nothing here reads.
-fn accepted_and_unread(name: &str) -> &'static [&'static str] {
-    match name {
-        "ObjectMeta" => &[
-            "uid",
-            "resourceVersion",
-            "generation",
-            "generateName",
-            "managedFields",
-            "selfLink",
-            "ownerReferences",
-            "finalizers",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "clusterName",
-        ],
-        "Secret" | "EndpointSlice" => &["apiVersion", "kind", "metadata"],
-        "Service" => &[
-            "allocateLoadBalancerNodePorts",
-            "clusterIPs",
-            "externalIPs",
-            "externalTrafficPolicy",
-            "healthCheckNodePort",
-            "internalTrafficPolicy",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "loadBalancerClass",
-            "loadBalancerIP",
-            "loadBalancerSourceRanges",
-            "sessionAffinity",
-            "sessionAffinityConfig",
-            "trafficDistribution",
-        ],
-        "ServicePort" => &["nodePort"],
-        "SliceEndpoint" => &["deprecatedTopology", "hints"],
-        "ObjectReference" => &["apiVersion", "fieldPath", "resourceVersion", "uid"],
-        _ => &[],
     }
 }
