@@ -1,1 +1,3 @@
 //! Builds every part, wires them, owns start and stop order.
+
+pub mod settings;

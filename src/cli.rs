@@ -1,1 +1,167 @@
-//! The command line.
+//! The command line: names, defaults and help of every command, and what each calls.
+//!
+//! **Invariant:** every flag can also be set by the environment variable `PORTCULLIS_` and its name.
+
+mod args;
+mod certs;
+mod check;
+mod demo;
+mod health;
+mod run;
+mod values;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// The command line as given.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    styles = STYLES,
+    about = "An edge ingress gateway that reads Istio's resources",
+    long_about = "An edge ingress gateway that reads Istio's resources: TLS by SNI, JWT checks, \
+                  routing, and mutual TLS to backends with the mesh identity. It reloads its files \
+                  without losing a request.",
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    Certs(certs::CertsArgs),
+    Demo(demo::DemoArgs),
+    Health(health::HealthArgs),
+}
+
+impl Cli {
+    /// Reads the process's arguments and environment. Prints help or the usage error and exits
+    /// (0 for help, 2 for an error) when there is no command to run.
+    pub fn from_env() -> Self {
+        Self::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads arguments, the program's name first.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(args)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// Runs the command and says how the process ends.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Certs(args) => certs::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Health(args) => health::run(&args),
+    }
+}
+
+/// The definition, with help that names environment variables but not what they hold.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env_values(true)))
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis demo                              the whole story on one machine
+  portcullis certs                             development certificates under certs/
+  portcullis check --config gateways/          what would be loaded, and what is wrong with it
+  portcullis run --port-map 443=8443           serve gateways/, with 443 bound as 8443
+
+Every flag can be set by an environment variable: --port-map is PORTCULLIS_PORT_MAP.
+
+Exit codes:
+  0  done, or drained after a signal to stop
+  1  it failed, or the configuration has errors
+  2  the command line is wrong";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_args(line.split_whitespace().map(OsString::from))
+    }
+
+    fn refuses(line: &str, said: &str) {
+        let error = parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(said), "{line}: {error}");
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        for sub in command().get_subcommands() {
+            for arg in sub.get_arguments() {
+                let long = arg.get_long().unwrap_or_default();
+                let expected = format!("PORTCULLIS_{}", long.to_uppercase().replace('-', "_"));
+                let name = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(name, Some(expected), "{} --{long}", sub.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_help_with_examples_and_exit_codes() {
+        for sub in command().get_subcommands_mut() {
+            let help = sub.render_long_help().to_string();
+            for part in ["Examples:", "Exit codes:"] {
+                assert!(help.contains(part), "{}: {help}", sub.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_hides_what_the_environment_holds() {
+        for sub in command().get_subcommands_mut() {
+            let help = sub.clone().term_width(100).render_help().to_string();
+            for line in help.lines() {
+                assert!(line.len() <= 100, "{}: {line}", sub.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_commands_flags_and_values_are_usage_errors() {
+        refuses("portcullis", "Usage:");
+        refuses("portcullis fly", "fly");
+        refuses("portcullis run --fly", "--fly");
+        refuses("portcullis run --port-map 443", "443=8443");
+        refuses("portcullis run --port-map 443=0", "port");
+        refuses("portcullis run --status 15021", "127.0.0.1:15021");
+        refuses("portcullis run --workers 0", "workers");
+        refuses("portcullis run --labels istio", "istio=ingressgateway");
+        refuses("portcullis run --drain-delay 5", "5s");
+        refuses("portcullis run --bind localhost", "localhost");
+        refuses("portcullis run --locality a/b/c/d", "REGION/ZONE/SUBZONE");
+        refuses("portcullis run --access-log xml", "json");
+        refuses("portcullis run --log-level a=b=c", "info");
+        refuses("portcullis check -o yaml", "sarif");
+    }
+}

@@ -1,10 +1,19 @@
 //! Arguments in, exit code out.
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use portcullis::cli::{self, Cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match cli::run(Cli::from_env()) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -7,9 +7,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
 /// Shape of the program's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogsFormat {
     /// Lines for people.
+    #[default]
     Text,
     /// One object a line.
     Json,

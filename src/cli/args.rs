@@ -1,0 +1,117 @@
+//! Flags that several commands share.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::values::{self, Labels, PortMap};
+use crate::app::settings::{Inputs, Locality};
+
+/// What is loaded, and as whom: the same flags for every command that compiles the configuration.
+#[derive(Clone, Debug, Args)]
+pub(super) struct InputArgs {
+    /// Resources: a folder (read with its sub-folders) or a file; repeatable
+    #[arg(
+        long,
+        env = "PORTCULLIS_CONFIG",
+        value_name = "DIR|FILE",
+        default_value = "gateways/",
+        value_delimiter = ',',
+        help_heading = WHAT
+    )]
+    config: Vec<PathBuf>,
+
+    /// Certificates and keys: a sub-folder per credentialName, as a mounted Secret looks
+    #[arg(
+        long,
+        env = "PORTCULLIS_CERTS",
+        value_name = "DIR",
+        default_value = "certs/",
+        help_heading = WHAT
+    )]
+    certs: PathBuf,
+
+    /// Mesh identity: cert-chain.pem, key.pem and root-cert.pem [default: <certs>/identity]
+    #[arg(long, env = "PORTCULLIS_IDENTITY", value_name = "DIR", help_heading = WHAT)]
+    identity: Option<PathBuf>,
+
+    /// Istio's MeshConfig; what it sets, the flag of the same meaning overrides
+    #[arg(long, env = "PORTCULLIS_MESH_CONFIG", value_name = "FILE", help_heading = WHAT)]
+    mesh_config: Option<PathBuf>,
+
+    /// Namespace this gateway runs in; Gateways and Secrets are looked up from there
+    #[arg(
+        long,
+        env = "PORTCULLIS_NAMESPACE",
+        default_value = "istio-system",
+        help_heading = WHO
+    )]
+    namespace: String,
+
+    /// Namespace whose policies hold for every gateway [default: istio-system]
+    #[arg(long, env = "PORTCULLIS_ROOT_NAMESPACE", value_name = "NAMESPACE", help_heading = WHO)]
+    root_namespace: Option<String>,
+
+    /// Labels that the selectors of Gateways and policies are compared with
+    #[arg(
+        long,
+        env = "PORTCULLIS_LABELS",
+        value_name = "K=V,...",
+        default_value = "istio=ingressgateway",
+        help_heading = WHO
+    )]
+    labels: Labels,
+
+    /// Trust domain of the mesh [default: cluster.local]
+    #[arg(long, env = "PORTCULLIS_TRUST_DOMAIN", value_name = "DOMAIN", help_heading = WHO)]
+    trust_domain: Option<String>,
+
+    /// Where this gateway runs, to prefer near endpoints
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOCALITY",
+        value_name = "REGION/ZONE/SUBZONE",
+        value_parser = values::locality,
+        help_heading = WHO
+    )]
+    locality: Option<Locality>,
+
+    /// Address of servers without a bind of their own [default: all, IPv6 and IPv4]
+    #[arg(long, env = "PORTCULLIS_BIND", value_name = "ADDR", help_heading = LISTENERS)]
+    bind: Option<IpAddr>,
+
+    /// Bind port TO where a Gateway names port FROM; repeatable
+    #[arg(
+        long,
+        env = "PORTCULLIS_PORT_MAP",
+        value_name = "FROM=TO",
+        value_delimiter = ',',
+        help_heading = LISTENERS
+    )]
+    port_map: Vec<PortMap>,
+}
+
+impl InputArgs {
+    /// The plain values.
+    pub(super) fn inputs(&self) -> Inputs {
+        Inputs {
+            config: self.config.clone(),
+            certs: self.certs.clone(),
+            identity: self.identity.clone().unwrap_or_else(|| self.certs.join("identity")),
+            mesh_config: self.mesh_config.clone(),
+            bind: self.bind,
+            port_map: self.port_map.iter().map(|map| (map.from, map.to)).collect(),
+            namespace: self.namespace.clone(),
+            root_namespace: self.root_namespace.clone(),
+            labels: self.labels.0.clone(),
+            trust_domain: self.trust_domain.clone(),
+            locality: self.locality.clone(),
+        }
+    }
+}
+
+/// Headings that group flags in the help.
+const WHAT: &str = "What is loaded";
+const WHO: &str = "Who this gateway is";
+pub(super) const LISTENERS: &str = "Listeners";

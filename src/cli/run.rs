@@ -1,0 +1,218 @@
+//! `portcullis run`: serve.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::args::{InputArgs, LISTENERS};
+use super::values::{self, Listen, StateDir};
+use crate::app::settings::{AccessLogFormat, Settings};
+use crate::telemetry::logs::LogsFormat;
+
+/// Serve what the configuration says, and follow its changes
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    inputs: InputArgs,
+
+    /// Worker threads [default: one for each CPU]
+    #[arg(long, env = "PORTCULLIS_WORKERS", value_name = "N", help_heading = LISTENERS)]
+    workers: Option<NonZeroUsize>,
+
+    /// Health port: /healthz/ready and /healthz/live; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_STATUS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15021",
+        help_heading = PORTS
+    )]
+    status: Listen,
+
+    /// Metrics port: /stats/prometheus and /metrics; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_METRICS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15090",
+        help_heading = PORTS
+    )]
+    metrics: Listen,
+
+    /// Admin port: what is loaded, diagnostics, log level, drain; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_ADMIN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15000",
+        help_heading = PORTS
+    )]
+    admin: Listen,
+
+    /// Access log on standard output [default: text, or what the mesh configuration says]
+    #[arg(long, env = "PORTCULLIS_ACCESS_LOG", value_name = "FORMAT", help_heading = LOGS)]
+    access_log: Option<AccessLogFormat>,
+
+    /// What the program's log on standard error holds: a level, or levels by module
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = values::log_level,
+        help_heading = LOGS
+    )]
+    log_level: String,
+
+    /// Form of the program's log
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = LOGS
+    )]
+    log_format: LogsFormat,
+
+    /// Folder for what survives a restart (last good key sets and the like); or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_STATE",
+        value_name = "DIR",
+        default_value = "state/",
+        help_heading = STOPPING
+    )]
+    state: StateDir,
+
+    /// After SIGTERM: go on accepting for this long while not ready
+    #[arg(
+        long,
+        env = "PORTCULLIS_DRAIN_DELAY",
+        value_name = "TIME",
+        default_value = "0s",
+        value_parser = values::duration,
+        help_heading = STOPPING
+    )]
+    drain_delay: Duration,
+
+    /// After SIGTERM: cut what is still open after this long; a second signal cuts at once
+    #[arg(
+        long,
+        env = "PORTCULLIS_DRAIN_DEADLINE",
+        value_name = "TIME",
+        default_value = "25s",
+        value_parser = values::duration,
+        help_heading = STOPPING
+    )]
+    drain_deadline: Duration,
+}
+
+impl RunArgs {
+    /// The plain values.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            inputs: self.inputs.inputs(),
+            workers: self.workers.unwrap_or_else(one_per_cpu),
+            drain_delay: self.drain_delay,
+            drain_deadline: self.drain_deadline,
+            status: self.status.0,
+            metrics: self.metrics.0,
+            admin: self.admin.0,
+            access_log: self.access_log,
+            state: self.state.0.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format,
+        }
+    }
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let _settings = args.settings();
+    anyhow::bail!("this build cannot serve yet")
+}
+
+fn one_per_cpu() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+const PORTS: &str = "Ports of its own";
+const LOGS: &str = "Logs";
+const STOPPING: &str = "Restart and stop";
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis run
+  portcullis run --config gateways/ --config extra.yaml --certs /etc/portcullis/certs
+  portcullis run --port-map 80=8080 --port-map 443=8443 --bind 127.0.0.1
+  portcullis run --labels istio=internal-gateway --namespace edge --access-log json
+  PORTCULLIS_PORT_MAP=80=8080,443=8443 portcullis run
+
+Exit codes:
+  0  drained, or stopped at the drain deadline
+  1  it could not start or go on; standard error says why
+  2  the command line is wrong";
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn settings(flags: &str) -> Settings {
+        let line = format!("run {flags}");
+        Only::try_parse_from(line.split_whitespace()).unwrap().args.settings()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = settings("");
+        let inputs = &settings.inputs;
+        assert_eq!(inputs.config, [PathBuf::from("gateways/")]);
+        assert_eq!(inputs.certs, PathBuf::from("certs/"));
+        assert_eq!(inputs.identity, PathBuf::from("certs/identity"));
+        assert_eq!((inputs.bind, inputs.port_map.as_slice()), (None, &[][..]));
+        assert_eq!((inputs.namespace.as_str(), &inputs.root_namespace), ("istio-system", &None));
+        assert_eq!(inputs.labels.get("istio").map(String::as_str), Some("ingressgateway"));
+        assert_eq!((&inputs.trust_domain, &inputs.locality), (&None, &None));
+        assert_eq!(settings.workers, one_per_cpu());
+        assert_eq!(settings.status, Some(([0, 0, 0, 0], 15021).into()));
+        assert_eq!(settings.metrics, Some(([0, 0, 0, 0], 15090).into()));
+        assert_eq!(settings.admin, Some(([127, 0, 0, 1], 15000).into()));
+        assert_eq!(settings.state, Some(PathBuf::from("state/")));
+        assert_eq!(settings.drain_delay, Duration::ZERO);
+        assert_eq!(settings.drain_deadline, Duration::from_secs(25));
+        assert_eq!(settings.access_log, None);
+        assert_eq!(settings.log_format, LogsFormat::Text);
+    }
+
+    #[test]
+    fn flags_change_what_they_name() {
+        let settings = settings(
+            "--config a --config b --certs c --port-map 80=8080 --port-map 443=8443 --bind ::1 \
+             --workers 3 --status off --state off --access-log json --locality r/z \
+             --drain-deadline 1m30s --log-level info,portcullis=debug",
+        );
+        assert_eq!(settings.inputs.config, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(settings.inputs.identity, PathBuf::from("c/identity"));
+        assert_eq!(settings.inputs.port_map, [(80, 8080), (443, 8443)]);
+        assert_eq!(settings.inputs.bind, "::1".parse().ok());
+        assert_eq!(settings.workers.get(), 3);
+        assert_eq!((settings.status, settings.state), (None, None));
+        assert_eq!(settings.access_log, Some(AccessLogFormat::Json));
+        assert_eq!(settings.inputs.locality.unwrap().zone, "z");
+        assert_eq!(settings.drain_deadline, Duration::from_secs(90));
+        assert_eq!(settings.log_level, "info,portcullis=debug");
+    }
+}

@@ -1,0 +1,190 @@
+//! Values of flags that are more than a word.
+//!
+//! **Invariant:** a reader refuses what it does not understand, and its message shows a right value.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::app::settings::Locality;
+use crate::base::duration::{self, InvalidDuration};
+
+/// A value that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidValue {
+    #[error("write two ports as FROM=TO, each from 1 to 65535, for example 443=8443")]
+    PortMap,
+    #[error("write an address and a port, for example 127.0.0.1:15021 or [::]:15021, or off")]
+    Listen,
+    #[error("write labels as KEY=VALUE, separated by commas, for example istio=ingressgateway")]
+    Labels,
+    #[error("write REGION/ZONE/SUBZONE, the last two may be left out, for example eu-west/a")]
+    Locality,
+    #[error("write a level (error, warn, info, debug, trace), or info,portcullis::proxy=debug")]
+    LogLevel,
+    #[error("write a DNS name in lower case without a final dot, for example shop.example.com")]
+    DnsName,
+}
+
+/// A gateway's port and the port bound in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PortMap {
+    pub(super) from: u16,
+    pub(super) to: u16,
+}
+
+impl FromStr for PortMap {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let port = |text: &str| match text.parse() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(InvalidValue::PortMap),
+        };
+        let (from, to) = text.split_once('=').ok_or(InvalidValue::PortMap)?;
+        Ok(Self { from: port(from)?, to: port(to)? })
+    }
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub(super) Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text.parse().map(|addr| Self(Some(addr))).map_err(|_| InvalidValue::Listen),
+        }
+    }
+}
+
+/// A folder for state, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StateDir(pub(super) Option<PathBuf>);
+
+impl From<&str> for StateDir {
+    fn from(text: &str) -> Self {
+        Self((text != "off").then(|| PathBuf::from(text)))
+    }
+}
+
+/// Labels of this gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Labels(pub(super) BTreeMap<String, String>);
+
+impl FromStr for Labels {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let pairs = text.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+                _ => Err(InvalidValue::Labels),
+            }
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Reads `REGION/ZONE/SUBZONE`.
+pub(super) fn locality(text: &str) -> Result<Locality, InvalidValue> {
+    let mut parts = text.split('/').map(str::to_owned);
+    let mut next = || parts.next().unwrap_or_default();
+    let locality = Locality { region: next(), zone: next(), sub_zone: next() };
+    if locality.region.is_empty() || parts.next().is_some() {
+        return Err(InvalidValue::Locality);
+    }
+    Ok(locality)
+}
+
+/// Reads a duration in Istio's grammar.
+pub(super) fn duration(text: &str) -> Result<Duration, InvalidDuration> {
+    duration::parse(text)
+}
+
+/// Reads which lines the program's log holds.
+pub(super) fn log_level(text: &str) -> Result<String, InvalidValue> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(InvalidValue::LogLevel),
+    }
+}
+
+/// Reads a host name or wildcard to put into a certificate.
+pub(super) fn dns_name(text: &str) -> Result<String, InvalidValue> {
+    match crate::base::host::HostPattern::parse(text) {
+        Ok(_) if text != "*" && text == text.to_ascii_lowercase() => Ok(text.to_owned()),
+        _ => Err(InvalidValue::DnsName),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: FromStr + PartialEq + std::fmt::Debug>(text: &str, expected: Option<&T>) {
+        assert_eq!(text.parse().ok().as_ref(), expected, "{text}");
+    }
+
+    #[test]
+    fn port_maps_are_two_ports() {
+        check("443=8443", Some(&PortMap { from: 443, to: 8443 }));
+        for text in ["443", "443=", "=443", "0=1", "1=0", "1=65536", "1=2=3", "-1=2", ""] {
+            check::<PortMap>(text, None);
+        }
+    }
+
+    #[test]
+    fn listen_addresses_are_an_address_with_a_port_or_off() {
+        check("off", Some(&Listen(None)));
+        check("127.0.0.1:1", Some(&Listen(Some(([127, 0, 0, 1], 1).into()))));
+        check("[::]:2", Some(&Listen(Some(([0u16; 8], 2).into()))));
+        for text in ["", "OFF", ":1", "1", "localhost:1", "127.0.0.1"] {
+            check::<Listen>(text, None);
+        }
+    }
+
+    #[test]
+    fn state_can_be_turned_off() {
+        assert_eq!(StateDir::from("off"), StateDir(None));
+        assert_eq!(StateDir::from("state/"), StateDir(Some("state/".into())));
+    }
+
+    #[test]
+    fn labels_are_pairs() {
+        let labels = |pairs: &[(&str, &str)]| {
+            Some(Labels(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()))
+        };
+        check(
+            "istio=ingressgateway,app=edge",
+            labels(&[("istio", "ingressgateway"), ("app", "edge")]).as_ref(),
+        );
+        check("a=", labels(&[("a", "")]).as_ref());
+        check("", labels(&[]).as_ref());
+        check::<Labels>("a", None);
+        check::<Labels>("=a", None);
+    }
+
+    #[test]
+    fn localities_have_up_to_three_parts() {
+        let parts = |text| locality(text).map(|l| [l.region, l.zone, l.sub_zone]);
+        assert_eq!(parts("r/z/s"), Ok(["r", "z", "s"].map(str::to_owned)));
+        assert_eq!(parts("r"), Ok(["r", "", ""].map(str::to_owned)));
+        for text in ["", "/z", "r/z/s/t"] {
+            assert_eq!(parts(text), Err(InvalidValue::Locality), "{text}");
+        }
+    }
+
+    #[test]
+    fn certificate_names_are_host_names() {
+        assert!(dns_name("*.example.com").is_ok());
+        for text in ["*", "", "a b", "A.example.com", "a..b"] {
+            assert_eq!(dns_name(text), Err(InvalidValue::DnsName), "{text}");
+        }
+    }
+}
