@@ -88,8 +88,12 @@ limits! {
     JWKS_FETCH_TIME: Duration = Duration::from_secs(5), "5 s";
     /// A key set is fetched anew after this time.
     JWKS_REFRESH_TIME: Duration = Duration::from_mins(20), "20 min";
+    /// A key set is fetched anew not before this time, whatever its `Cache-Control` says.
+    JWKS_REFRESH_MIN_TIME: Duration = Duration::from_mins(1), "1 min";
     /// Longest wait between two tries for a key set that was never had.
     JWKS_RETRY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// At most one fetch in this time for tokens of an issuer whose keys were never had.
+    JWKS_MISSING_TIME: Duration = Duration::from_secs(1), "1 s";
     /// At most one fetch in this time for a key id that the set does not hold.
     JWKS_UNKNOWN_KEY_TIME: Duration = Duration::from_secs(5), "5 s";
     /// Redirects followed for a key set.

@@ -9,7 +9,7 @@ fn verify(set: &str, token: &str) -> Result<(), InvalidToken> {
 }
 
 fn check(set: &str, header: &Value, expected: Result<(), InvalidToken>) {
-    let token = issuer().token(&header, &json!({"iss": "i"}));
+    let token = issuer().token(header, &json!({"iss": "i"}));
     assert_eq!(verify(set, &token), expected, "{header}");
 }
 

@@ -1,0 +1,191 @@
+//! Fetches issuers' key sets in the background (`jwtRules[].jwksUri`, OIDC discovery).
+//!
+//! **Invariant:** an issuer that cannot be reached harms only its own tokens: nothing here is
+//! waited for at the start, on a reload or on a request. Keys survive reloads as long as some rule
+//! uses them.
+
+mod address;
+mod fetch;
+mod fetcher;
+mod location;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use fetch::Client;
+pub use fetch::FetchError;
+use fetcher::{Fetcher, Pace, Progress};
+pub use location::KeyLocation;
+
+use crate::auth::jwt::{IssuerKeys, KeyState};
+
+/// A key set that some rule uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwksSource {
+    /// `issuer`; empty when the rule has none.
+    pub issuer: Box<str>,
+    /// Where its keys are.
+    pub location: KeyLocation,
+    /// `jwtRules[].timeout`: bound for one fetch, redirects and discovery included.
+    pub timeout: Duration,
+}
+
+/// State of one key set, for metrics and the admin port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwksStatus {
+    /// Where it is fetched from, without credentials and query.
+    pub uri: String,
+    /// The issuer it belongs to.
+    pub issuer: Box<str>,
+    /// Whether tokens can be verified.
+    pub state: JwksState,
+    /// Usable keys.
+    pub keys: usize,
+    /// Last successful fetch, in Unix seconds.
+    pub last_success_unix: Option<u64>,
+    /// Why the last fetch failed; nothing when it succeeded.
+    pub last_error: Option<String>,
+    /// Fetches ended, failed ones included.
+    pub fetches: u64,
+    /// Fetches failed.
+    pub failures: u64,
+}
+
+/// Whether an issuer's tokens can be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwksState {
+    /// Keys are at hand.
+    Ready,
+    /// Never had.
+    NeverFetched,
+    /// The document has no usable key.
+    Unusable,
+}
+
+/// Keeps key sets fresh on a runtime. Dropping it ends all fetching.
+pub struct JwksEngine {
+    runtime: Handle,
+    client: Arc<Client>,
+    pace: Pace,
+    entries: Mutex<HashMap<KeyLocation, Entry>>,
+}
+
+struct Entry {
+    issuer: Box<str>,
+    keys: Arc<IssuerKeys>,
+    asked: Arc<Notify>,
+    timeout: watch::Sender<Duration>,
+    progress: Arc<watch::Sender<Progress>>,
+    fetcher: Option<AbortHandle>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.abort();
+        }
+    }
+}
+
+impl JwksEngine {
+    /// Fetches on `runtime`; trusts the system's roots and `extra_roots`.
+    pub fn new(runtime: Handle, extra_roots: Vec<CertificateDer<'static>>) -> Self {
+        Self::with_pace(runtime, extra_roots, Pace::default())
+    }
+
+    fn with_pace(runtime: Handle, extra_roots: Vec<CertificateDer<'static>>, pace: Pace) -> Self {
+        let client = Arc::new(Client::new(extra_roots));
+        Self { runtime, client, pace, entries: Mutex::default() }
+    }
+
+    /// The keys of a source, for rules that are being compiled: those in use when there are any.
+    /// Nothing is fetched before [`Self::update`] says that the source is wanted.
+    pub fn keys(&self, source: &JwksSource) -> Arc<IssuerKeys> {
+        Arc::clone(&entry(&mut self.entries(), source).keys)
+    }
+
+    /// Fetches exactly these from now on. Known ones go on undisturbed; others are forgotten.
+    /// Sources with one location share its keys, and the timeout and issuer of the last of them.
+    pub fn update(&self, wanted: &[JwksSource]) {
+        let mut entries = self.entries();
+        entries.retain(|location, _| wanted.iter().any(|source| source.location == *location));
+        for source in wanted {
+            let entry = entry(&mut entries, source);
+            entry.issuer.clone_from(&source.issuer);
+            entry.timeout.send_replace(source.timeout);
+            if entry.fetcher.is_none() {
+                let fetcher = Fetcher {
+                    location: source.location.clone(),
+                    keys: Arc::clone(&entry.keys),
+                    client: Arc::clone(&self.client),
+                    pace: self.pace,
+                    asked: Arc::clone(&entry.asked),
+                    timeout: entry.timeout.subscribe(),
+                    progress: Arc::clone(&entry.progress),
+                };
+                entry.fetcher = Some(self.runtime.spawn(fetcher.run()).abort_handle());
+            }
+        }
+    }
+
+    /// State of every key set, ordered by address.
+    pub fn status(&self) -> Vec<JwksStatus> {
+        let mut all: Vec<_> =
+            self.entries().iter().map(|(location, entry)| entry.status(location)).collect();
+        all.sort_by(|a, b| a.uri.cmp(&b.uri));
+        all
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<KeyLocation, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<'a>(entries: &'a mut HashMap<KeyLocation, Entry>, source: &JwksSource) -> &'a mut Entry {
+    entries.entry(source.location.clone()).or_insert_with(|| Entry::new(source))
+}
+
+impl Entry {
+    fn new(source: &JwksSource) -> Self {
+        let keys = IssuerKeys::new(KeyState::NeverFetched);
+        let asked = Arc::new(Notify::new());
+        let ask = Arc::clone(&asked);
+        keys.on_wanted(move || ask.notify_one());
+        Self {
+            issuer: source.issuer.clone(),
+            keys: Arc::new(keys),
+            asked,
+            timeout: watch::Sender::new(source.timeout),
+            progress: Arc::new(watch::Sender::new(Progress::default())),
+            fetcher: None,
+        }
+    }
+
+    fn status(&self, location: &KeyLocation) -> JwksStatus {
+        let (state, keys) = match &**self.keys.current() {
+            KeyState::Ready(set) => (JwksState::Ready, set.usable()),
+            KeyState::NeverFetched => (JwksState::NeverFetched, 0),
+            KeyState::Unusable => (JwksState::Unusable, 0),
+        };
+        let progress = self.progress.borrow().clone();
+        JwksStatus {
+            uri: location.to_string(),
+            issuer: self.issuer.clone(),
+            state,
+            keys,
+            last_success_unix: progress.last_success_unix,
+            last_error: progress.last_error,
+            fetches: progress.fetches,
+            failures: progress.failures,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The life of one key set: fetched at the start, again when it is old, and when a token asks.
+//!
+//! **Invariant:** good keys are replaced only by good keys; two fetches are never closer than the
+//! pace allows, whatever tokens ask for.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::fetch::{Client, FetchError, Fetched};
+use super::location::KeyLocation;
+use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyState};
+use crate::base::limit;
+
+/// How often a key set may be fetched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// First wait after a failure; doubles with each further one.
+    pub(super) retry_first: Duration,
+    /// Longest wait while keys were never had.
+    pub(super) retry_missing: Duration,
+    /// Longest wait while old keys are in use.
+    pub(super) retry_stale: Duration,
+    /// Least time between two fetches for tokens, while keys were never had.
+    pub(super) asked_missing: Duration,
+    /// Least time between two fetches for unknown key ids.
+    pub(super) asked_unknown: Duration,
+    /// Age at which a set is fetched anew, at least and at most.
+    pub(super) refresh: (Duration, Duration),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            retry_first: Duration::from_millis(250),
+            retry_missing: limit::JWKS_RETRY_TIME,
+            retry_stale: limit::JWKS_REFRESH_MIN_TIME,
+            asked_missing: limit::JWKS_MISSING_TIME,
+            asked_unknown: limit::JWKS_UNKNOWN_KEY_TIME,
+            refresh: (limit::JWKS_REFRESH_MIN_TIME, limit::JWKS_REFRESH_TIME),
+        }
+    }
+}
+
+/// What a fetcher has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) fetches: u64,
+    pub(super) failures: u64,
+    pub(super) last_success_unix: Option<u64>,
+    pub(super) last_error: Option<String>,
+}
+
+/// Keeps one key set fresh.
+pub(super) struct Fetcher {
+    pub(super) location: KeyLocation,
+    pub(super) keys: Arc<IssuerKeys>,
+    pub(super) client: Arc<Client>,
+    pub(super) pace: Pace,
+    pub(super) asked: Arc<Notify>,
+    pub(super) timeout: watch::Receiver<Duration>,
+    pub(super) progress: Arc<watch::Sender<Progress>>,
+}
+
+impl Fetcher {
+    /// Runs until dropped; dropping it ends a fetch under way and leaves the keys as they are.
+    pub(super) async fn run(self) {
+        let mut failures_in_a_row = 0;
+        loop {
+            let started = Instant::now();
+            let timeout = *self.timeout.borrow();
+            let age = match self.client.fetch(&self.location, timeout).await {
+                Ok(fetched) => {
+                    failures_in_a_row = 0;
+                    self.accept(fetched)
+                }
+                Err(error) => {
+                    failures_in_a_row += 1;
+                    self.refuse(&error, failures_in_a_row);
+                    self.retry_after(failures_in_a_row)
+                }
+            };
+            let asked_pause =
+                if self.is_ready() { self.pace.asked_unknown } else { self.pace.asked_missing };
+            let asked = async {
+                self.asked.notified().await;
+                tokio::time::sleep_until(started + asked_pause).await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(age) => {}
+                () = asked => {}
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(**self.keys.current(), KeyState::Ready(_))
+    }
+
+    /// Publishes a fetched set; gives the time until the next fetch.
+    fn accept(&self, fetched: Fetched) -> Duration {
+        let (least, most) = self.pace.refresh;
+        let age = fetched.max_age.unwrap_or(most).clamp(least, most);
+        for skipped in fetched.keys.skipped() {
+            tracing::debug!(
+                uri = %self.location, index = skipped.index, reason = %skipped.reason,
+                "a key of a key set is not used"
+            );
+        }
+        if fetched.keys.holds_private_key() {
+            tracing::warn!(uri = %self.location, "a published key set holds a private key");
+        }
+        tracing::debug!(uri = %self.location, keys = fetched.keys.usable(), "key set fetched");
+        self.keys.publish(KeyState::Ready(fetched.keys));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.progress.send_modify(|progress| {
+            progress.fetches += 1;
+            progress.last_success_unix = Some(now.as_secs());
+            progress.last_error = None;
+        });
+        age.mul_f64(1.0 - JITTER * fastrand::f64())
+    }
+
+    fn refuse(&self, error: &FetchError, failures_in_a_row: u32) {
+        let unusable = matches!(error, FetchError::KeySet(InvalidKeySet::NoUsableKey(_)));
+        if unusable && !self.is_ready() {
+            self.keys.publish(KeyState::Unusable);
+        }
+        let error = chain(error);
+        if failures_in_a_row == 1 {
+            tracing::warn!(uri = %self.location, error, "a key set cannot be fetched");
+        } else {
+            tracing::debug!(
+                uri = %self.location, error, failures_in_a_row,
+                "a key set still cannot be fetched"
+            );
+        }
+        self.progress.send_modify(|progress| {
+            progress.fetches += 1;
+            progress.failures += 1;
+            progress.last_error = Some(error);
+        });
+    }
+
+    fn retry_after(&self, failures_in_a_row: u32) -> Duration {
+        let longest = if self.is_ready() { self.pace.retry_stale } else { self.pace.retry_missing };
+        let doubled = 2_u32.saturating_pow(failures_in_a_row.saturating_sub(1));
+        let wait = self.pace.retry_first.saturating_mul(doubled).min(longest);
+        wait.mul_f64(1.0 - JITTER_OF_RETRIES * fastrand::f64())
+    }
+}
+
+/// An error and its causes, on one line.
+fn chain(error: &FetchError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+/// Largest part by which a refresh comes early, so that replicas spread.
+const JITTER: f64 = 0.1;
+
+/// Largest part by which a retry comes early.
+const JITTER_OF_RETRIES: f64 = 0.5;

@@ -1,0 +1,188 @@
+//! Where an issuer's keys are, as configured, and how redirects move it.
+//!
+//! **Invariant:** only `http` and `https` addresses without credentials, and never from `https` to
+//! `http`.
+
+use std::fmt;
+
+use http::Uri;
+use http::uri::Scheme;
+
+use super::fetch::FetchError;
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyLocation {
+    /// `jwksUri`.
+    Uri(Box<str>),
+    /// Only the issuer is known: its discovery document names the key set.
+    Discovery {
+        /// `issuer`, an address.
+        issuer: Box<str>,
+    },
+}
+
+impl KeyLocation {
+    /// The address that is fetched first.
+    pub(super) fn first_address(&self) -> String {
+        match self {
+            Self::Uri(uri) => uri.to_string(),
+            Self::Discovery { issuer } => {
+                let issuer = issuer.strip_suffix('/').unwrap_or(issuer);
+                format!("{issuer}/.well-known/openid-configuration")
+            }
+        }
+    }
+}
+
+/// Prints the address without credentials and query.
+impl fmt::Display for KeyLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.first_address()))
+    }
+}
+
+fn printable(address: &str) -> String {
+    let address = address.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if scheme.is_empty() { format!("{host}{path}") } else { format!("{scheme}://{host}{path}") }
+}
+
+/// An address that may be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target(Uri);
+
+impl Target {
+    pub(super) fn parse(address: &str) -> Result<Self, FetchError> {
+        let invalid = || FetchError::Address(printable(address));
+        let uri: Uri = address.parse().map_err(|_| invalid())?;
+        let known = [Scheme::HTTP, Scheme::HTTPS];
+        if !uri.scheme().is_some_and(|scheme| known.contains(scheme)) {
+            return Err(invalid());
+        }
+        let authority = uri.authority().ok_or_else(invalid)?;
+        if authority.as_str().contains('@') {
+            return Err(FetchError::Credentials(printable(address)));
+        }
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(invalid());
+        }
+        Ok(Self(uri))
+    }
+
+    /// Where a `Location` header leads from here (RFC 3986, section 5.2, without dot segments).
+    pub(super) fn redirected(&self, location: &str) -> Result<Self, FetchError> {
+        let scheme = if self.is_https() { "https" } else { "http" };
+        let authority = self.authority();
+        let absolute = if location.starts_with("//") {
+            format!("{scheme}:{location}")
+        } else if location.starts_with('/') {
+            format!("{scheme}://{authority}{location}")
+        } else if location.contains("://") {
+            location.to_owned()
+        } else {
+            let folder = self.0.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{folder}/{location}")
+        };
+        let target = Self::parse(&absolute)?;
+        if self.is_https() && !target.is_https() {
+            return Err(FetchError::Downgrade(printable(&absolute)));
+        }
+        Ok(target)
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// Host name or address, without brackets.
+    pub(super) fn host(&self) -> &str {
+        let host = self.0.host().unwrap_or_default();
+        host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.0.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
+    }
+
+    /// Value of the `Host` header.
+    pub(super) fn authority(&self) -> &str {
+        self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    pub(super) fn path_and_query(&self) -> &str {
+        self.0.path_and_query().map_or("/", |path| path.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discovery_documents_sit_below_the_issuer() {
+        for issuer in ["https://a.example/x", "https://a.example/x/"] {
+            let location = KeyLocation::Discovery { issuer: issuer.into() };
+            assert_eq!(
+                location.first_address(),
+                "https://a.example/x/.well-known/openid-configuration"
+            );
+        }
+    }
+
+    #[test]
+    fn printed_addresses_hold_no_secrets() {
+        let location = KeyLocation::Uri("https://user:pass@a.example:1/k?key=secret#x".into());
+        assert_eq!(location.to_string(), "https://a.example:1/k");
+    }
+
+    #[test]
+    fn only_plain_web_addresses_are_fetched() {
+        for address in [
+            "",
+            "a",
+            "/k",
+            "ftp://a/k",
+            "file:///etc/passwd",
+            "http://",
+            "https:///k",
+            "http://a b/",
+        ] {
+            let refused = Target::parse(address);
+            assert!(matches!(refused, Err(FetchError::Address(_))), "{address} {refused:?}");
+        }
+        let refused = Target::parse("https://u:secret@a/").unwrap_err();
+        assert!(matches!(refused, FetchError::Credentials(_)));
+        assert!(!format!("{refused} {refused:?}").contains("secret"));
+    }
+
+    #[test]
+    fn parts_are_read_from_the_address() {
+        let target = Target::parse("https://[::1]:8443/k?a").unwrap();
+        assert_eq!((target.host(), target.port(), target.is_https()), ("::1", 8443, true));
+        assert_eq!((target.authority(), target.path_and_query()), ("[::1]:8443", "/k?a"));
+        assert_eq!(Target::parse("http://a").unwrap().port(), 80);
+    }
+
+    fn check_redirect(from: &str, location: &str, to: Option<&str>) {
+        let reached = Target::parse(from).unwrap().redirected(location).ok();
+        assert_eq!(reached.map(|target| target.0.to_string()).as_deref(), to, "{from} {location}");
+    }
+
+    #[test]
+    fn redirects_never_leave_https() {
+        check_redirect("https://a/x/y", "https://b/z", Some("https://b/z"));
+        check_redirect("http://a/x/y", "https://b/z", Some("https://b/z"));
+        check_redirect("https://a/x/y", "http://b/z", None);
+        check_redirect("https://a/x/y", "ftp://b/z", None);
+    }
+
+    #[test]
+    fn relative_redirects_are_resolved() {
+        check_redirect("https://a:1/x/y", "/z?q", Some("https://a:1/z?q"));
+        check_redirect("http://a/x/y?q", "z", Some("http://a/x/z"));
+        check_redirect("https://a/x", "//b/z", Some("https://b/z"));
+    }
+}
