@@ -1,6 +1,7 @@
 //! Where a rule looks for tokens in a request, and how they are taken out again.
 //!
-//! **Invariant:** a request without a token costs no allocation.
+//! **Invariant:** a request without a token costs no allocation, unless it has percent-encoded
+//! parameter names.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -144,8 +145,7 @@ pub(super) fn without_parameters(
     is_removed: impl Fn(&str) -> bool,
 ) -> Option<String> {
     let (path, query) = split_query(path_and_query)?;
-    let name = |pair: &str| pair.split_once('=').map_or(pair, |(name, _)| name).to_owned();
-    let is_kept = |pair: &&str| !is_removed(&decoded(&name(pair)));
+    let is_kept = |pair: &&str| !is_removed(&parameter_name(pair));
     if query.split('&').all(|pair| is_kept(&pair)) {
         return None;
     }
@@ -161,6 +161,11 @@ pub(super) fn without_parameters(
 fn split_query(path_and_query: &str) -> Option<(&str, &str)> {
     let (path, query) = path_and_query.split_at(memchr::memchr(b'?', path_and_query.as_bytes())?);
     Some((path, query.get(1..)?))
+}
+
+/// Decoded name of a `name=value` pair.
+fn parameter_name(pair: &str) -> Cow<'_, str> {
+    decoded(pair.split_once('=').map_or(pair, |(name, _)| name))
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {
