@@ -27,6 +27,7 @@ pub mod virtual_service;
 mod de;
 mod document;
 mod kind;
+mod name;
 mod nearest;
 mod node;
 mod place;

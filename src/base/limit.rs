@@ -19,10 +19,13 @@ limits! {
     CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
     /// Files read from one configuration source.
     CONFIG_FILES: usize = 20_000, "20,000 files";
-    /// YAML nodes in one file, aliases expanded: stops alias bombs.
-    YAML_NODES: usize = 4_000_000, "4,000,000 nodes";
+    /// YAML nodes in one document, aliases expanded and long text counted as several: stops alias
+    /// bombs.
+    YAML_NODES: usize = 2_000_000, "2,000,000 nodes";
     /// Nesting of YAML values: deeper than any Istio resource.
     YAML_DEPTH: usize = 64, "64 levels";
+    /// Findings kept of one configuration file; one more says that others were left out.
+    FILE_FINDINGS: usize = 1_000, "1,000 findings";
     /// A certificate, key, CA or CRL file.
     CREDENTIAL_FILE_BYTES: u64 = 4 << 20, "4 MiB";
     /// Length of a regular expression in a resource, as Istio's validation has it.

@@ -81,6 +81,7 @@ codes! {
     WRONG_TYPE = "PC011", Error, "the value has the wrong type or form";
     INVALID_NAME = "PC012", Error, "a name is not one that Kubernetes accepts";
     DUPLICATE_RESOURCE = "PC013", Error, "two resources have the same kind, namespace and name";
+    FINDINGS_LEFT_OUT = "PC015", Error, "a file has more findings than are kept";
     MISSPELT_KIND = "PC014", Error, "the kind does not exist in Istio's API group";
 
     CERTIFICATE_UNREADABLE = "PC020", Error, "a certificate cannot be parsed";

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use super::de::{self, UnknownField};
 use super::kind::{self, Kind, Lookup};
 use super::meta::ObjectMeta;
+use super::name::{is_dns_label, is_dns_subdomain};
 use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Scalar, Value};
-use super::place::{PathHash, PlacesBuilder};
+use super::place::collect;
 use super::set::AnyResource;
 use super::{Broken, ConfigFile, Labels, Meta, ParsedFile, Resource, nearest, salvage};
 use crate::base::id::ResourceId;
@@ -76,10 +77,22 @@ impl Reader {
         }
     }
 
+    fn push(&mut self, diagnostic: Diagnostic) {
+        let kept = &mut self.file.diagnostics;
+        if kept.len() < limit::FILE_FINDINGS {
+            kept.push(diagnostic);
+        } else if kept.len() == limit::FILE_FINDINGS {
+            let message = "the file has more findings than are shown";
+            let mut last = Diagnostic::new(&catalog::FINDINGS_LEFT_OUT, message);
+            last.location = diagnostic.location;
+            kept.push(last.help("correct those that are shown first"));
+        }
+    }
+
     fn unreadable(&mut self, code: &'static Code, message: String, at: Position, help: &str) {
         self.file.syntax_error = true;
         let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
-        self.file.diagnostics.push(diagnostic);
+        self.push(diagnostic);
     }
 
     fn salvage(&mut self, text: &str, lines_before: u32) {
@@ -126,13 +139,13 @@ impl Reader {
                 let at = entry_position(root, "apiVersion");
                 let id = identify(kind, root);
                 let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
-                self.file.diagnostics.push(diagnostic.field("apiVersion").resource(id));
+                self.push(diagnostic.field("apiVersion").resource(id));
                 self.set_aside(kind, root);
             }
             Lookup::Ignored { code, message } => {
                 let at = entry_position(root, "kind");
                 let diagnostic = Diagnostic::new(code, message).at(self.location(at)).field("kind");
-                self.file.diagnostics.push(diagnostic);
+                self.push(diagnostic);
             }
         }
     }
@@ -142,7 +155,7 @@ impl Reader {
             .at(self.location(at))
             .field(field)
             .help("write apiVersion, kind and metadata.name, or move the file elsewhere");
-        self.file.diagnostics.push(diagnostic);
+        self.push(diagnostic);
     }
 
     fn set_aside(&mut self, kind: Kind, root: &Node<'_>) {
@@ -199,9 +212,7 @@ impl Reader {
             self.unknown_field(&id, &field);
         }
         let (meta, spec) = (meta?, spec?);
-        let mut places = PlacesBuilder::new();
-        collect_places(root, PathHash::ROOT, true, &mut places);
-        let places = places.finish(self.location(root.position));
+        let places = collect(root, self.location(root.position));
         Some(Arc::new(Resource { id, meta, spec, places }))
     }
 
@@ -252,7 +263,7 @@ impl Reader {
         .field(field)
         .resource(id.clone())
         .help("use lower-case letters, digits, \"-\" and, in names, \".\"");
-        self.file.diagnostics.push(diagnostic);
+        self.push(diagnostic);
     }
 
     fn wrong_type(&mut self, id: &ResourceId, root: &Node<'_>, error: de::Error) {
@@ -262,7 +273,7 @@ impl Reader {
             .field(path)
             .resource(id.clone())
             .help("the resource is set aside until this is corrected");
-        self.file.diagnostics.push(diagnostic);
+        self.push(diagnostic);
     }
 
     fn unknown_field(&mut self, id: &ResourceId, field: &UnknownField) {
@@ -276,7 +287,7 @@ impl Reader {
             .field(field.path.clone())
             .resource(id.clone())
             .help(help);
-        self.file.diagnostics.push(diagnostic);
+        self.push(diagnostic);
     }
 }
 
@@ -337,47 +348,6 @@ fn selector(root: &Node<'_>) -> Option<Labels> {
 
 fn entry_position(node: &Node<'_>, key: &str) -> Position {
     node.entry(key).map_or(node.position, |entry| entry.position)
-}
-
-/// Adds every field below a node; a field's place is its key's.
-fn collect_places(node: &Node<'_>, path: PathHash, top: bool, places: &mut PlacesBuilder) {
-    match &node.value {
-        Value::Scalar { .. } => {}
-        Value::Sequence(items) => {
-            for (index, item) in items.iter().enumerate() {
-                let path = path.then("[").then(&index.to_string()).then("]");
-                places.add(path, item.position.line, item.position.column);
-                collect_places(item, path, false, places);
-            }
-        }
-        Value::Mapping(entries) => {
-            for entry in entries.iter() {
-                let key: &str = &entry.key;
-                if top && matches!(key, "status" | "data" | "stringData") {
-                    continue;
-                }
-                let path = if top { path } else { path.then(".") }.then(key);
-                places.add(path, entry.position.line, entry.position.column);
-                if key != "managedFields" {
-                    collect_places(&entry.value, path, false, places);
-                }
-            }
-        }
-    }
-}
-
-fn is_dns_label(text: &str) -> bool {
-    let edge =
-        |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let bytes = text.as_bytes();
-    text.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-}
-
-fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
 fn saturate(count: usize) -> u32 {

@@ -26,8 +26,8 @@ pub(super) struct Position {
 pub(super) struct Node<'i> {
     pub(super) position: Position,
     pub(super) value: Value<'i>,
-    cost: usize,
-    height: usize,
+    cost: u32,
+    height: u8,
 }
 
 /// A YAML value.
@@ -113,7 +113,7 @@ pub(super) fn read(chunk: Chunk<'_>) -> Result<Vec<Node<'_>>, (Position, Documen
         stack: Vec::new(),
         anchors: HashMap::new(),
         roots: Vec::new(),
-        budget: limit::YAML_NODES,
+        budget: u32::try_from(limit::YAML_NODES).unwrap_or(u32::MAX),
     };
     let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(chunk.text);
     while let Some(event) = parser.next_event() {
@@ -132,7 +132,7 @@ struct Tree<'i> {
     stack: Vec<Frame<'i>>,
     anchors: HashMap<usize, Node<'i>>,
     roots: Vec<Node<'i>>,
-    budget: usize,
+    budget: u32,
 }
 
 struct Frame<'i> {
@@ -164,7 +164,7 @@ impl<'i> Tree<'i> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let quoted = style != ScalarStyle::Plain || is_text_tag(tag.as_deref());
-                let cost = 1 + text.len() / 16;
+                let cost = u32::try_from(text.len() / 16).unwrap_or(u32::MAX).saturating_add(1);
                 self.spend(cost)?;
                 let value = Value::Scalar { text, quoted };
                 self.attach(Node { position, value, cost, height: 0 }, anchor)
@@ -183,7 +183,7 @@ impl<'i> Tree<'i> {
                 let unknown = || DocumentError::Syntax("an alias has no anchor".to_owned());
                 let target = self.anchors.get(&anchor).ok_or_else(unknown)?.clone();
                 self.spend(target.cost)?;
-                if self.stack.len() + target.height > limit::YAML_DEPTH {
+                if self.stack.len() + usize::from(target.height) > limit::YAML_DEPTH {
                     return Err(DocumentError::TooDeep);
                 }
                 self.attach(Node { position, ..target }, 0)
@@ -198,7 +198,7 @@ impl<'i> Tree<'i> {
         }
     }
 
-    fn spend(&mut self, cost: usize) -> Result<(), DocumentError> {
+    fn spend(&mut self, cost: u32) -> Result<(), DocumentError> {
         self.budget = self.budget.checked_sub(cost).ok_or(DocumentError::TooLarge)?;
         Ok(())
     }
@@ -225,7 +225,8 @@ impl<'i> Tree<'i> {
                     return Err(DocumentError::DuplicateKey(key, entry.position));
                 }
                 let (cost, height) = measure(entries.iter().map(|entry| &entry.value));
-                let cost = cost + entries.len();
+                let keys = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+                let cost = cost.saturating_add(keys);
                 Node { position, value: Value::Mapping(entries.into()), cost, height }
             }
         };
@@ -252,8 +253,10 @@ impl<'i> Tree<'i> {
     }
 }
 
-fn measure<'a, 'i: 'a>(nodes: impl Iterator<Item = &'a Node<'i>>) -> (usize, usize) {
-    nodes.fold((1, 1), |(cost, height), node| (cost + node.cost, height.max(node.height + 1)))
+fn measure<'a, 'i: 'a>(nodes: impl Iterator<Item = &'a Node<'i>>) -> (u32, u8) {
+    nodes.fold((1_u32, 1), |(cost, height), node| {
+        (cost.saturating_add(node.cost), height.max(node.height.saturating_add(1)))
+    })
 }
 
 /// The first entry whose key is already there.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::node::{Node, Value};
 use crate::diag::Location;
 
 /// The places of one resource's fields.
@@ -26,14 +27,14 @@ struct Place {
 
 /// Hash of a field path, grown segment by segment (FNV-1a).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PathHash(u64);
+struct PathHash(u64);
 
 impl PathHash {
     /// The resource itself.
-    pub(super) const ROOT: Self = Self(0xcbf2_9ce4_8422_2325);
+    const ROOT: Self = Self(0xcbf2_9ce4_8422_2325);
 
     /// This path and more of its text.
-    pub(super) fn then(self, text: &str) -> Self {
+    fn then(self, text: &str) -> Self {
         Self(
             text.bytes()
                 .fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)),
@@ -48,27 +49,61 @@ impl PathHash {
 }
 
 /// Collects places.
-pub(super) struct PlacesBuilder(Vec<Place>);
+struct PlacesBuilder(Vec<Place>);
 
 impl PlacesBuilder {
     /// An empty collection.
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Adds one field.
-    pub(super) fn add(&mut self, path: PathHash, line: u32, column: u32) {
+    fn add(&mut self, path: PathHash, line: u32, column: u32) {
         self.0.push(Place { path: path.folded(), line, column });
     }
 
     /// The collection of a resource that begins at a place.
-    pub(super) fn finish(mut self, start: Location) -> Places {
+    fn finish(mut self, start: Location) -> Places {
         self.0.sort_unstable_by_key(|place| place.path);
         Places {
             file: start.file,
             line: start.line,
             column: start.column,
             entries: self.0.into_boxed_slice(),
+        }
+    }
+}
+
+/// The places of every field of a document that begins at a place.
+pub(super) fn collect(root: &Node<'_>, start: Location) -> Places {
+    let mut places = PlacesBuilder::new();
+    collect_below(root, PathHash::ROOT, true, &mut places);
+    places.finish(start)
+}
+
+/// Adds every field below a node; a field's place is its key's.
+fn collect_below(node: &Node<'_>, path: PathHash, top: bool, places: &mut PlacesBuilder) {
+    match &node.value {
+        Value::Scalar { .. } => {}
+        Value::Sequence(items) => {
+            for (index, item) in items.iter().enumerate() {
+                let path = path.then("[").then(&index.to_string()).then("]");
+                places.add(path, item.position.line, item.position.column);
+                collect_below(item, path, false, places);
+            }
+        }
+        Value::Mapping(entries) => {
+            for entry in entries.iter() {
+                let key: &str = &entry.key;
+                if top && matches!(key, "status" | "data" | "stringData") {
+                    continue;
+                }
+                let path = if top { path } else { path.then(".") }.then(key);
+                places.add(path, entry.position.line, entry.position.column);
+                if key != "managedFields" {
+                    collect_below(&entry.value, path, false, places);
+                }
+            }
         }
     }
 }

@@ -216,6 +216,13 @@ fn hostile_files_are_refused() {
 }
 
 #[test]
+fn findings_of_one_file_are_bounded() {
+    let parsed = read(&"---\na\n".repeat(5_000));
+    assert_eq!(parsed.diagnostics.len(), 1_001);
+    assert!(parsed.diagnostics.iter().any(|d| d.code.id == "PC015"));
+}
+
+#[test]
 fn a_secret_is_never_quoted() {
     let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {tls.key: hunter2!}\n";
     let parsed = check(text, &["PC011 4:8 data.tls.key"]);
