@@ -33,6 +33,7 @@ mod node;
 mod place;
 mod salvage;
 mod set;
+mod validate;
 
 pub use authorization_policy::AuthorizationPolicy;
 pub use core::{EndpointSlice, Secret, Service};
@@ -44,6 +45,7 @@ pub use peer_authentication::PeerAuthentication;
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
+pub use validate::validate;
 pub use virtual_service::VirtualService;
 
 use place::Places;

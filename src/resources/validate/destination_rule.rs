@@ -1,0 +1,236 @@
+//! Rules for `DestinationRule`.
+//!
+//! **Invariant**: a traffic policy obeys the same rules wherever it stands.
+
+use super::{Findings, repeated};
+use crate::diag::catalog;
+use crate::resources::DestinationRule;
+use crate::resources::destination_rule::{
+    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer,
+    LocalityLbSetting, OutlierDetection, TrafficPolicy, Tunnel,
+};
+use crate::resources::name::is_dns_label;
+
+pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
+    findings.export_to(&rule.export_to);
+    findings.not_empty(&rule.host, "spec.host");
+    if !rule.host.is_empty() {
+        findings.host(&rule.host, "spec.host");
+    }
+    if let Some(selector) = &rule.workload_selector {
+        findings.selector(&selector.match_labels, "spec.workloadSelector.matchLabels");
+    }
+    if let Some(policy) = &rule.traffic_policy {
+        traffic_policy(policy, "spec.trafficPolicy", findings);
+    }
+    for (index, subset) in rule.subsets.iter().enumerate() {
+        let path = format!("spec.subsets[{index}]");
+        if !is_dns_label(&subset.name) {
+            let message = format!("\"{}\" is not a subset's name", subset.name);
+            findings.error(&format!("{path}.name"), message);
+        }
+        if let Some(policy) = &subset.traffic_policy {
+            traffic_policy(policy, &format!("{path}.trafficPolicy"), findings);
+        }
+    }
+    if let Some(index) = repeated(rule.subsets.iter().map(|subset| subset.name.as_str())) {
+        findings.error(&format!("spec.subsets[{index}].name"), "the subset's name is repeated");
+    }
+}
+
+fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
+    let empty = *policy == TrafficPolicy::default();
+    findings.error_if(empty, path, "an empty trafficPolicy says nothing: remove it");
+    let both = policy.tunnel.is_some() && policy.proxy_protocol.is_some();
+    findings.error_if(both, path, "tunnel and proxyProtocol exclude each other");
+    if let Some(tunnel) = &policy.tunnel {
+        check_tunnel(tunnel, &format!("{path}.tunnel"), findings);
+    }
+    let outliers = policy.outlier_detection.as_ref();
+    if let Some(balancer) = &policy.load_balancer {
+        load_balancer(balancer, outliers, &format!("{path}.loadBalancer"), findings);
+    }
+    parts(policy.connection_pool.as_ref(), outliers, policy.tls.as_ref(), path, findings);
+    for (index, port) in policy.port_level_settings.iter().enumerate() {
+        let path = format!("{path}.portLevelSettings[{index}]");
+        match port.port {
+            Some(selector) => findings.port(selector.number, &format!("{path}.port.number")),
+            None => findings.error(&path, "a port is needed"),
+        }
+        let outliers = port.outlier_detection.as_ref();
+        if let Some(balancer) = &port.load_balancer {
+            load_balancer(balancer, outliers, &format!("{path}.loadBalancer"), findings);
+        }
+        parts(port.connection_pool.as_ref(), outliers, port.tls.as_ref(), &path, findings);
+    }
+}
+
+fn parts(
+    pool: Option<&ConnectionPool>,
+    outliers: Option<&OutlierDetection>,
+    tls: Option<&ClientTls>,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    if let Some(pool) = pool {
+        connection_pool(pool, &format!("{path}.connectionPool"), findings);
+    }
+    if let Some(outliers) = outliers {
+        outlier_detection(outliers, &format!("{path}.outlierDetection"), findings);
+    }
+    if let Some(tls) = tls {
+        client_tls(tls, &format!("{path}.tls"), findings);
+    }
+}
+
+fn check_tunnel(tunnel: &Tunnel, path: &str, findings: &mut Findings<'_>) {
+    let wrong = !matches!(tunnel.protocol.as_str(), "" | "CONNECT" | "POST");
+    findings.error_if(wrong, &format!("{path}.protocol"), "the protocol is CONNECT or POST");
+    findings.not_empty(&tunnel.target_host, &format!("{path}.targetHost"));
+    findings.port(tunnel.target_port, &format!("{path}.targetPort"));
+}
+
+fn load_balancer(
+    balancer: &LoadBalancer,
+    outliers: Option<&OutlierDetection>,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    let both = balancer.simple.is_some() && balancer.consistent_hash.is_some();
+    findings.error_if(both, path, "simple and consistentHash exclude each other");
+    if let Some(hash) = &balancer.consistent_hash {
+        consistent_hash(hash, &format!("{path}.consistentHash"), findings);
+    }
+    if let Some(warmup) = &balancer.warmup {
+        let path = format!("{path}.warmup");
+        findings.error_if(warmup.duration.is_none(), &path, "a warm-up needs a duration");
+        findings.percent(warmup.minimum_percent.unwrap_or(0.0), &format!("{path}.minimumPercent"));
+    }
+    let both = balancer.locality_lb_setting.is_some() && balancer.zone_aware_lb_setting.is_some();
+    findings.error_if(both, path, "localityLbSetting and zoneAwareLbSetting exclude each other");
+    if let Some(locality) = &balancer.locality_lb_setting {
+        let path = format!("{path}.localityLbSetting");
+        check_locality(locality, &path, findings);
+        let missing = !locality.failover.is_empty() && outliers.is_none();
+        let message = "failover has no effect without outlierDetection";
+        if missing {
+            findings.warning(&format!("{path}.failover"), message);
+        }
+    }
+}
+
+fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_>) {
+    let keys = usize::from(hash.http_header_name.is_some())
+        + usize::from(hash.http_cookie.is_some())
+        + usize::from(hash.use_source_ip.is_some())
+        + usize::from(hash.http_query_parameter_name.is_some());
+    findings.error_if(keys > 1, path, "only one thing can be hashed: keep one");
+    if let Some(cookie) = &hash.http_cookie {
+        findings.not_empty(&cookie.name, &format!("{path}.httpCookie.name"));
+        if let Some(index) = repeated(cookie.attributes.iter().map(|a| a.name.as_str())) {
+            let path = format!("{path}.httpCookie.attributes[{index}].name");
+            findings.error(&path, "the attribute is repeated");
+        }
+    }
+    if hash.minimum_ring_size != 0 {
+        let path = format!("{path}.minimumRingSize");
+        findings.add(&catalog::DEPRECATED, &path, "write ringHash.minimumRingSize");
+        findings.error_if(hash.ring_hash.is_some(), &path, "the ring's size is given twice");
+    }
+    if let Some(maglev) = hash.maglev.filter(|maglev| maglev.table_size != 0) {
+        let wrong = maglev.table_size >= 5_000_011 || !is_prime(maglev.table_size);
+        let message = "the table's size is a prime below 5000011";
+        findings.error_if(wrong, &format!("{path}.maglev.tableSize"), message);
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..=number.isqrt()).all(|n| !number.is_multiple_of(n))
+}
+
+fn check_locality(locality: &LocalityLbSetting, path: &str, findings: &mut Findings<'_>) {
+    let fails_over = !locality.failover.is_empty() || !locality.failover_priority.is_empty();
+    let both = !locality.distribute.is_empty() && fails_over;
+    findings.error_if(both, path, "distribute and failover exclude each other");
+    for (index, rule) in locality.distribute.iter().enumerate() {
+        let path = format!("{path}.distribute[{index}].to");
+        let sum: u64 = rule.to.values().map(|weight| u64::from(*weight)).sum();
+        findings.error_if(sum != 100, &path, "the weights must add up to 100");
+        let zero = rule.to.values().any(|weight| *weight == 0);
+        findings.error_if(zero, &path, "a weight of 0 says nothing: remove it");
+    }
+    for (index, rule) in locality.failover.iter().enumerate() {
+        let path = format!("{path}.failover[{index}]");
+        findings.error_if(rule.from == rule.to, &path, "from and to are the same region");
+        let plain = |region: &str| !region.is_empty() && !region.contains(['/', '*']);
+        let wrong = !plain(&rule.from) || !plain(&rule.to);
+        findings.error_if(wrong, &path, "from and to are regions, without zone or wildcard");
+    }
+}
+
+fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_>) {
+    if let Some(tcp) = &pool.tcp {
+        let path = format!("{path}.tcp");
+        let message = "the number cannot be negative";
+        findings.error_if(tcp.max_connections < 0, &format!("{path}.maxConnections"), message);
+        findings.duration(tcp.connect_timeout, &format!("{path}.connectTimeout"));
+        findings.duration(tcp.max_connection_duration, &format!("{path}.maxConnectionDuration"));
+        findings.duration_or_off(tcp.idle_timeout, &format!("{path}.idleTimeout"));
+    }
+    if let Some(http) = &pool.http {
+        let path = format!("{path}.http");
+        for (number, name) in [
+            (http.http1_max_pending_requests, "http1MaxPendingRequests"),
+            (http.http2_max_requests, "http2MaxRequests"),
+            (http.max_requests_per_connection, "maxRequestsPerConnection"),
+            (http.max_retries, "maxRetries"),
+            (http.max_concurrent_streams, "maxConcurrentStreams"),
+        ] {
+            let message = "the number cannot be negative";
+            findings.error_if(number < 0, &format!("{path}.{name}"), message);
+        }
+        findings.duration_or_off(http.idle_timeout, &format!("{path}.idleTimeout"));
+        let both = http.use_client_protocol && http.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
+        let message = "useClientProtocol and h2UpgradePolicy UPGRADE exclude each other";
+        findings.error_if(both, &format!("{path}.useClientProtocol"), message);
+    }
+}
+
+fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Findings<'_>) {
+    if outliers.consecutive_errors != 0 {
+        let path = format!("{path}.consecutiveErrors");
+        findings.add(&catalog::DEPRECATED, &path, "write consecutiveGatewayErrors");
+    }
+    let split = outliers.split_external_local_origin_errors;
+    let unsplit = outliers.consecutive_local_origin_failures.is_some() && !split;
+    let message = "the field needs splitExternalLocalOriginErrors";
+    findings.error_if(unsplit, &format!("{path}.consecutiveLocalOriginFailures"), message);
+    findings.duration(outliers.interval, &format!("{path}.interval"));
+    findings.duration(outliers.base_ejection_time, &format!("{path}.baseEjectionTime"));
+    for (value, name) in [
+        (outliers.max_ejection_percent, "maxEjectionPercent"),
+        (outliers.min_health_percent, "minHealthPercent"),
+    ] {
+        findings.percent(f64::from(value), &format!("{path}.{name}"));
+    }
+}
+
+fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings<'_>) {
+    let own = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
+    let files = own || !tls.ca_certificates.is_empty();
+    let both = !tls.credential_name.is_empty() && files;
+    findings.error_if(both, path, "credentialName and certificate files exclude each other");
+    match tls.mode {
+        ClientTlsMode::Mutual if tls.credential_name.is_empty() => {
+            let certificate = format!("{path}.clientCertificate");
+            findings.not_empty(&tls.client_certificate, &certificate);
+            findings.not_empty(&tls.private_key, &format!("{path}.privateKey"));
+        }
+        ClientTlsMode::IstioMutual => {
+            let extra = files || !tls.credential_name.is_empty();
+            let message = "ISTIO_MUTUAL uses the mesh identity: remove the certificate fields";
+            findings.error_if(extra, path, message);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,159 @@
+//! Rules for `Gateway`.
+//!
+//! **Invariant**: a rule is reported once per server, at the field that breaks it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Findings, is_protocol};
+use crate::resources::gateway::{Gateway, Server, ServerPort, ServerTls, TlsMode, TlsProtocol};
+use crate::resources::name::is_dns_label;
+
+pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
+    findings.error_if(gateway.servers.is_empty(), "spec.servers", "a Gateway needs a server");
+    let mut names = BTreeSet::new();
+    for (index, server) in gateway.servers.iter().enumerate() {
+        let path = format!("spec.servers[{index}]");
+        check_server(server, &path, findings);
+        if let Some(port) = &server.port
+            && !port.name.is_empty()
+            && !names.insert(&port.name)
+        {
+            let message = format!("port name \"{}\" is repeated in this Gateway", port.name);
+            findings.error(&format!("{path}.port.name"), message);
+        }
+    }
+}
+
+fn check_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
+    let hosts = format!("{path}.hosts");
+    findings.error_if(server.hosts.is_empty(), &hosts, "a server needs a host");
+    for (index, host) in server.hosts.iter().enumerate() {
+        check_host(host, &format!("{hosts}[{index}]"), findings);
+    }
+    let unix = server.bind.starts_with("unix://");
+    let bind_ok = server.bind.is_empty() || unix || server.bind.parse::<IpAddr>().is_ok();
+    if !bind_ok {
+        let message = format!("\"{}\" is not an IP address or unix://path", server.bind);
+        findings.error(&format!("{path}.bind"), message);
+    }
+    let Some(port) = &server.port else {
+        return findings.error(&format!("{path}.port"), "a server needs a port");
+    };
+    check_port(port, unix, &format!("{path}.port"), findings);
+    check_tls_presence(server, port, path, findings);
+    if let Some(tls) = &server.tls {
+        check_tls(tls, &format!("{path}.tls"), findings);
+    }
+}
+
+fn check_host(host: &str, path: &str, findings: &mut Findings<'_>) {
+    let Some((namespace, name)) = host.split_once('/') else { return findings.host(host, path) };
+    if !matches!(namespace, "*" | ".") && !is_dns_label(namespace) {
+        findings.error(path, format!("\"{namespace}\" is not a namespace, \".\" or \"*\""));
+    }
+    findings.host(name, path);
+}
+
+fn check_port(port: &ServerPort, unix: bool, path: &str, findings: &mut Findings<'_>) {
+    let number = format!("{path}.number");
+    if unix {
+        findings.error_if(port.number != 0, &number, "a unix socket has no port: write 0");
+    } else {
+        findings.port(port.number, &number);
+    }
+    if !is_protocol(&port.protocol) {
+        let message = format!("\"{}\" is not a protocol", port.protocol);
+        findings.error(&format!("{path}.protocol"), message);
+    }
+    findings.not_empty(&port.name, &format!("{path}.name"));
+    let target = format!("{path}.targetPort");
+    findings.error_if(port.target_port != 0, &target, "targetPort has no effect here: remove it");
+}
+
+fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: &mut Findings<'_>) {
+    let protocol = port.protocol.to_ascii_uppercase();
+    let tls_path = format!("{path}.tls");
+    match (protocol.as_str(), &server.tls) {
+        ("HTTPS" | "TLS", None) => {
+            findings.error(&tls_path, format!("a port of protocol {protocol} needs tls"));
+        }
+        ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", Some(tls)) => {
+            let only = ServerTls { https_redirect: tls.https_redirect, ..ServerTls::default() };
+            let message = "a plaintext port's tls may hold only httpsRedirect";
+            findings.error_if(*tls != only, &tls_path, message);
+        }
+        ("MONGO" | "REDIS" | "MYSQL", Some(_)) => {
+            findings.error(&tls_path, format!("a port of protocol {protocol} cannot have tls"));
+        }
+        _ => {}
+    }
+}
+
+fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
+    let single = usize::from(!tls.credential_name.is_empty());
+    let several = usize::from(!tls.credential_names.is_empty());
+    let files = !tls.server_certificate.is_empty() || !tls.private_key.is_empty();
+    let pairs = usize::from(!tls.tls_certificates.is_empty());
+    let named = single + several > 0;
+    let sources = single + several + pairs + usize::from(files);
+    findings.error_if(sources > 1, path, "certificates come from more than one source: keep one");
+    let credentials = format!("{path}.credentialNames");
+    let many = tls.credential_names.len() > 2;
+    findings.error_if(many, &credentials, "at most two credentials: one RSA and one ECDSA");
+    match tls.mode {
+        TlsMode::IstioMutual => {
+            let own = sources > 0 || !tls.ca_certificates.is_empty() || !tls.ca_crl.is_empty();
+            let message = "ISTIO_MUTUAL uses the mesh identity: remove the certificate fields";
+            findings.error_if(own, path, message);
+        }
+        TlsMode::Simple | TlsMode::Mutual | TlsMode::OptionalMutual if !named => {
+            check_files(tls, path, findings);
+        }
+        TlsMode::Passthrough | TlsMode::AutoPassthrough if sources > 0 => {
+            findings.warning(path, "certificates have no effect when TLS is passed through");
+        }
+        _ => {}
+    }
+    let crl = format!("{path}.caCrl");
+    let misplaced = !tls.ca_crl.is_empty() && (named || tls.mode == TlsMode::Simple);
+    findings.error_if(
+        misplaced,
+        &crl,
+        "caCrl works with certificate files and client certificates only",
+    );
+    if matches!(tls.min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1)
+        && tls.cipher_suites.is_empty()
+    {
+        let message = "versions below 1.2 need cipher suites of their time";
+        findings.warning(&format!("{path}.minProtocolVersion"), message);
+    }
+    let max = tls.max_protocol_version;
+    let reversed = max != TlsProtocol::Auto && tls.min_protocol_version > max;
+    let message = "the greatest version is below the least";
+    findings.error_if(reversed, &format!("{path}.maxProtocolVersion"), message);
+}
+
+fn check_files(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
+    if tls.tls_certificates.is_empty() {
+        let certificate = format!("{path}.serverCertificate");
+        let missing = tls.server_certificate.is_empty();
+        findings.error_if(
+            missing,
+            &certificate,
+            "name a credential, or a certificate and a key file",
+        );
+        let missing = tls.private_key.is_empty() && !missing;
+        findings.error_if(missing, &format!("{path}.privateKey"), "the key file is missing");
+    }
+    for (index, pair) in tls.tls_certificates.iter().enumerate() {
+        let path = format!("{path}.tlsCertificates[{index}]");
+        let missing = pair.server_certificate.is_empty() || pair.private_key.is_empty();
+        findings.error_if(missing, &path, "a certificate and a key file are needed");
+    }
+    let needs_ca = tls.mode != TlsMode::Simple
+        && tls.ca_certificates.is_empty()
+        && tls.ca_cert_credential_name.is_empty();
+    let message = "client certificates need a CA to be checked against";
+    findings.error_if(needs_ca, &format!("{path}.caCertificates"), message);
+}

@@ -1,0 +1,286 @@
+//! Rules for RequestAuthentication, AuthorizationPolicy and PeerAuthentication.
+//!
+//! **Invariant**: a rule that would match more than it says is an error, never a warning.
+
+use std::net::IpAddr;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use super::Findings;
+use crate::resources::authorization_policy::{Action, Condition, Operation, Rule, Source};
+use crate::resources::meta::{TargetRef, WorkloadSelector};
+use crate::resources::request_authentication::JwtRule;
+use crate::resources::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+
+fn target(
+    selector: Option<&WorkloadSelector>,
+    refs: (Option<&TargetRef>, &[TargetRef]),
+    findings: &mut Findings<'_>,
+) {
+    if let Some(selector) = selector {
+        findings.selector(&selector.match_labels, "spec.selector.matchLabels");
+        let both = refs.0.is_some() || !refs.1.is_empty();
+        findings.error_if(both, "spec.selector", "selector and targetRefs exclude each other");
+    }
+}
+
+pub(super) fn peer_authentication(policy: &PeerAuthentication, findings: &mut Findings<'_>) {
+    target(policy.selector.as_ref(), (None, &[]), findings);
+    let selects = policy.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
+    let path = "spec.portLevelMtls";
+    let wrong = !policy.port_level_mtls.is_empty() && !selects;
+    findings.error_if(wrong, path, "port levels need a selector");
+    for port in policy.port_level_mtls.keys() {
+        findings.port(*port, &format!("{path}.{port}"));
+    }
+}
+
+pub(super) fn request_authentication(policy: &RequestAuthentication, findings: &mut Findings<'_>) {
+    target(policy.selector.as_ref(), (policy.target_ref.as_ref(), &policy.target_refs), findings);
+    for (index, rule) in policy.jwt_rules.iter().enumerate() {
+        jwt_rule(rule, &format!("spec.jwtRules[{index}]"), findings);
+    }
+}
+
+fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
+    let nobody = rule.issuer.is_empty() && rule.jwks_uri.is_empty() && rule.jwks.is_empty();
+    findings.error_if(nobody, &format!("{path}.issuer"), "an issuer or a jwksUri is needed");
+    for (list, name) in [
+        (&rule.audiences, "audiences"),
+        (&rule.from_params, "fromParams"),
+        (&rule.from_cookies, "fromCookies"),
+    ] {
+        for (index, text) in list.iter().enumerate() {
+            findings.not_empty(text, &format!("{path}.{name}[{index}]"));
+        }
+    }
+    let web = rule.jwks_uri.starts_with("http://") || rule.jwks_uri.starts_with("https://");
+    let wrong = !rule.jwks_uri.is_empty() && !web;
+    findings.error_if(wrong, &format!("{path}.jwksUri"), "the address must begin with http(s)://");
+    if !rule.jwks.is_empty() {
+        inline_keys(&rule.jwks, &format!("{path}.jwks"), findings);
+    }
+    for (index, header) in rule.from_headers.iter().enumerate() {
+        header_name(&header.name, &format!("{path}.fromHeaders[{index}].name"), findings);
+    }
+    if !rule.output_payload_to_header.is_empty() {
+        let path = format!("{path}.outputPayloadToHeader");
+        header_name(&rule.output_payload_to_header, &path, findings);
+    }
+    for (index, claim) in rule.output_claim_to_headers.iter().enumerate() {
+        let path = format!("{path}.outputClaimToHeaders[{index}]");
+        header_name(&claim.header, &format!("{path}.header"), findings);
+        findings.not_empty(&claim.claim, &format!("{path}.claim"));
+    }
+    findings.duration(rule.timeout, &format!("{path}.timeout"));
+}
+
+fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        findings.error(path, format!("\"{name}\" is not a header name"));
+    }
+}
+
+fn inline_keys(jwks: &str, path: &str, findings: &mut Findings<'_>) {
+    let Ok(set) = serde_json::from_str::<serde_json::Value>(jwks) else {
+        return findings.error(path, "the key set is not JSON");
+    };
+    let Some(keys) = set.get("keys").and_then(serde_json::Value::as_array) else {
+        return findings.error(path, "the key set has no list \"keys\"");
+    };
+    if keys.iter().any(|key| key.get("d").is_some()) {
+        findings.warning(path, "the key set holds a private key: keep only the public part");
+    }
+}
+
+pub(super) fn authorization_policy(policy: &AuthorizationPolicy, findings: &mut Findings<'_>) {
+    target(policy.selector.as_ref(), (policy.target_ref.as_ref(), &policy.target_refs), findings);
+    let custom = policy.action == Action::Custom;
+    if policy.rules.is_empty() && matches!(policy.action, Action::Deny | Action::Custom) {
+        findings.error("spec.rules", "without a rule this policy never applies");
+    }
+    let named = policy.provider.as_ref().is_some_and(|provider| !provider.name.is_empty());
+    findings.error_if(custom && !named, "spec.provider", "action CUSTOM needs a provider's name");
+    let extra = policy.provider.is_some() && !custom;
+    findings.error_if(extra, "spec.provider", "only action CUSTOM has a provider");
+    for (index, rule) in policy.rules.iter().enumerate() {
+        check_rule(rule, custom, &format!("spec.rules[{index}]"), findings);
+    }
+}
+
+fn check_rule(rule: &Rule, custom: bool, path: &str, findings: &mut Findings<'_>) {
+    let empty = rule.from.as_ref().is_some_and(Vec::is_empty);
+    findings.error_if(empty, &format!("{path}.from"), "an empty list would match everyone");
+    let empty = rule.to.as_ref().is_some_and(Vec::is_empty);
+    findings.error_if(empty, &format!("{path}.to"), "an empty list would match everything");
+    for (index, from) in rule.from.iter().flatten().enumerate() {
+        let path = format!("{path}.from[{index}].source");
+        match &from.source {
+            Some(source) if *source != Source::default() => {
+                check_source(source, custom, &path, findings);
+            }
+            _ => findings.error(&path, "a source needs a field: an empty one would match everyone"),
+        }
+    }
+    for (index, to) in rule.to.iter().flatten().enumerate() {
+        let path = format!("{path}.to[{index}].operation");
+        match &to.operation {
+            Some(operation) if *operation != Operation::default() => {
+                check_operation(operation, &path, findings);
+            }
+            _ => findings.error(&path, "an operation needs a field"),
+        }
+    }
+    for (index, condition) in rule.when.iter().enumerate() {
+        check_condition(condition, custom, &format!("{path}.when[{index}]"), findings);
+    }
+}
+
+fn check_source(source: &Source, custom: bool, path: &str, findings: &mut Findings<'_>) {
+    let identities = [
+        (&source.principals, "principals"),
+        (&source.not_principals, "notPrincipals"),
+        (&source.namespaces, "namespaces"),
+        (&source.not_namespaces, "notNamespaces"),
+        (&source.service_accounts, "serviceAccounts"),
+        (&source.not_service_accounts, "notServiceAccounts"),
+        (&source.trust_domains, "trustDomains"),
+        (&source.not_trust_domains, "notTrustDomains"),
+        (&source.request_principals, "requestPrincipals"),
+        (&source.not_request_principals, "notRequestPrincipals"),
+    ];
+    for (values, name) in identities {
+        let path = format!("{path}.{name}");
+        not_empty(values, &path, findings);
+        let refused = custom && !values.is_empty();
+        findings.error_if(refused, &path, "the field cannot be used with action CUSTOM");
+    }
+    let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
+    let others = identities.iter().take(4).any(|(values, _)| !values.is_empty());
+    let message = "serviceAccounts exclude principals and namespaces";
+    findings.error_if(accounts && others, &format!("{path}.serviceAccounts"), message);
+    for (values, name) in identities.iter().skip(4).take(2) {
+        let path = format!("{path}.{name}");
+        findings.error_if(values.len() > 16, &path, "at most 16 service accounts");
+        let wildcard = values.iter().any(|value| value.contains('*'));
+        findings.error_if(wildcard, &path, "wildcards do not work in service accounts");
+    }
+    for (values, name) in [
+        (&source.ip_blocks, "ipBlocks"),
+        (&source.not_ip_blocks, "notIpBlocks"),
+        (&source.remote_ip_blocks, "remoteIpBlocks"),
+        (&source.not_remote_ip_blocks, "notRemoteIpBlocks"),
+    ] {
+        blocks(values, &format!("{path}.{name}"), findings);
+    }
+}
+
+fn check_operation(operation: &Operation, path: &str, findings: &mut Findings<'_>) {
+    for (values, name) in [
+        (&operation.hosts, "hosts"),
+        (&operation.not_hosts, "notHosts"),
+        (&operation.methods, "methods"),
+        (&operation.not_methods, "notMethods"),
+    ] {
+        not_empty(values, &format!("{path}.{name}"), findings);
+    }
+    for (values, name) in [(&operation.ports, "ports"), (&operation.not_ports, "notPorts")] {
+        ports(values, &format!("{path}.{name}"), findings);
+    }
+    for (values, name) in [(&operation.paths, "paths"), (&operation.not_paths, "notPaths")] {
+        let list = format!("{path}.{name}");
+        not_empty(values, &list, findings);
+        for (index, value) in values.iter().enumerate() {
+            let wrong = value.contains(['{', '}']) && !is_template(value);
+            let message = "a path template has only whole {*} and {**} segments, {**} last";
+            findings.error_if(wrong, &format!("{list}[{index}]"), message);
+        }
+    }
+}
+
+/// `{*}` is one segment, `{**}` any rest, as the last operator; literals hold no wildcard.
+fn is_template(path: &str) -> bool {
+    let mut open_ended = false;
+    path.split('/').all(|segment| match segment {
+        "{*}" => !open_ended,
+        "{**}" => !std::mem::replace(&mut open_ended, true),
+        literal => !literal.contains(['{', '}', '*']),
+    })
+}
+
+fn check_condition(condition: &Condition, custom: bool, path: &str, findings: &mut Findings<'_>) {
+    let key = condition.key.as_str();
+    findings.not_empty(key, &format!("{path}.key"));
+    let none = condition.values.is_empty() && condition.not_values.is_empty();
+    findings.error_if(none, path, "a condition needs values or notValues");
+    if !key.is_empty() && !is_condition_key(key) {
+        findings.error(&format!("{path}.key"), format!("\"{key}\" is not a known condition"));
+    }
+    let identity = key.starts_with("request.auth.")
+        || matches!(
+            key,
+            "source.namespace"
+                | "source.principal"
+                | "source.serviceAccount"
+                | "source.trustDomain"
+        );
+    let message = "the condition cannot be used with action CUSTOM";
+    findings.error_if(custom && identity, &format!("{path}.key"), message);
+    for (values, name) in [(&condition.values, "values"), (&condition.not_values, "notValues")] {
+        let path = format!("{path}.{name}");
+        match key {
+            "source.ip" | "remote.ip" | "destination.ip" => blocks(values, &path, findings),
+            "destination.port" => ports(values, &path, findings),
+            _ => not_empty(values, &path, findings),
+        }
+    }
+}
+
+fn is_condition_key(key: &str) -> bool {
+    let bracketed = |prefix: &str| {
+        let rest = key.strip_prefix(prefix).unwrap_or_default();
+        rest.len() > 2 && rest.starts_with('[') && rest.ends_with(']')
+    };
+    matches!(
+        key,
+        "source.ip"
+            | "remote.ip"
+            | "source.namespace"
+            | "source.principal"
+            | "source.serviceAccount"
+            | "source.trustDomain"
+            | "request.auth.principal"
+            | "request.auth.audiences"
+            | "request.auth.presenter"
+            | "destination.ip"
+            | "destination.port"
+            | "connection.sni"
+    ) || bracketed("request.headers")
+        || bracketed("request.auth.claims")
+        || key.starts_with("experimental.envoy.filters.")
+}
+
+fn not_empty(values: &[String], path: &str, findings: &mut Findings<'_>) {
+    for (index, _) in values.iter().enumerate().filter(|(_, value)| value.is_empty()) {
+        findings.error(&format!("{path}[{index}]"), "an empty value matches nothing");
+    }
+}
+
+fn blocks(values: &[String], path: &str, findings: &mut Findings<'_>) {
+    for (index, value) in values.iter().enumerate() {
+        if value.parse::<IpNet>().is_err() && value.parse::<IpAddr>().is_err() {
+            let message = format!("\"{value}\" is not an IP address or CIDR block");
+            findings.error(&format!("{path}[{index}]"), message);
+        }
+    }
+}
+
+fn ports(values: &[String], path: &str, findings: &mut Findings<'_>) {
+    for (index, value) in values.iter().enumerate() {
+        if !value.parse::<u16>().is_ok_and(|port| port > 0) {
+            let message = format!("\"{value}\" is not a port");
+            findings.error(&format!("{path}[{index}]"), message);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rules for ServiceEntry and WorkloadEntry.
+//!
+//! **Invariant**: a rule is reported at the field that breaks it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Findings, is_protocol, repeated};
+use crate::base::host::HostPattern;
+use crate::diag::catalog;
+use crate::resources::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
+
+pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
+    findings.export_to(&entry.export_to);
+    findings.error_if(entry.hosts.is_empty(), "spec.hosts", "a ServiceEntry needs a host");
+    for (index, host) in entry.hosts.iter().enumerate() {
+        let path = format!("spec.hosts[{index}]");
+        findings.error_if(host == "*", &path, "a ServiceEntry cannot stand for every host");
+        findings.host(host, &path);
+    }
+    let both = entry.workload_selector.is_some() && !entry.endpoints.is_empty();
+    findings.error_if(both, "spec.endpoints", "endpoints and workloadSelector exclude each other");
+    if let Some(selector) = &entry.workload_selector {
+        findings.selector(&selector.labels, "spec.workloadSelector.labels");
+    }
+    ports(entry, findings);
+    resolution(entry, findings);
+    let names: BTreeSet<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        let path = format!("spec.endpoints[{index}]");
+        address(endpoint, &path, findings);
+        for name in endpoint.ports.keys() {
+            if !names.contains(name.as_str()) {
+                let message = format!("port \"{name}\" is not among spec.ports");
+                findings.error(&format!("{path}.ports.{name}"), message);
+            }
+        }
+    }
+}
+
+fn ports(entry: &ServiceEntry, findings: &mut Findings<'_>) {
+    let mut numbers = BTreeSet::new();
+    for (index, port) in entry.ports.iter().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        findings.port(port.number, &format!("{path}.number"));
+        findings.not_empty(&port.name, &format!("{path}.name"));
+        if port.target_port != 0 {
+            findings.port(port.target_port, &format!("{path}.targetPort"));
+        }
+        if !port.protocol.is_empty() && !is_protocol(&port.protocol) {
+            let message = format!("\"{}\" is not a protocol", port.protocol);
+            findings.error(&format!("{path}.protocol"), message);
+        }
+        if !numbers.insert(port.number) {
+            let message = format!("port {} is repeated", port.number);
+            findings.error(&format!("{path}.number"), message);
+        }
+    }
+    if let Some(index) = repeated(entry.ports.iter().map(|port| port.name.as_str())) {
+        findings.error(&format!("spec.ports[{index}].name"), "the port name is repeated");
+    }
+    let tcp = entry.ports.iter().position(|port| port.protocol.eq_ignore_ascii_case("TCP"));
+    if let Some(index) = tcp.filter(|_| entry.addresses.is_empty()) {
+        let message = "a TCP port without addresses takes all traffic of its port in a sidecar";
+        findings.add(&catalog::ADDRESSES_REQUIRED, &format!("spec.ports[{index}]"), message);
+    }
+}
+
+fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
+    let (path, endpoints) = ("spec.endpoints", &entry.endpoints);
+    let wildcard = |host: &String| matches!(HostPattern::parse(host), Ok(HostPattern::Suffix(_)));
+    match entry.resolution {
+        Resolution::None => {
+            let message = "resolution NONE has no endpoints: write STATIC or DNS";
+            findings.error_if(!endpoints.is_empty(), path, message);
+        }
+        Resolution::Static => {
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                let known = endpoint.address.parse::<IpAddr>().is_ok()
+                    || endpoint.address.starts_with("unix://")
+                    || endpoint.address.is_empty();
+                let message = "resolution STATIC needs an IP address: write DNS for a name";
+                findings.error_if(!known, &format!("{path}[{index}].address"), message);
+            }
+        }
+        Resolution::Dns | Resolution::DnsRoundRobin => {
+            let open = endpoints.is_empty() && entry.workload_selector.is_none();
+            if let Some(index) = entry.hosts.iter().position(wildcard).filter(|_| open) {
+                let message = "a wildcard cannot be looked up in DNS: give endpoints";
+                findings.error(&format!("spec.hosts[{index}]"), message);
+            }
+            let many = entry.resolution == Resolution::DnsRoundRobin && endpoints.len() > 1;
+            findings.error_if(many, path, "DNS_ROUND_ROBIN has at most one endpoint");
+            if let Some(index) = entry.addresses.iter().position(|address| address.contains('/')) {
+                let message = "CIDR blocks do not go with DNS";
+                findings.error(&format!("spec.addresses[{index}]"), message);
+            }
+        }
+        Resolution::DynamicDns => {
+            if let Some(index) = entry.hosts.iter().position(|host| !wildcard(host)) {
+                findings.error(&format!("spec.hosts[{index}]"), "DYNAMIC_DNS needs a wildcard");
+            }
+            let message = "DYNAMIC_DNS has no endpoints";
+            findings.error_if(!endpoints.is_empty(), path, message);
+            let message = "DYNAMIC_DNS has no addresses";
+            findings.error_if(!entry.addresses.is_empty(), "spec.addresses", message);
+        }
+    }
+}
+
+pub(super) fn check_workload(entry: &WorkloadEntry, findings: &mut Findings<'_>) {
+    address(entry, "spec", findings);
+}
+
+fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
+    let (place, text) = (format!("{path}.address"), entry.address.as_str());
+    if text.is_empty() {
+        let message = "an address is needed";
+        return findings.error_if(entry.network.is_empty(), &place, message);
+    }
+    let unix = text.starts_with("unix://");
+    let message = "a unix socket has no ports";
+    findings.error_if(unix && !entry.ports.is_empty(), &format!("{path}.ports"), message);
+    let name = matches!(HostPattern::parse(text), Ok(HostPattern::Exact(_)));
+    if !unix && !name && text.parse::<IpAddr>().is_err() {
+        findings.error(&place, format!("\"{text}\" is not an IP address, a name or unix://path"));
+    }
+    for (name, port) in &entry.ports {
+        findings.port(*port, &format!("{path}.ports.{name}"));
+    }
+}

@@ -1,0 +1,360 @@
+//! Rules for `VirtualService`.
+//!
+//! **Invariant**: a rule is reported at the field that breaks it. Regular expressions are compiled
+//! where they are used, so only their length is checked here.
+
+use http::{HeaderName, HeaderValue};
+
+use super::{Findings, repeated};
+use crate::base::limit;
+use crate::resources::VirtualService;
+use crate::resources::meta::{Percent, StringMatch};
+use crate::resources::virtual_service::{
+    CorsPolicy, Destination, DirectResponse, HeaderOperations, Headers, HttpFault, HttpMatch,
+    HttpRedirect, HttpRetry, HttpRoute, TlsMatch,
+};
+
+pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
+    findings.export_to(&service.export_to);
+    let delegate = service.hosts.is_empty();
+    if delegate {
+        let extra = !service.gateways.is_empty()
+            || !service.tls.is_empty()
+            || !service.tcp.is_empty()
+            || service.http.is_empty();
+        let message = "without hosts this is a delegate, which has http rules only";
+        findings.error_if(extra, "spec.hosts", message);
+    }
+    for (index, host) in service.hosts.iter().enumerate() {
+        findings.host(host, &format!("spec.hosts[{index}]"));
+    }
+    if let Some(index) = repeated(service.hosts.iter().map(String::as_str)) {
+        findings.error(&format!("spec.hosts[{index}]"), "the host is repeated");
+    }
+    let routes = service.http.len() + service.tls.len() + service.tcp.len();
+    findings.error_if(routes == 0, "spec", "one of http, tls and tcp is needed");
+    for (index, route) in service.http.iter().enumerate() {
+        http_route(route, &format!("spec.http[{index}]"), findings);
+    }
+    for (index, route) in service.tls.iter().enumerate() {
+        let path = format!("spec.tls[{index}]");
+        findings.error_if(route.r#match.is_empty(), &path, "a tls rule needs a match");
+        for (index, tls) in route.r#match.iter().enumerate() {
+            tls_match(tls, service, &format!("{path}.match[{index}]"), findings);
+        }
+        let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
+        destinations(weighted, &path, findings);
+        findings.error_if(route.route.is_empty(), &path, "the rule needs a route");
+    }
+    for (index, route) in service.tcp.iter().enumerate() {
+        let path = format!("spec.tcp[{index}]");
+        let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
+        destinations(weighted, &path, findings);
+        findings.error_if(route.route.is_empty(), &path, "the rule needs a route");
+    }
+}
+
+fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
+    use crate::base::host::HostPattern;
+    findings.error_if(tls.sni_hosts.is_empty(), path, "a tls match needs sniHosts");
+    let hosts: Vec<_> = service.hosts.iter().filter_map(|h| HostPattern::parse(h).ok()).collect();
+    for (index, host) in tls.sni_hosts.iter().enumerate() {
+        let path = format!("{path}.sniHosts[{index}]");
+        findings.host(host, &path);
+        let covered =
+            HostPattern::parse(host).is_ok_and(|sni| hosts.iter().any(|h| h.covers(&sni)));
+        if !covered && !hosts.is_empty() {
+            findings.error(&path, format!("\"{host}\" is not under a host of spec.hosts"));
+        }
+    }
+}
+
+fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    actions(route, path, findings);
+    for (index, http) in route.r#match.iter().enumerate() {
+        http_match(http, &format!("{path}.match[{index}]"), findings);
+    }
+    let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
+    destinations(weighted, path, findings);
+    for (index, destination) in route.route.iter().enumerate() {
+        headers(destination.headers.as_ref(), &format!("{path}.route[{index}].headers"), findings);
+    }
+    headers(route.headers.as_ref(), &format!("{path}.headers"), findings);
+    if let Some(redirect) = &route.redirect {
+        check_redirect(redirect, &format!("{path}.redirect"), findings);
+    }
+    if let Some(response) = &route.direct_response {
+        direct_response(response, &format!("{path}.directResponse"), findings);
+    }
+    if let Some(retries) = &route.retries {
+        check_retries(retries, &format!("{path}.retries"), findings);
+    }
+    if let Some(fault) = &route.fault {
+        check_fault(fault, &format!("{path}.fault"), findings);
+    }
+    if let Some(cors) = &route.cors_policy {
+        check_cors(cors, &format!("{path}.corsPolicy"), findings);
+    }
+    if let Some(rewrite) = &route.rewrite {
+        let path = format!("{path}.rewrite");
+        let both = !rewrite.uri.is_empty() && rewrite.uri_regex_rewrite.is_some();
+        findings.error_if(both, &path, "uri and uriRegexRewrite exclude each other");
+        if let Some(regex) = &rewrite.uri_regex_rewrite {
+            check_regex(&regex.r#match, &format!("{path}.uriRegexRewrite.match"), findings);
+        }
+    }
+    findings.duration_or_off(route.timeout, &format!("{path}.timeout"));
+    mirrors(route, path, findings);
+}
+
+/// Exactly one of route, redirect, directResponse and delegate.
+fn actions(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    let own_answer = route.redirect.is_some() || route.direct_response.is_some();
+    let count = usize::from(!route.route.is_empty())
+        + usize::from(route.redirect.is_some())
+        + usize::from(route.direct_response.is_some())
+        + usize::from(route.delegate.is_some());
+    if count != 1 {
+        findings.error(path, "a rule has exactly one of route, redirect, directResponse, delegate");
+    }
+    let forwarding = route.fault.is_some()
+        || route.rewrite.is_some()
+        || route.mirror.is_some()
+        || !route.mirrors.is_empty()
+        || route.retries.is_some();
+    let message = "fault, rewrite, mirror and retries need a route to act on";
+    findings.error_if(own_answer && forwarding, path, message);
+}
+
+fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    let both = route.mirror.is_some() && !route.mirrors.is_empty();
+    findings.error_if(both, &format!("{path}.mirrors"), "mirror and mirrors exclude each other");
+    if let Some(mirror) = &route.mirror {
+        destination(mirror, &format!("{path}.mirror"), findings);
+    }
+    check_percent(route.mirror_percentage, &format!("{path}.mirrorPercentage"), findings);
+    for (index, mirror) in route.mirrors.iter().enumerate() {
+        let path = format!("{path}.mirrors[{index}]");
+        match &mirror.destination {
+            Some(target) => destination(target, &format!("{path}.destination"), findings),
+            None => findings.error(&path, "a destination is needed"),
+        }
+        check_percent(mirror.percentage, &format!("{path}.percentage"), findings);
+    }
+}
+
+fn check_percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
+    if let Some(percent) = percent {
+        findings.percent(percent.value, path);
+    }
+}
+
+fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
+    for (value, name) in [
+        (&http.uri, "uri"),
+        (&http.scheme, "scheme"),
+        (&http.method, "method"),
+        (&http.authority, "authority"),
+    ] {
+        if let Some(value) = value {
+            string_match(value, &format!("{path}.{name}"), findings);
+        }
+    }
+    for (map, name) in [
+        (&http.headers, "headers"),
+        (&http.without_headers, "withoutHeaders"),
+        (&http.query_params, "queryParams"),
+    ] {
+        for (key, value) in map {
+            let path = format!("{path}.{name}.{key}");
+            findings.error_if(key.is_empty(), &path, "a name is needed");
+            let empty = matches!(value, StringMatch::Prefix(text) if text.is_empty());
+            findings.error_if(empty, &path, "an empty prefix: write {} for \"is there\"");
+            string_match(value, &path, findings);
+        }
+    }
+    if http.port != 0 {
+        findings.port(http.port, &format!("{path}.port"));
+    }
+}
+
+fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
+    if let StringMatch::Regex(regex) = value {
+        check_regex(regex, path, findings);
+    }
+}
+
+fn check_regex(regex: &str, path: &str, findings: &mut Findings<'_>) {
+    findings.error_if(regex.is_empty(), path, "an empty regular expression");
+    let long = regex.len() > limit::REGEX_BYTES;
+    findings.error_if(long, path, "the regular expression is longer than 1024 bytes");
+}
+
+fn destinations<'a>(
+    weighted: impl ExactSizeIterator<Item = (Option<&'a Destination>, i32)>,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    let (count, mut sum) = (weighted.len(), 0_i64);
+    for (index, (target, weight)) in weighted.enumerate() {
+        let path = format!("{path}.route[{index}]");
+        match target {
+            Some(target) => destination(target, &format!("{path}.destination"), findings),
+            None => findings.error(&path, "a destination is needed"),
+        }
+        let message = "a weight cannot be negative";
+        findings.error_if(weight < 0, &format!("{path}.weight"), message);
+        sum += i64::from(weight.max(0));
+    }
+    let message = "the weights of several destinations are all 0";
+    findings.error_if(count > 1 && sum == 0, &format!("{path}.route"), message);
+}
+
+fn destination(destination: &Destination, path: &str, findings: &mut Findings<'_>) {
+    let host = format!("{path}.host");
+    findings.not_empty(&destination.host, &host);
+    findings.error_if(destination.host == "*", &host, "a destination is one host");
+    if let Some(port) = destination.port {
+        findings.port(port.number, &format!("{path}.port.number"));
+    }
+}
+
+fn headers(headers: Option<&Headers>, path: &str, findings: &mut Findings<'_>) {
+    let Some(headers) = headers else { return };
+    for (operations, name) in [(&headers.request, "request"), (&headers.response, "response")] {
+        if let Some(operations) = operations {
+            header_operations(operations, &format!("{path}.{name}"), findings);
+        }
+    }
+}
+
+fn header_operations(operations: &HeaderOperations, path: &str, findings: &mut Findings<'_>) {
+    for (map, name) in [(&operations.set, "set"), (&operations.add, "add")] {
+        for (key, value) in map {
+            let path = format!("{path}.{name}.{key}");
+            header_name(key, &path, findings);
+            let wrong = HeaderValue::from_str(value).is_err();
+            findings.error_if(wrong, &path, "the value cannot stand in a header");
+        }
+    }
+    for (index, key) in operations.remove.iter().enumerate() {
+        header_name(key, &format!("{path}.remove[{index}]"), findings);
+    }
+}
+
+fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
+    let plain = name.strip_prefix(':').unwrap_or(name);
+    if HeaderName::from_bytes(plain.as_bytes()).is_err() {
+        findings.error(path, format!("\"{name}\" is not a header name"));
+    }
+}
+
+fn check_redirect(redirect: &HttpRedirect, path: &str, findings: &mut Findings<'_>) {
+    let code = redirect.redirect_code;
+    let message = "a redirect's code is between 300 and 399";
+    let wrong = code != 0 && !(300..=399).contains(&code);
+    findings.error_if(wrong, &format!("{path}.redirectCode"), message);
+    let unset = HttpRedirect { redirect_code: code, ..HttpRedirect::default() };
+    findings.error_if(*redirect == unset, path, "a redirect needs something to change");
+    let both = !redirect.uri.is_empty() && !redirect.prefix_rewrite.is_empty();
+    findings.error_if(both, path, "uri and prefixRewrite exclude each other");
+    let both = redirect.port.is_some() && redirect.derive_port.is_some();
+    findings.error_if(both, path, "port and derivePort exclude each other");
+    let wrong = !matches!(redirect.scheme.as_str(), "" | "http" | "https");
+    findings.error_if(wrong, &format!("{path}.scheme"), "the scheme is http or https");
+}
+
+fn direct_response(response: &DirectResponse, path: &str, findings: &mut Findings<'_>) {
+    let wrong = !(200..=599).contains(&response.status);
+    findings.error_if(wrong, &format!("{path}.status"), "the status is between 200 and 599");
+    let Some(body) = &response.body else { return };
+    let text = body.string.as_ref().map_or(0, String::len);
+    let size = text.max(body.bytes.as_ref().map_or(0, |bytes| bytes.0.len()));
+    let path = format!("{path}.body");
+    if size > limit::DIRECT_RESPONSE_BYTES {
+        findings.error(&path, "the body is larger than 1 MiB");
+    } else if size > 100_000 {
+        findings.warning(&path, "the body is larger than 100 kB and is kept in memory");
+    }
+    let both = body.string.is_some() && body.bytes.is_some();
+    findings.error_if(both, &path, "string and bytes exclude each other");
+}
+
+fn check_retries(retries: &HttpRetry, path: &str, findings: &mut Findings<'_>) {
+    let attempts = format!("{path}.attempts");
+    findings.error_if(retries.attempts < 0, &attempts, "attempts cannot be negative");
+    let others = HttpRetry { attempts: retries.attempts, ..HttpRetry::default() };
+    let unused = retries.attempts == 0 && *retries != others;
+    findings.error_if(unused, &attempts, "without attempts the other fields have no effect");
+    findings.duration_or_off(retries.per_try_timeout, &format!("{path}.perTryTimeout"));
+    findings.duration(retries.backoff, &format!("{path}.backoff"));
+    let conditions = retries.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty());
+    for name in conditions {
+        let code = name.parse::<u16>().is_ok_and(|code| (100..=599).contains(&code));
+        if !code && !RETRY_ON.contains(&name) {
+            let message = format!("\"{name}\" is not a retry condition");
+            findings.error(&format!("{path}.retryOn"), message);
+        }
+    }
+}
+
+/// Names that `retryOn` may hold besides status codes.
+const RETRY_ON: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "envoy-ratelimited",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings<'_>) {
+    if let Some(delay) = &fault.delay {
+        let path = format!("{path}.delay");
+        check_percent(delay.percentage, &format!("{path}.percentage"), findings);
+        findings.percent(f64::from(delay.percent), &format!("{path}.percent"));
+        findings.duration(delay.fixed_delay, &format!("{path}.fixedDelay"));
+    }
+    if let Some(abort) = &fault.abort {
+        let path = format!("{path}.abort");
+        check_percent(abort.percentage, &format!("{path}.percentage"), findings);
+        let wrong = abort.http_status.is_some_and(|status| !(200..=599).contains(&status));
+        let message = "the status is between 200 and 599";
+        findings.error_if(wrong, &format!("{path}.httpStatus"), message);
+        let none = abort.http_status.is_none() && abort.grpc_status.is_none();
+        findings.error_if(none, &path, "an abort needs httpStatus or grpcStatus");
+    }
+}
+
+fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
+    for (index, origin) in cors.allow_origins.iter().enumerate() {
+        let path = format!("{path}.allowOrigins[{index}]");
+        let empty = *origin == StringMatch::Present;
+        findings.error_if(empty, &path, "an origin needs exact, prefix or regex");
+        string_match(origin, &path, findings);
+    }
+    for (index, method) in cors.allow_methods.iter().enumerate() {
+        let wrong = http::Method::from_bytes(method.as_bytes()).is_err();
+        let path = format!("{path}.allowMethods[{index}]");
+        findings.error_if(wrong, &path, "the method cannot stand in a request");
+    }
+    for (list, name) in
+        [(&cors.allow_headers, "allowHeaders"), (&cors.expose_headers, "exposeHeaders")]
+    {
+        for (index, header) in list.iter().enumerate().filter(|(_, header)| *header != "*") {
+            header_name(header, &format!("{path}.{name}[{index}]"), findings);
+        }
+    }
+    let fraction = cors.max_age.is_some_and(|age| age.0.subsec_nanos() != 0);
+    findings.error_if(fraction, &format!("{path}.maxAge"), "maxAge counts whole seconds");
+}
