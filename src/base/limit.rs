@@ -110,6 +110,10 @@ limits! {
     METRIC_SERIES: usize = 2_000, "2,000 label sets";
     /// Lines waiting for the access log's writer; further ones are dropped and counted.
     ACCESS_LOG_BYTES: usize = 8 << 20, "8 MiB";
+    /// Connections to each of the status, metrics and admin ports.
+    ADMIN_CONNECTIONS: usize = 64, "64 connections";
+    /// One connection to the status, metrics or admin port, from accept to its end.
+    ADMIN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Answer of a DNS server is kept at least this long.
     DNS_MIN_TIME: Duration = Duration::from_secs(1), "1 s";
     /// Next try after a failed resolution.

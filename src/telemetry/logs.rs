@@ -65,9 +65,9 @@ pub fn start(level: &str, format: LogsFormat) -> Result<LogLevel, LogsError> {
     Ok(level)
 }
 
-type Reloadable = reload::Layer<EnvFilter, Registry>;
+pub(crate) type Reloadable = reload::Layer<EnvFilter, Registry>;
 
-fn reloadable(level: &str) -> Result<(Reloadable, LogLevel), LogsError> {
+pub(crate) fn reloadable(level: &str) -> Result<(Reloadable, LogLevel), LogsError> {
     let (layer, handle) = reload::Layer::new(filter(level)?);
     Ok((layer, LogLevel(handle)))
 }

@@ -1,0 +1,94 @@
+//! The status port: `/healthz/ready` and `/healthz/live`.
+//!
+//! **Invariant:** ready means that configuration was received, the workers run, and no drain has
+//! begun; a drain is never taken back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use http::{Method, StatusCode, request};
+
+use super::answer;
+use super::server::{Answer, Handler};
+
+const CONFIGURED: u8 = 1;
+const SERVING: u8 = 2;
+const DRAINING: u8 = 4;
+
+/// Whether the gateway takes traffic; clones share their state.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicU8>);
+
+impl Readiness {
+    /// A snapshot was published.
+    pub fn configured(&self) {
+        self.0.fetch_or(CONFIGURED, Ordering::Relaxed);
+    }
+
+    /// The workers run and their listeners are bound.
+    pub fn serving(&self) {
+        self.0.fetch_or(SERVING, Ordering::Relaxed);
+    }
+
+    /// A drain began.
+    pub fn draining(&self) {
+        self.0.fetch_or(DRAINING, Ordering::Relaxed);
+    }
+
+    /// Whether all conditions hold.
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == CONFIGURED | SERVING
+    }
+}
+
+/// Answers of the status port.
+pub fn handler(readiness: Readiness) -> Handler {
+    Arc::new(move |head| answer(&readiness, head))
+}
+
+fn answer(readiness: &Readiness, head: &request::Parts) -> Answer {
+    let healthy = match head.uri.path() {
+        "/healthz/ready" => readiness.is_ready(),
+        "/healthz/live" => true,
+        _ => return answer::empty(StatusCode::NOT_FOUND),
+    };
+    if head.method == Method::POST {
+        return answer::wrong_method("GET, HEAD");
+    }
+    answer::empty(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::tests::exchange;
+    use super::*;
+
+    fn check(readiness: &Readiness, path: &str, status: u16) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: 10.0.0.1:15021\r\n\r\n");
+        let answer = exchange(handler(readiness.clone()), &request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{path} has a body: {answer}");
+    }
+
+    #[test]
+    fn ready_needs_configuration_and_workers_and_ends_with_the_drain() {
+        let readiness = Readiness::default();
+        check(&readiness, "/healthz/ready", 503);
+        readiness.configured();
+        check(&readiness, "/healthz/ready", 503);
+        readiness.serving();
+        check(&readiness, "/healthz/ready", 200);
+        readiness.draining();
+        check(&readiness, "/healthz/ready", 503);
+        readiness.configured();
+        check(&readiness, "/healthz/ready", 503);
+        check(&readiness, "/healthz/live", 200);
+    }
+
+    #[test]
+    fn nothing_else_is_served() {
+        for path in ["/", "/healthz", "/healthz/ready/", "/metrics", "/config_dump"] {
+            check(&Readiness::default(), path, 404);
+        }
+    }
+}
