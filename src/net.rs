@@ -1,1 +1,10 @@
-//! Sockets and streams that know nothing of routes.
+//! Sockets and streams that know nothing of routes: binding, the coarse clock that ends stuck
+//! connections, replaying what was read to look at it, and copying bytes without copying them.
+//!
+//! **Invariant:** nothing here knows a snapshot.
+
+pub mod copy;
+pub mod guarded;
+pub mod listener;
+pub mod liveness;
+pub mod rewind;

@@ -1,1 +1,12 @@
 //! The data half: connections in, requests through.
+//!
+//! Every worker thread runs [`worker::run`]: its own sockets, its own connections, its own pools.
+//! A connection goes through [`connection::serve`], a request through [`http::service::serve`], a
+//! stream of bytes through [`tcp`].
+//!
+//! **Invariant:** nothing here blocks, parses YAML or reads files.
+
+pub mod connection;
+pub mod http;
+pub mod tcp;
+pub mod worker;

@@ -1,1 +1,113 @@
 //! The compiled world: immutable, shared, complete.
+//!
+//! Control code builds a [`Snapshot`] and publishes it through [`cell::SnapshotCell`]; data code
+//! loads it once for each request. Everything a request could need is in it, already compiled.
+//!
+//! **Invariant:** no `Option` here means "use the default": defaults were applied by `compile`.
+
+pub mod cell;
+pub mod cluster;
+pub mod listener;
+pub mod route;
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::auth::jwt::Authenticator;
+use crate::base::hash::Fingerprint;
+use crate::base::id::{Generation, Origin};
+use crate::route::path::Normalization;
+
+use cluster::{Cluster, ClusterId};
+use listener::Listener;
+
+/// Everything the data path knows.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Number of this snapshot.
+    pub generation: Generation,
+    /// Digest of everything it was compiled from.
+    pub hash: Fingerprint,
+    /// Sockets to listen on, each with its server blocks.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Backends; routes refer to them by [`ClusterId`].
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Token rules of this gateway; nothing when no RequestAuthentication selects it.
+    pub authentication: Option<Arc<Authenticator>>,
+    /// Who may do what.
+    pub authorization: Authorization,
+    /// What holds for every listener.
+    pub edge: EdgeSettings,
+}
+
+impl Snapshot {
+    /// A snapshot of nothing, from before the first configuration was read.
+    pub fn empty() -> Self {
+        Self {
+            generation: Generation(0),
+            hash: Fingerprint::of(b""),
+            listeners: Vec::new(),
+            clusters: Vec::new(),
+            authentication: None,
+            authorization: Authorization::Open,
+            edge: EdgeSettings::default(),
+        }
+    }
+
+    /// The cluster of an id from this snapshot's routes.
+    pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
+        self.clusters.get(id.index())
+    }
+}
+
+/// Outcome of the authorization policies that select this gateway.
+#[derive(Clone, Debug)]
+pub enum Authorization {
+    /// No policy: everything passes.
+    Open,
+    /// A policy is there but is not enforced, or is broken: everything is refused.
+    Refuse(Origin),
+}
+
+/// What happens to `x-forwarded-client-cert`
+/// (`MeshConfig.defaultConfig.gatewayTopology.forwardClientCertDetails`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertForwarding {
+    /// Removed, and set when the client showed a certificate.
+    #[default]
+    SanitizeSet,
+    /// Removed.
+    Sanitize,
+    /// The client's is kept when it showed a certificate.
+    ForwardOnly,
+    /// The certificate is appended to the client's.
+    AppendForward,
+    /// The client's is kept.
+    AlwaysForwardOnly,
+}
+
+/// Settings of MeshConfig that hold for every listener.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// Proxies in front of this one whose `x-forwarded-for` entries are believed
+    /// (`gatewayTopology.numTrustedProxies`).
+    pub trusted_hops: usize,
+    /// `x-forwarded-client-cert` handling.
+    pub client_cert: ClientCertForwarding,
+    /// Path normalisation.
+    pub normalization: Normalization,
+    /// Value of `server` on every response (`proxyHeaders.server`); removed when nothing.
+    pub server_header: Option<HeaderValue>,
+}
+
+impl Default for EdgeSettings {
+    fn default() -> Self {
+        Self {
+            trusted_hops: 0,
+            client_cert: ClientCertForwarding::default(),
+            normalization: Normalization::default(),
+            server_header: Some(HeaderValue::from_static("istio-envoy")),
+        }
+    }
+}

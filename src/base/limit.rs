@@ -57,8 +57,8 @@ limits! {
     UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(55), "55 s";
     /// Unused upstream connections kept per endpoint and worker.
     UPSTREAM_IDLE_CONNECTIONS: usize = 256, "256 connections";
-    /// Streams on one HTTP/2 connection to a backend, unless the backend allows fewer.
-    UPSTREAM_STREAMS: usize = 1024, "1,024 streams";
+    /// Streams on one HTTP/2 connection to a backend before another is opened.
+    UPSTREAM_STREAMS: usize = 100, "100 streams";
 
     /// Request head, HTTP/1.1 (Envoy's default).
     HTTP1_HEAD_BYTES: usize = 60 << 10, "60 KiB";

@@ -1,0 +1,326 @@
+//! Why this gateway answered by itself, and with what: the only place where a reason becomes a
+//! status, a body and a response flag.
+//!
+//! Texts are Envoy's, so that clients see what they would see with Istio. Nothing sent to a client
+//! names a policy, an address or a path of ours.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use crate::auth::jwt::JwtFailure;
+use crate::base::id::Origin;
+
+/// A reason for a self-made answer.
+#[derive(Clone, Debug)]
+pub enum Reject {
+    /// The request head is malformed.
+    BadRequest(BadRequest),
+    /// More than [`crate::base::limit::HEADER_FIELDS`] header fields.
+    TooManyHeaders,
+    /// HTTP/1.0 is not spoken.
+    Http10,
+    /// `CONNECT`, or an upgrade that is not a WebSocket.
+    UpgradeRefused,
+    /// The connection must not carry requests for this host.
+    Misdirected,
+    /// A token is bad.
+    Jwt(JwtFailure),
+    /// An authorization policy refuses.
+    Denied(Origin),
+    /// No virtual host or route.
+    RouteNotFound,
+    /// The route's service is not known.
+    ClusterNotFound,
+    /// The service has no endpoint.
+    NoHealthyUpstream,
+    /// The endpoint could not be reached.
+    ConnectFailed(ConnectFailure),
+    /// The endpoint closed the connection before it answered.
+    UpstreamClosed,
+    /// The endpoint reset the stream before it answered.
+    UpstreamReset,
+    /// The endpoint answered with something that is not HTTP.
+    UpstreamProtocol,
+    /// The route's time ran out.
+    Timeout,
+    /// The client sent its body too slowly, or stopped.
+    RequestTimeout,
+    /// The client went away.
+    ClientGone,
+}
+
+/// What is wrong with a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// No host at all.
+    MissingHost,
+    /// The host is not one.
+    InvalidHost,
+    /// The path has no normal form.
+    InvalidPath,
+    /// The path does not start with `/`: answered 404 as Envoy does.
+    NotOriginForm,
+    /// `Connection` nominates too many headers, or one that must not be removed.
+    ConnectionHeader,
+}
+
+/// Why an endpoint could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Refused, unreachable.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// The TLS handshake failed; the reason is for the log.
+    Tls(Cow<'static, str>),
+    /// The TLS material for this cluster is unusable.
+    Unusable(Cow<'static, str>),
+}
+
+/// Whose fault an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// What the client sent.
+    Client,
+    /// What the operator decided.
+    Policy,
+    /// What the backend did.
+    Upstream,
+}
+
+/// The fixed parts of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status; 0 when nobody is left to answer.
+    pub status: u16,
+    /// Body for the client; empty for none.
+    pub body: &'static str,
+    /// Envoy's response flag; `-` for none.
+    pub flag: &'static str,
+    /// Envoy's response code details.
+    pub details: &'static str,
+    /// Our stable reason code.
+    pub code: &'static str,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+const fn answer(
+    status: u16,
+    body: &'static str,
+    flag: &'static str,
+    details: &'static str,
+    code: &'static str,
+) -> Answer {
+    Answer { status, body, flag, details, code, blame: Blame::Client }
+}
+
+impl Answer {
+    const fn blame(self, blame: Blame) -> Self {
+        Self { blame, ..self }
+    }
+}
+
+const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+
+macro_rules! reset {
+    ($reason:literal) => {
+        concat!(
+            "upstream connect error or disconnect/reset before headers. reset reason: ",
+            $reason
+        )
+    };
+}
+
+impl Reject {
+    /// The answer, apart from what depends on the request.
+    pub fn answer(&self) -> Answer {
+        use Blame::{Policy, Upstream};
+        match self {
+            Self::BadRequest(BadRequest::NotOriginForm) => {
+                answer(404, "", "NR", "route_not_found", "path_not_origin_form")
+            }
+            Self::BadRequest(kind) => answer(400, "", "-", kind.details(), kind.details()),
+            Self::TooManyHeaders => answer(431, "", "-", "too_many_headers", "too_many_headers"),
+            Self::Http10 => {
+                answer(426, "Upgrade Required", "-", "low_version", "http10_not_supported")
+            }
+            Self::UpgradeRefused => answer(403, "", "-", "upgrade_failed", "upgrade_refused"),
+            Self::Misdirected => answer(421, "", "NR", "misdirected_request", "misdirected"),
+            Self::Jwt(_) => answer(401, "", "-", "jwt_authn_access_denied", "jwt_refused"),
+            Self::Denied(_) => answer(
+                403,
+                "RBAC: access denied",
+                "-",
+                "rbac_access_denied_matched_policy[none]",
+                "authorization_denied",
+            )
+            .blame(Policy),
+            Self::RouteNotFound => answer(404, "", "NR", "route_not_found", "route_not_found"),
+            Self::ClusterNotFound => {
+                answer(503, "", "NC", "cluster_not_found", "cluster_not_found").blame(Policy)
+            }
+            Self::NoHealthyUpstream => {
+                answer(503, "no healthy upstream", "UH", "no_healthy_upstream", "no_endpoint")
+                    .blame(Upstream)
+            }
+            Self::ConnectFailed(failure) => failure.answer().blame(Upstream),
+            Self::UpstreamClosed => answer(
+                503,
+                reset!("connection termination"),
+                "UC",
+                "upstream_reset_before_response_started{connection_termination}",
+                "upstream_closed",
+            )
+            .blame(Upstream),
+            Self::UpstreamReset => answer(
+                503,
+                reset!("remote reset"),
+                "UR",
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream_reset",
+            )
+            .blame(Upstream),
+            Self::UpstreamProtocol => answer(
+                502,
+                reset!("protocol error"),
+                "UPE",
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream_protocol_error",
+            )
+            .blame(Upstream),
+            Self::Timeout => {
+                answer(504, "upstream request timeout", "UT", "response_timeout", "route_timeout")
+                    .blame(Upstream)
+            }
+            Self::RequestTimeout => {
+                answer(408, "request timeout", "-", "request_body_stalled", "request_stalled")
+            }
+            Self::ClientGone => answer(0, "", "DC", "downstream_remote_disconnect", "client_gone"),
+        }
+    }
+
+    /// The status to send; `JWT` failures know their own.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Jwt(failure) => failure.status(),
+            _ => StatusCode::from_u16(self.answer().status).unwrap_or(StatusCode::BAD_GATEWAY),
+        }
+    }
+
+    /// The body to send.
+    pub fn body(&self) -> Cow<'static, str> {
+        match self {
+            Self::Jwt(failure) => failure.message().into(),
+            Self::ConnectFailed(failure) => failure.body(),
+            _ => Cow::Borrowed(self.answer().body),
+        }
+    }
+
+    /// Envoy's response code details, for the log.
+    pub fn details(&self) -> Cow<'static, str> {
+        match self {
+            Self::Jwt(failure) => failure.details().into(),
+            _ => Cow::Borrowed(self.answer().details),
+        }
+    }
+
+    /// The resource that decided, for the log.
+    pub fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Denied(origin) => Some(origin),
+            Self::Jwt(failure) => Some(&failure.origin),
+            _ => None,
+        }
+    }
+
+    /// What failed between us and the endpoint, for the log.
+    pub fn transport_failure(&self) -> Option<&str> {
+        match self {
+            Self::ConnectFailed(ConnectFailure::Tls(why) | ConnectFailure::Unusable(why)) => {
+                Some(why)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl BadRequest {
+    fn details(self) -> &'static str {
+        match self {
+            Self::MissingHost => "missing_host_header",
+            Self::InvalidHost => "invalid_host",
+            Self::InvalidPath => "path_normalization_failed",
+            Self::NotOriginForm => "path_not_origin_form",
+            Self::ConnectionHeader => "connection_header_rejected",
+        }
+    }
+}
+
+impl ConnectFailure {
+    fn answer(&self) -> Answer {
+        let (details, code) = match self {
+            Self::Refused => (
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "connect_refused",
+            ),
+            Self::Timeout => {
+                ("upstream_reset_before_response_started{connection_timeout}", "connect_timeout")
+            }
+            Self::Tls(_) => (
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                "upstream_tls_failed",
+            ),
+            Self::Unusable(_) => (
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                "upstream_tls_unusable",
+            ),
+        };
+        answer(503, RESET, "UF", details, code)
+    }
+
+    fn body(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Refused => reset!(
+                "remote connection failure, transport failure reason: delayed connect error: Connection refused"
+            ),
+            Self::Timeout => reset!("connection timeout"),
+            Self::Tls(_) | Self::Unusable(_) => {
+                reset!("remote connection failure, transport failure reason: TLS_error")
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_envoys() {
+        let check = |reject: Reject, status: u16, body: &str, flag: &str| {
+            assert_eq!(reject.status().as_u16(), status);
+            assert_eq!(reject.body(), body);
+            assert_eq!(reject.answer().flag, flag);
+        };
+        check(Reject::RouteNotFound, 404, "", "NR");
+        check(Reject::ClusterNotFound, 503, "", "NC");
+        check(Reject::NoHealthyUpstream, 503, "no healthy upstream", "UH");
+        check(Reject::Timeout, 504, "upstream request timeout", "UT");
+        check(
+            Reject::UpstreamClosed,
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            "UC",
+        );
+        check(Reject::Misdirected, 421, "", "NR");
+    }
+
+    #[test]
+    fn what_went_wrong_in_tls_is_for_the_log_only() {
+        let reject = Reject::ConnectFailed(ConnectFailure::Tls("secret detail".into()));
+        assert!(!reject.body().contains("secret"));
+        assert_eq!(reject.transport_failure(), Some("secret detail"));
+    }
+}

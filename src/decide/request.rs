@@ -1,0 +1,170 @@
+//! From a request head to what is done with it.
+//!
+//! The order is Istio's: misdirection, token, authorization, then route.
+
+use http::header::HeaderMap;
+
+use crate::auth::jwt::{RequestTokens, Verdict, is_preflight};
+use crate::base::host::{HostPattern, without_port};
+use crate::route::matcher::RequestHead;
+use crate::route::rewrite::Redirect;
+use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers};
+use crate::snapshot::route::{Action, Destination, DirectResponse, Forward, Route, VirtualHost};
+use crate::snapshot::{Authorization, Snapshot};
+
+use super::reject::Reject;
+use crate::route::headers::HeaderOps;
+
+/// What a decision may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// Head in normal form.
+    pub head: RequestHead<'a>,
+    /// Path and query as sent.
+    pub path_and_query: &'a str,
+    /// Unix time in seconds.
+    pub now: i64,
+    /// Uniformly random: picks among weighted destinations.
+    pub random: u32,
+}
+
+/// What to do with a request, and what decided it.
+#[derive(Debug)]
+pub struct Decision<'a> {
+    /// The block that serves the host; the connection's own, or another of its port.
+    pub server: &'a ServerBlock,
+    /// The virtual host, when there is one.
+    pub host: Option<&'a VirtualHost>,
+    /// The rule, when one matched.
+    pub route: Option<&'a Route>,
+    /// What the token says.
+    pub verdict: Verdict,
+    /// What to do.
+    pub outcome: Outcome<'a>,
+}
+
+/// What to do with a request.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// Send it to a destination.
+    Forward(&'a Forward, &'a Destination),
+    /// Answer with a `location`, and operations on the answer's headers.
+    Redirect(&'a Redirect, &'a HeaderOps),
+    /// Answer with the `location` of the same URL under HTTPS.
+    HttpsRedirect,
+    /// Answer with fixed content.
+    Respond(&'a DirectResponse),
+    /// Refuse.
+    Reject(Reject),
+}
+
+/// Decides. `block` is the server block the connection was accepted by.
+pub fn decide<'a>(
+    snapshot: &'a Snapshot,
+    listener: &'a Listener,
+    block: &'a ServerBlock,
+    facts: &RequestFacts<'_>,
+) -> Decision<'a> {
+    let mut decision = Decision {
+        server: block,
+        host: None,
+        route: None,
+        verdict: Verdict::Anonymous,
+        outcome: Outcome::Reject(Reject::RouteNotFound),
+    };
+    let host = without_port(facts.head.authority);
+    let Some(server) = serving_block(listener, block, host) else {
+        decision.outcome = Outcome::Reject(Reject::Misdirected);
+        return decision;
+    };
+    decision.server = server;
+    match authenticate(snapshot, facts) {
+        Ok(verdict) => decision.verdict = verdict,
+        Err(reject) => {
+            decision.outcome = Outcome::Reject(reject);
+            return decision;
+        }
+    }
+    if let Authorization::Refuse(origin) = &snapshot.authorization {
+        decision.outcome = Outcome::Reject(Reject::Denied(origin.clone()));
+        return decision;
+    }
+    route(&mut decision, host, facts);
+    decision
+}
+
+/// The block that serves a host on this connection; nothing when the request is misdirected.
+///
+/// The connection's own block serves its hosts. For another host, the block that its SNI would have
+/// reached serves it if this connection could have been made to it: the certificate covers the name
+/// and the client-certificate rule is the same.
+fn serving_block<'a>(
+    listener: &'a Listener,
+    block: &'a ServerBlock,
+    host: &str,
+) -> Option<&'a ServerBlock> {
+    let (Servers::Tls(chains), Some(own)) = (&listener.servers, &block.tls) else {
+        return Some(block);
+    };
+    if block.hosts.lookup(host).is_some() {
+        return Some(block);
+    }
+    let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
+    let their = other.tls.as_ref()?;
+    let covered = own.certificate_names.iter().any(|name| certificate_covers(name, host));
+    (covered && their.tls.is_ok() && their.client_rule == own.client_rule).then_some(&**other)
+}
+
+/// A certificate's wildcard stands for one label only (RFC 6125 section 6.4.3).
+fn certificate_covers(name: &HostPattern, host: &str) -> bool {
+    match name {
+        HostPattern::Exact(exact) => exact.eq_ignore_ascii_case(host),
+        HostPattern::Suffix(suffix) => host.split_once('.').is_some_and(|(label, rest)| {
+            !label.is_empty() && suffix.get(1..).is_some_and(|s| s.eq_ignore_ascii_case(rest))
+        }),
+        HostPattern::Any => false,
+    }
+}
+
+fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict, Reject> {
+    let Some(authenticator) = &snapshot.authentication else { return Ok(Verdict::Anonymous) };
+    if is_preflight(facts.head.method, facts.head.headers) {
+        return Ok(Verdict::Anonymous);
+    }
+    let tokens =
+        RequestTokens { headers: facts.head.headers, path_and_query: facts.path_and_query };
+    authenticator.authenticate(tokens, facts.now).map_err(Reject::Jwt)
+}
+
+fn route(decision: &mut Decision<'_>, host: &str, facts: &RequestFacts<'_>) {
+    let Some(virtual_host) = decision.server.routes.hosts.lookup(host) else { return };
+    decision.host = Some(virtual_host);
+    if virtual_host.https_redirect.is_some() && facts.head.scheme != "https" {
+        decision.outcome = Outcome::HttpsRedirect;
+        return;
+    }
+    let matched =
+        virtual_host.routes.iter().find(|route| route.condition.mismatch(&facts.head).is_none());
+    let Some(route) = matched else { return };
+    decision.route = Some(route);
+    decision.outcome = match &route.action {
+        Action::Redirect(redirect, headers) => Outcome::Redirect(redirect, headers),
+        Action::Respond(response) => Outcome::Respond(response),
+        Action::Forward(forward) => match forward.destinations.pick(facts.random) {
+            Some(destination) if destination.cluster.is_some() => {
+                Outcome::Forward(forward, destination)
+            }
+            _ => Outcome::Reject(Reject::ClusterNotFound),
+        },
+    };
+}
+
+/// Whether a request is a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+    })
+}

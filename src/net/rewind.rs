@@ -1,0 +1,179 @@
+//! A stream that remembers what was read from it, so that it can be read again.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// A stream under inspection. While it records, every byte read is kept, up to a bound; afterwards
+/// kept bytes are read first.
+#[derive(Debug)]
+pub struct Rewind<S> {
+    stream: S,
+    kept: Vec<u8>,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// Reads are kept, up to this many bytes.
+    Record { most: usize },
+    /// Kept bytes are read again from here.
+    Replay { from: usize },
+    /// Only the stream is left.
+    Through,
+}
+
+impl<S> Rewind<S> {
+    /// Records what is read; reading more than `most` bytes fails.
+    pub fn record(stream: S, most: usize) -> Self {
+        Self { stream, kept: Vec::new(), mode: Mode::Record { most } }
+    }
+
+    /// Stops recording and forgets: whoever read the bytes has used them.
+    pub fn consume(&mut self) {
+        self.kept = Vec::new();
+        self.mode = Mode::Through;
+    }
+
+    /// Stops recording; what was read is read again.
+    pub fn replay(&mut self) {
+        self.mode = Mode::Replay { from: 0 };
+    }
+
+    /// The bytes read so far.
+    pub fn recorded(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// The stream and what was read from it.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.kept)
+    }
+
+    /// The stream itself.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> Rewind<S> {
+    /// Records until at least `wanted` bytes are there, the stream ends, or `enough` says so.
+    pub async fn peek(
+        &mut self,
+        wanted: usize,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<&[u8]> {
+        let mut scratch = [0; 256];
+        while self.kept.len() < wanted && !enough(&self.kept) {
+            if self.read(&mut scratch).await? == 0 {
+                break;
+            }
+        }
+        Ok(&self.kept)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.mode {
+            Mode::Through => Pin::new(&mut self.stream).poll_read(cx, buf),
+            Mode::Record { most } => {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+                let new = buf.filled().get(before..).unwrap_or_default();
+                if self.kept.len() + new.len() > most {
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "more bytes than a ClientHello may have",
+                    )));
+                }
+                self.kept.extend_from_slice(new);
+                Poll::Ready(Ok(()))
+            }
+            Mode::Replay { from } => {
+                let rest = self.kept.get(from..).unwrap_or_default();
+                let count = rest.len().min(buf.remaining());
+                buf.put_slice(rest.get(..count).unwrap_or_default());
+                if count == rest.len() {
+                    self.consume();
+                } else {
+                    self.mode = Mode::Replay { from: from + count };
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_is_read_again() {
+        let mut rewind = Rewind::record(&b"hello world"[..], 64);
+        assert_eq!(rewind.peek(5, |_| false).await.unwrap(), b"hello world");
+        rewind.replay();
+        let mut text = String::new();
+        rewind.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello world");
+    }
+
+    #[tokio::test]
+    async fn consumed_bytes_are_gone() {
+        let (client, server) = tokio::io::duplex(64);
+        let mut rewind = Rewind::record(server, 64);
+        tokio::io::AsyncWriteExt::write_all(&mut { client }, b"ab").await.unwrap();
+        rewind.peek(2, |_| false).await.unwrap();
+        rewind.consume();
+        assert_eq!(rewind.read(&mut [0; 4]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn too_many_bytes_are_an_error() {
+        let mut rewind = Rewind::record(&b"hello world"[..], 4);
+        assert!(rewind.peek(5, |_| false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_early_gives_what_there_was() {
+        let mut rewind = Rewind::record(&b"PRI"[..], 64);
+        assert_eq!(rewind.peek(24, |_| false).await.unwrap(), b"PRI");
+    }
+}

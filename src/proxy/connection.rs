@@ -1,0 +1,299 @@
+//! One connection: read the ClientHello, choose, then terminate, pass through or refuse.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use super::http::{self, Client};
+use super::tcp;
+use super::worker::Registered;
+use crate::base::id::Generation;
+use crate::base::limit;
+use crate::decide::connection::choose;
+use crate::net::rewind::Rewind;
+use crate::snapshot::Snapshot;
+use crate::snapshot::listener::{
+    Chain, ListenAddress, Listener, ServerBlock, Servers, Termination,
+};
+use crate::telemetry::metrics::{ConnectionKind, HandshakeOutcome, OpenConnection};
+
+/// A socket as it was accepted.
+#[derive(Debug)]
+pub enum Accepted {
+    /// TCP, with the peer's and our own address.
+    Tcp(TcpStream, SocketAddr, SocketAddr),
+    /// Unix domain.
+    Unix(UnixStream),
+}
+
+/// A connection on its way through the phases.
+pub struct Connection {
+    /// Its place among the worker's connections.
+    pub registered: Registered,
+    /// Its count in the metrics.
+    pub open: OpenConnection,
+    /// Where it was accepted.
+    pub listener: Arc<Listener>,
+    /// The snapshot it was accepted under.
+    pub snapshot: Arc<Snapshot>,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// This end.
+    pub local: SocketAddr,
+    /// Name in its ClientHello.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// The block that serves a connection, looked up again when the snapshot changes.
+#[derive(Debug)]
+pub struct Serving {
+    /// The snapshot it was looked up in.
+    pub generation: Generation,
+    /// The listener.
+    pub listener: Arc<Listener>,
+    /// The block.
+    pub block: Arc<ServerBlock>,
+}
+
+/// What a connection's block is in the live snapshot.
+#[derive(Debug)]
+pub struct ServingCell {
+    address: ListenAddress,
+    server_name: Option<Arc<str>>,
+    current: RefCell<Rc<Serving>>,
+}
+
+impl ServingCell {
+    /// The block in this snapshot; nothing when it is gone, or asks other client certificates.
+    pub fn resolve(&self, snapshot: &Snapshot) -> Option<Rc<Serving>> {
+        let current = self.current.borrow().clone();
+        if current.generation == snapshot.generation {
+            return Some(current);
+        }
+        let listener = find_listener(snapshot, &self.address)?.clone();
+        let block = match &listener.servers {
+            Servers::Http(block) => block.clone(),
+            Servers::Tls(chains) => match choose(chains, self.server_name.as_deref())? {
+                Chain::Http(block) => block.clone(),
+                _ => return None,
+            },
+            Servers::Tcp(_) => return None,
+        };
+        let rule = |block: &ServerBlock| block.tls.as_ref().map(|tls| tls.client_rule);
+        if block.key != current.block.key || rule(&block) != rule(&current.block) {
+            return None;
+        }
+        let next = Rc::new(Serving { generation: snapshot.generation, listener, block });
+        self.current.replace(next.clone());
+        Some(next)
+    }
+}
+
+fn find_listener<'a>(snapshot: &'a Snapshot, address: &ListenAddress) -> Option<&'a Arc<Listener>> {
+    snapshot.listeners.iter().find(|listener| listener.address == *address)
+}
+
+/// Serves a connection to its end.
+pub async fn serve(registered: Registered, address: ListenAddress, accepted: Accepted) {
+    let snapshot = registered.worker.snapshot().0.clone();
+    let Some(listener) = find_listener(&snapshot, &address).cloned() else { return };
+    let open = registered.worker.telemetry.metrics.process().connection_opened();
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (peer, local) = match &accepted {
+        Accepted::Tcp(_, peer, local) => (canonical(*peer), canonical(*local)),
+        Accepted::Unix(_) => (nowhere, nowhere),
+    };
+    let connection =
+        Connection { registered, open, listener, snapshot, peer, local, server_name: None };
+    match accepted {
+        Accepted::Tcp(stream, ..) => Box::pin(begin(connection, stream)).await,
+        Accepted::Unix(stream) => Box::pin(begin(connection, stream)).await,
+    }
+}
+
+/// An IPv4 client on a dual-stack socket is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn begin<S: tcp::Raw>(mut connection: Connection, stream: S) {
+    let listener = connection.listener.clone();
+    match &listener.servers {
+        Servers::Tls(_) => hello(connection, stream).await,
+        Servers::Tcp(block) => {
+            connection.open.becomes(ConnectionKind::Tcp);
+            tcp::plain(connection, block, stream, Vec::new()).await;
+        }
+        Servers::Http(block) => {
+            let serving = serving(&connection, block.clone());
+            http::serve(connection, serving, stream, Client::plain(), None).await;
+        }
+    }
+}
+
+fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
+    ServingCell {
+        address: connection.listener.address.clone(),
+        server_name: connection.server_name.clone(),
+        current: RefCell::new(Rc::new(Serving {
+            generation: connection.snapshot.generation,
+            listener: connection.listener.clone(),
+            block,
+        })),
+    }
+}
+
+/// Most bytes read for a ClientHello: the message in the smallest records there can be would be
+/// more, but a record a byte is no client of ours.
+const HELLO_WIRE_BYTES: usize = limit::CLIENT_HELLO_BYTES + (limit::CLIENT_HELLO_BYTES / 8);
+
+async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) {
+    let metrics = connection.registered.worker.telemetry.metrics.process().clone();
+    let recorded = Rewind::record(stream, HELLO_WIRE_BYTES);
+    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
+    let start = match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
+        Ok(Ok(start)) => start,
+        Ok(Err(_)) => {
+            let seen = acceptor.take_io();
+            let first = seen.as_ref().and_then(|io| io.recorded().first().copied());
+            metrics.handshake("", hello_failure(first));
+            return;
+        }
+        Err(_) => return metrics.handshake("", HandshakeOutcome::HelloTimeout),
+    };
+    connection.server_name = start.client_hello().server_name().map(Into::into);
+    let listener = connection.listener.clone();
+    let Servers::Tls(chains) = &listener.servers else { return };
+    match choose(chains, connection.server_name.as_deref()) {
+        None => {
+            metrics.handshake("", HandshakeOutcome::NoSniMatch);
+            tcp::log_refused(&connection, "NR", "filter_chain_not_found", "sni_not_served");
+            refuse(start).await;
+        }
+        Some(Chain::Passthrough(block)) => {
+            metrics.handshake(&block.key, HandshakeOutcome::Passthrough);
+            connection.open.becomes(ConnectionKind::Passthrough);
+            let (stream, bytes) = original(start);
+            tcp::plain(connection, block, stream, bytes).await;
+        }
+        Some(Chain::AutoPassthrough(auto)) => {
+            let found = auto.services.lookup(connection.server_name.as_deref().unwrap_or_default());
+            let Some(block) = found.cloned() else {
+                metrics.handshake("", HandshakeOutcome::NoSniMatch);
+                return refuse(start).await;
+            };
+            connection.open.becomes(ConnectionKind::Passthrough);
+            let (stream, bytes) = original(start);
+            tcp::plain(connection, &block, stream, bytes).await;
+        }
+        Some(Chain::Tcp(block)) => {
+            let Some(tls) = &block.tls else { return };
+            if let Some(stream) = handshake(&connection, &block.key, tls, start).await {
+                connection.open.becomes(ConnectionKind::Tcp);
+                tcp::terminated(connection, block, stream).await;
+            }
+        }
+        Some(Chain::Http(block)) => {
+            let Some(tls) = &block.tls else { return };
+            if let Some(stream) = handshake(&connection, &block.key, tls, start).await {
+                let client = Client::of(&stream, connection.snapshot.edge.client_cert);
+                let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
+                let serving = serving(&connection, block.clone());
+                http::serve(connection, serving, stream, client, alpn).await;
+            }
+        }
+    }
+}
+
+fn hello_failure(first: Option<u8>) -> HandshakeOutcome {
+    match first {
+        None => HandshakeOutcome::Closed,
+        Some(0x16) => HandshakeOutcome::HelloMalformed,
+        Some(_) => HandshakeOutcome::Plaintext,
+    }
+}
+
+/// The stream as the client began it, and the bytes read so far.
+fn original<S>(start: StartHandshake<Rewind<S>>) -> (S, Vec<u8>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    start.io.into_parts()
+}
+
+/// Says `unrecognized_name` (RFC 6066 section 3) rather than leaving without a word.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(start: StartHandshake<Rewind<S>>) {
+    const FATAL_UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+    let mut stream = start.io;
+    let _ = timeout(limit::CLIENT_HELLO_TIME, async {
+        stream.write_all(&FATAL_UNRECOGNIZED_NAME).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+async fn handshake<S>(
+    connection: &Connection,
+    key: &str,
+    termination: &Termination,
+    mut start: StartHandshake<Rewind<S>>,
+) -> Option<TlsStream<Rewind<S>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let metrics = connection.registered.worker.telemetry.metrics.process();
+    let tls = match &termination.tls {
+        Ok(tls) => tls,
+        Err(unusable) => {
+            metrics.handshake(key, HandshakeOutcome::NoCertificate);
+            tcp::log_refused(connection, "-", &unusable.reason, "certificate_unusable");
+            return None;
+        }
+    };
+    let config = {
+        let hello = start.client_hello();
+        tls.config_for(hello.alpn()).clone()
+    };
+    start.io.consume();
+    let accept = start.into_stream(config);
+    match timeout(limit::HANDSHAKE_TIME, accept).await {
+        Ok(Ok(stream)) => {
+            let resumed =
+                stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            let outcome = if resumed { HandshakeOutcome::Resumed } else { HandshakeOutcome::Ok };
+            metrics.handshake(key, outcome);
+            Some(stream)
+        }
+        Ok(Err(error)) => {
+            let outcome = handshake_failure(&error);
+            metrics.handshake(key, outcome);
+            tracing::debug!(peer = %connection.peer, server = key, %error, "handshake failed");
+            None
+        }
+        Err(_) => {
+            metrics.handshake(key, HandshakeOutcome::Timeout);
+            None
+        }
+    }
+}
+
+fn handshake_failure(error: &io::Error) -> HandshakeOutcome {
+    use rustls::Error as Tls;
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
+    match tls {
+        Some(Tls::NoCertificatesPresented | Tls::InvalidCertificate(_)) => {
+            HandshakeOutcome::ClientCertificate
+        }
+        Some(_) => HandshakeOutcome::Protocol,
+        None => HandshakeOutcome::Closed,
+    }
+}

@@ -1,0 +1,197 @@
+//! HTTP over one connection: version, limits, deadlines; requests go to [`service::serve`].
+
+pub mod body;
+pub mod forward;
+pub mod head;
+pub mod respond;
+pub mod service;
+pub mod upgrade;
+
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use self::body::ResponseBody;
+use super::connection::{Connection, ServingCell};
+use super::worker::Registered;
+use crate::base::limit;
+use crate::net::guarded::Guarded;
+use crate::net::liveness::{Kind, Liveness, Order};
+use crate::net::rewind::Rewind;
+use crate::snapshot::ClientCertForwarding;
+use crate::telemetry::metrics::ConnectionKind;
+use crate::tls::identity::PeerIdentity;
+use crate::upstream::pool::LocalExecutor;
+
+/// What TLS told of the client.
+#[derive(Debug, Default)]
+pub struct Client {
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// `x-forwarded-client-cert` element of its certificate.
+    pub xfcc: Option<HeaderValue>,
+}
+
+impl Client {
+    /// A client without TLS.
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// The client of a finished handshake.
+    pub fn of<S>(stream: &TlsStream<S>, forwarding: ClientCertForwarding) -> Self {
+        let (_, session) = stream.get_ref();
+        let wanted = matches!(
+            forwarding,
+            ClientCertForwarding::SanitizeSet | ClientCertForwarding::AppendForward
+        );
+        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        let xfcc = leaf.filter(|_| wanted).and_then(|leaf| {
+            let identity = PeerIdentity::from_der(leaf).ok()?;
+            HeaderValue::try_from(identity.xfcc(&[], leaf)).ok()
+        });
+        Self { tls: true, xfcc }
+    }
+}
+
+/// What every request of a connection shares.
+pub struct HttpConnection {
+    /// Its worker and liveness.
+    pub registered: Registered,
+    /// The block that serves it.
+    pub serving: ServingCell,
+    /// What TLS told of the client.
+    pub client: Client,
+    /// The client's address.
+    pub peer: std::net::SocketAddr,
+    /// The client's IP as a header value.
+    pub peer_ip: HeaderValue,
+    /// This end's address.
+    pub local: std::net::SocketAddr,
+    /// Name in its ClientHello.
+    pub server_name: Option<Arc<str>>,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves HTTP on a connection to its end. `http2` is what ALPN agreed on, if anything.
+pub async fn serve<S>(
+    mut connection: Connection,
+    serving: ServingCell,
+    stream: S,
+    client: Client,
+    http2: Option<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    connection.open.becomes(ConnectionKind::Http);
+    let mut stream = Rewind::record(stream, limit::HTTP1_HEAD_BYTES);
+    let Some(http2) = version(&mut stream, http2).await else { return };
+    let liveness = connection.registered.liveness.clone();
+    let peer_ip = HeaderValue::try_from(connection.peer.ip().to_string());
+    let shared = Rc::new(HttpConnection {
+        registered: connection.registered,
+        serving,
+        client,
+        peer: connection.peer,
+        peer_ip: peer_ip.unwrap_or_else(|_| HeaderValue::from_static("0.0.0.0")),
+        local: connection.local,
+        server_name: connection.server_name,
+    });
+    let io = TokioIo::new(Guarded::new(stream, liveness.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = shared.clone();
+        // Boxed: the connection holds the future's place even while it is idle.
+        Box::pin(async move { Ok::<_, Infallible>(service::serve(shared, request).await) })
+            as ServiceFuture
+    });
+    if http2 {
+        liveness.begin(Kind::Http2);
+        let served = http2_builder().serve_connection(io, service);
+        supervise(served, liveness, http2::Connection::graceful_shutdown).await;
+    } else {
+        liveness.begin(Kind::Http1);
+        let served = http1_builder().serve_connection(io, service).with_upgrades();
+        supervise(served, liveness, http1::UpgradeableConnection::graceful_shutdown).await;
+    }
+    drop(connection.open);
+}
+
+/// Whether HTTP/2 is spoken: by ALPN, or by the client's first bytes.
+async fn version<S>(stream: &mut Rewind<S>, agreed: Option<bool>) -> Option<bool>
+where
+    S: AsyncRead + Unpin,
+{
+    if agreed.is_some() {
+        stream.consume();
+        return agreed;
+    }
+    let differs = |seen: &[u8]| !PREFACE.starts_with(seen);
+    let peek = stream.peek(PREFACE.len(), differs);
+    let seen = timeout(limit::IDLE_HTTP1_TIME, peek).await.ok()?.ok()?;
+    let http2 = seen.starts_with(PREFACE);
+    let empty = seen.is_empty();
+    stream.replay();
+    (!empty).then_some(http2)
+}
+
+type Infallible = std::convert::Infallible;
+type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>>>>;
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(true)
+        .max_header_size(limit::HTTP1_HEAD_BYTES)
+        .max_headers(limit::HEADER_FIELDS)
+        .max_buf_size(limit::HTTP1_HEAD_BYTES.next_power_of_two());
+    builder
+}
+
+fn http2_builder() -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(limit::HTTP2_STREAMS)
+        .initial_stream_window_size(limit::HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(limit::HTTP2_CONNECTION_WINDOW)
+        .max_header_list_size(limit::HTTP2_HEADER_LIST_BYTES)
+        .max_send_buf_size(limit::HTTP2_STREAM_WINDOW as usize)
+        .max_pending_accept_reset_streams(limit::HTTP2_PENDING_RESETS)
+        .max_local_error_reset_streams(limit::HTTP2_LOCAL_RESETS);
+    builder
+}
+
+/// Drives a connection and carries out the worker's orders.
+async fn supervise<C>(served: C, liveness: Arc<Liveness>, drain: impl Fn(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut served = pin!(served);
+    let mut drained = false;
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
+        match liveness.watch(cx.waker()) {
+            Order::Cut => return Poll::Ready(()),
+            Order::Drain if !drained => {
+                drained = true;
+                drain(served.as_mut());
+            }
+            Order::Serve | Order::Drain => {}
+        }
+        served.as_mut().poll(cx).map(|result| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection ended");
+            }
+        })
+    })
+    .await;
+}

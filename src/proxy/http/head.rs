@@ -1,0 +1,370 @@
+//! Request heads: judged when they come in, made fit for the backend before they go out.
+
+use std::borrow::Cow;
+
+use http::header::{
+    CONNECTION, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Version};
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::HttpConnection;
+use crate::auth::jwt::Verdict;
+use crate::base::header::{
+    KEEP_ALIVE, PROXY_CONNECTION, STRIPPED_FROM_CLIENTS, X_ENVOY_ATTEMPT_COUNT,
+    X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
+    X_REQUEST_ID,
+};
+use crate::base::host::{HostPattern, without_port};
+use crate::base::limit;
+use crate::decide::reject::{BadRequest, Reject};
+use crate::route::headers::{Values, Variable};
+use crate::route::matcher::RequestHead;
+use crate::route::path::normalize;
+use crate::snapshot::{ClientCertForwarding, EdgeSettings, Snapshot};
+
+/// What was read from a request's head.
+#[derive(Debug)]
+pub struct Head {
+    /// Host and port as sent.
+    pub authority: String,
+    /// `https` or `http`, as the client sees it.
+    pub scheme: &'static str,
+    /// Path in normal form, without query.
+    pub path: String,
+    /// A WebSocket upgrade is asked for.
+    pub upgrade: bool,
+    /// The trusted client address, when it is not the peer's.
+    trusted: Option<HeaderValue>,
+}
+
+/// What a prepared request still needs to know.
+#[derive(Debug)]
+pub struct Plan {
+    /// Path and query for the backend, when they differ from what was sent.
+    pub path_and_query: Option<String>,
+}
+
+impl Head {
+    /// Judges a head.
+    pub fn read(
+        connection: &HttpConnection,
+        edge: &EdgeSettings,
+        request: &Request<Incoming>,
+    ) -> Result<Self, Reject> {
+        if request.version() < Version::HTTP_11 {
+            return Err(Reject::Http10);
+        }
+        if *request.method() == Method::CONNECT {
+            return Err(Reject::UpgradeRefused);
+        }
+        let headers = request.headers();
+        if headers.len() > limit::HEADER_FIELDS {
+            return Err(Reject::TooManyHeaders);
+        }
+        check_nominations(headers)?;
+        let authority = authority(request)?;
+        if !request.uri().path().starts_with('/') {
+            return Err(Reject::BadRequest(BadRequest::NotOriginForm));
+        }
+        let path = normalize(request.uri().path(), edge.normalization)
+            .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
+            .into_owned();
+        let upgrade = upgrade(headers)?;
+        let scheme = scheme(connection, edge, headers);
+        let trusted = trusted_address(edge.trusted_hops, headers);
+        Ok(Self { authority, scheme, path, upgrade, trusted })
+    }
+
+    /// What routing looks at.
+    pub fn for_routing<'a>(
+        &'a self,
+        method: &'a Method,
+        headers: &'a HeaderMap,
+        query: Option<&'a str>,
+    ) -> RequestHead<'a> {
+        RequestHead {
+            method,
+            scheme: self.scheme,
+            authority: &self.authority,
+            path: &self.path,
+            query,
+            headers,
+        }
+    }
+
+    /// Values for header templates.
+    pub fn values<'a>(
+        &'a self,
+        connection: &'a HttpConnection,
+        request: &'a Request<Incoming>,
+    ) -> RequestValues<'a> {
+        RequestValues {
+            head: self,
+            connection,
+            method: request.method(),
+            headers: Cow::Borrowed(request.headers()),
+            query: request.uri().query(),
+            version: request.version(),
+        }
+    }
+}
+
+fn authority(request: &Request<Incoming>) -> Result<String, Reject> {
+    let authority = if let Some(authority) = request.uri().authority() {
+        authority.as_str()
+    } else {
+        let mut lines = request.headers().get_all(HOST).iter();
+        let host = lines.next().ok_or(Reject::BadRequest(BadRequest::MissingHost))?;
+        if lines.next().is_some() {
+            return Err(Reject::BadRequest(BadRequest::InvalidHost));
+        }
+        host.to_str().map_err(|_| Reject::BadRequest(BadRequest::InvalidHost))?
+    };
+    let host = without_port(authority);
+    let valid = matches!(HostPattern::parse(host.trim_end_matches('.')), Ok(HostPattern::Exact(_)));
+    if !(valid || authority.is_empty()) {
+        return Err(Reject::BadRequest(BadRequest::InvalidHost));
+    }
+    Ok(authority.to_owned())
+}
+
+/// Too many nominations, or one that would hide what later parts trust, is an attack.
+fn check_nominations(headers: &HeaderMap) -> Result<(), Reject> {
+    let mut names = headers.get_all(CONNECTION).iter().flat_map(nominated);
+    let bad = |name: &[u8]| {
+        name.eq_ignore_ascii_case(b"x-forwarded-for")
+            || name.eq_ignore_ascii_case(b"x-forwarded-proto")
+            || name.eq_ignore_ascii_case(b"host")
+    };
+    let mut count = 0;
+    let refused = names.any(|name| {
+        count += 1;
+        count >= limit::CONNECTION_NOMINATIONS || bad(name)
+    });
+    if refused { Err(Reject::BadRequest(BadRequest::ConnectionHeader)) } else { Ok(()) }
+}
+
+fn nominated(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+}
+
+/// Whether a WebSocket is asked for; `h2c` is ignored, any other upgrade refused.
+fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
+    let Some(wanted) = headers.get(UPGRADE) else { return Ok(false) };
+    let asked = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(nominated)
+        .any(|name| name.eq_ignore_ascii_case(b"upgrade"));
+    if !asked || wanted.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(false);
+    }
+    if wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return Ok(true);
+    }
+    Err(Reject::UpgradeRefused)
+}
+
+fn scheme(connection: &HttpConnection, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {
+    let own = if connection.client.tls { "https" } else { "http" };
+    if edge.trusted_hops == 0 {
+        return own;
+    }
+    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ => own,
+    }
+}
+
+/// The entry that the outermost trusted proxy added (`gatewayTopology.numTrustedProxies`).
+fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
+    if hops == 0 {
+        return None;
+    }
+    let all: Vec<&str> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .collect();
+    let entry = all.get(all.len().checked_sub(hops)?)?;
+    let address: std::net::IpAddr = entry.parse().ok()?;
+    HeaderValue::try_from(address.to_string()).ok()
+}
+
+/// Makes a request's head what the backend shall see, apart from the route's own operations.
+pub fn prepare(
+    connection: &HttpConnection,
+    snapshot: &Snapshot,
+    head: &Head,
+    request: &mut Request<Incoming>,
+    verdict: &Verdict,
+) -> Plan {
+    let mut path_and_query = None;
+    if let Some(authenticator) = &snapshot.authentication {
+        let sent = request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        path_and_query = authenticator.apply(verdict, request.headers_mut(), &sent);
+    }
+    if path_and_query.is_none() && head.path != request.uri().path() {
+        path_and_query = Some(match request.uri().query() {
+            Some(query) => format!("{}?{query}", head.path),
+            None => head.path.clone(),
+        });
+    }
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers, head.upgrade);
+    for name in &STRIPPED_FROM_CLIENTS {
+        headers.remove(name);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
+    forwarded_for(headers, &connection.peer_ip);
+    let client = head.trusted.as_ref().unwrap_or(&connection.peer_ip);
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
+    headers.insert(X_REQUEST_ID, request_id());
+    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    client_certificate(headers, snapshot.edge.client_cert, connection);
+    if !headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&head.authority)
+    {
+        headers.insert(HOST, host);
+    }
+    Plan { path_and_query }
+}
+
+/// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(nominated)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .filter(|name| !(upgrade && name == UPGRADE))
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, TRAILER] {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(TE) {
+        let trailers = te.as_bytes().eq_ignore_ascii_case(b"trailers");
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+fn forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
+    let Some(first) = headers.get(X_FORWARDED_FOR) else {
+        headers.insert(X_FORWARDED_FOR, peer.clone());
+        return;
+    };
+    let mut all = first.as_bytes().to_vec();
+    for line in headers.get_all(X_FORWARDED_FOR).iter().skip(1) {
+        all.push(b',');
+        all.extend_from_slice(line.as_bytes());
+    }
+    all.push(b',');
+    all.extend_from_slice(peer.as_bytes());
+    let value = HeaderValue::from_bytes(&all).unwrap_or_else(|_| peer.clone());
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+fn request_id() -> HeaderValue {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+fn client_certificate(
+    headers: &mut HeaderMap,
+    forwarding: ClientCertForwarding,
+    connection: &HttpConnection,
+) {
+    use ClientCertForwarding::{
+        AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+    };
+    let own = &connection.client.xfcc;
+    match (forwarding, own) {
+        (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
+        (Sanitize, _) | (_, None) => {
+            headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
+        (AppendForward, Some(own)) => {
+            let mut all: Vec<u8> = Vec::new();
+            for line in headers.get_all(X_FORWARDED_CLIENT_CERT) {
+                all.extend_from_slice(line.as_bytes());
+                all.push(b',');
+            }
+            all.extend_from_slice(own.as_bytes());
+            let value = HeaderValue::from_bytes(&all).unwrap_or_else(|_| own.clone());
+            headers.insert(X_FORWARDED_CLIENT_CERT, value);
+        }
+        (SanitizeSet, Some(own)) => {
+            headers.insert(X_FORWARDED_CLIENT_CERT, own.clone());
+        }
+    }
+}
+
+/// Values of header templates for one request.
+pub struct RequestValues<'a> {
+    /// Its head.
+    pub head: &'a Head,
+    /// Its connection.
+    pub connection: &'a HttpConnection,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its headers as received.
+    pub headers: Cow<'a, HeaderMap>,
+    /// Its query.
+    pub query: Option<&'a str>,
+    /// Its version.
+    pub version: Version,
+}
+
+impl Values for RequestValues<'_> {
+    fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
+        let text = |value: String| Some(Cow::Owned(value));
+        match variable {
+            Variable::RemoteAddress => text(self.connection.peer.to_string()),
+            Variable::RemoteIp => text(self.connection.peer.ip().to_string()),
+            Variable::LocalAddress => text(self.connection.local.to_string()),
+            Variable::LocalPort => text(self.connection.local.port().to_string()),
+            Variable::ServerName => self.connection.server_name.as_deref().map(Cow::Borrowed),
+            Variable::Protocol => Some(Cow::Borrowed(if self.version == Version::HTTP_2 {
+                "HTTP/2"
+            } else {
+                "HTTP/1.1"
+            })),
+            Variable::StartTime => time::OffsetDateTime::now_utc()
+                .format(&time::format_description::well_known::Rfc3339)
+                .ok()
+                .map(Cow::Owned),
+            Variable::RequestHeader(name) => {
+                self.headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+            }
+            Variable::RequestPseudo(":method") => Some(self.method.as_str().into()),
+            Variable::RequestPseudo(":scheme") => Some(self.head.scheme.into()),
+            Variable::RequestPseudo(":authority") => Some(self.head.authority.as_str().into()),
+            Variable::RequestPseudo(_) => Some(match self.query {
+                Some(query) => format!("{}?{query}", self.head.path).into(),
+                None => self.head.path.as_str().into(),
+            }),
+            Variable::PeerUriSan | Variable::PeerSubject | Variable::UpstreamHost => None,
+        }
+    }
+}

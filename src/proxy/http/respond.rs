@@ -1,0 +1,137 @@
+//! Answers of our own making.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::head::{Head, RequestValues};
+use super::service::Exchange;
+use crate::auth::jwt::challenge;
+use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::decide::reject::Reject;
+use crate::route::headers::HeaderOps;
+use crate::route::rewrite::Redirect;
+use crate::snapshot::Snapshot;
+use crate::snapshot::route::DirectResponse;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
+
+/// Refuses a request: a status and a body, or for gRPC a gRPC status.
+pub fn reject(
+    mut exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    head: Option<&Head>,
+    reject: &Reject,
+) -> Response<ResponseBody> {
+    exchange.rejected(reject);
+    let body = reject.body();
+    let mut response = Response::new(());
+    if exchange.is_grpc() {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(reject)));
+        if let Ok(message) = HeaderValue::from_str(&body) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        return finish(exchange, snapshot, response, Bytes::new());
+    }
+    *response.status_mut() = reject.status();
+    if !body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    }
+    if let (Reject::Jwt(failure), Some(head)) = (reject, head)
+        && failure.status() == StatusCode::UNAUTHORIZED
+    {
+        let value = challenge(head.scheme, &head.authority, &head.path);
+        response.headers_mut().insert(WWW_AUTHENTICATE, value);
+    }
+    finish(exchange, snapshot, response, Bytes::from(body.into_owned()))
+}
+
+/// Envoy's mapping from HTTP to gRPC.
+fn grpc_status(reject: &Reject) -> u16 {
+    match reject {
+        Reject::Jwt(failure) => u16::from(failure.reason.grpc_status()),
+        _ => match reject.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        },
+    }
+}
+
+/// Answers with the same URL under HTTPS.
+pub fn https_redirect(
+    exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    head: &Head,
+    query: Option<&str>,
+) -> Response<ResponseBody> {
+    let to = Redirect::to_https();
+    let location = to.location(head.scheme, &head.authority, &head.path, query);
+    let response = located(to.status, location);
+    finish(noted(exchange, "https_redirect"), snapshot, response, Bytes::new())
+}
+
+/// Answers with a route's redirect.
+pub fn redirect(
+    exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    values: &RequestValues<'_>,
+    redirect: &Redirect,
+    operations: &HeaderOps,
+) -> Response<ResponseBody> {
+    let head = values.head;
+    let location = redirect.location(head.scheme, &head.authority, &head.path, values.query);
+    let mut response = located(redirect.status, location);
+    operations.apply(response.headers_mut(), values);
+    finish(noted(exchange, "redirect"), snapshot, response, Bytes::new())
+}
+
+/// Answers with a route's fixed content.
+pub fn direct(
+    exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    values: &RequestValues<'_>,
+    content: &DirectResponse,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(());
+    *response.status_mut() = content.status;
+    if !content.body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    }
+    content.response_headers.apply(response.headers_mut(), values);
+    finish(noted(exchange, "direct_response"), snapshot, response, content.body.clone())
+}
+
+fn located(status: StatusCode, location: String) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+fn noted(mut exchange: Box<Exchange>, reason: &'static str) -> Box<Exchange> {
+    exchange.record.reason = Some(reason);
+    exchange.record.details = "direct_response".into();
+    exchange
+}
+
+fn finish(
+    mut exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    mut response: Response<()>,
+    body: Bytes,
+) -> Response<ResponseBody> {
+    if let Some(server) = &snapshot.edge.server_header {
+        response.headers_mut().insert(SERVER, server.clone());
+    }
+    exchange.answered(&response);
+    response.map(|()| ResponseBody::own(body, exchange))
+}

@@ -1,0 +1,215 @@
+//! One request, from its head to the last byte of its answer: the list of phases.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use http::header::HeaderMap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::{ResponseBody, Upload};
+use super::head::{self, Head};
+use super::{HttpConnection, forward, respond};
+use crate::base::header::GRPC_STATUS;
+use crate::base::id::Origin;
+use crate::decide::reject::Reject;
+use crate::decide::request::{Decision, Outcome, RequestFacts, decide, is_grpc};
+use crate::net::liveness::Liveness;
+use crate::snapshot::Snapshot;
+use crate::telemetry::worker::ActiveRequest;
+use crate::telemetry::{Protocol, RequestRecord};
+
+/// A request and its answer: ends once, as a metrics sample and an access log line.
+pub struct Exchange {
+    connection: Rc<HttpConnection>,
+    /// What will be logged and counted.
+    pub record: RequestRecord,
+    /// The request's body.
+    pub upload: Arc<Upload>,
+    _active: ActiveRequest,
+}
+
+impl Exchange {
+    fn begin(connection: &Rc<HttpConnection>, request: &Request<Incoming>) -> Box<Self> {
+        let telemetry = &connection.registered.worker.telemetry;
+        connection.registered.liveness.request_began();
+        let grpc = is_grpc(request.headers());
+        let protocol = if grpc { Protocol::Grpc } else { Protocol::Http };
+        let mut log = telemetry.log.fields();
+        if let Some(log) = &mut log {
+            let header = |name| request.headers().get(name).cloned();
+            log.start_time = Some(SystemTime::now());
+            log.method = Some(request.method().clone());
+            log.path = request.uri().path_and_query().cloned();
+            log.version = Some(request.version());
+            log.user_agent = header(http::header::USER_AGENT);
+            log.authority = header(http::header::HOST);
+            log.downstream_local = Some(connection.local);
+            log.downstream_remote = Some(connection.peer);
+            log.server_name.clone_from(&connection.server_name);
+        }
+        let mut record = RequestRecord::new(Instant::now(), protocol, log);
+        record.request_head_bytes = head_bytes(request.headers());
+        Box::new(Self {
+            connection: connection.clone(),
+            record,
+            upload: Arc::default(),
+            _active: telemetry.metrics.request_started(),
+        })
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Rc<HttpConnection> {
+        &self.connection
+    }
+
+    /// The connection's watch.
+    pub fn liveness(&self) -> &Liveness {
+        &self.connection.registered.liveness
+    }
+
+    /// Whether the client asked by gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.record.protocol == Protocol::Grpc
+    }
+
+    /// Notes the answer's head.
+    pub fn answered<B>(&mut self, response: &Response<B>) {
+        self.record.code = response.status().as_u16();
+        self.record.response_head_bytes = head_bytes(response.headers());
+        self.note_grpc_status(response.headers());
+    }
+
+    /// Notes what was refused, and by what.
+    pub fn rejected(&mut self, reject: &Reject) {
+        let answer = reject.answer();
+        self.record.flags = answer.flag;
+        self.record.reason = Some(answer.code);
+        self.record.details = reject.details();
+        if let Some(log) = &mut self.record.log {
+            if let Some(origin) = reject.origin() {
+                log.resource = Some(origin.clone());
+            }
+            log.upstream_transport_failure = reject.transport_failure().map(Into::into);
+        }
+    }
+
+    /// Notes which resource decided.
+    pub fn decided_by(&mut self, name: &Arc<str>, origin: &Origin) {
+        if let Some(log) = &mut self.record.log {
+            log.route_name = (!name.is_empty()).then(|| name.clone());
+            log.resource = Some(origin.clone());
+        }
+    }
+
+    /// Counts body bytes and looks at trailers.
+    pub fn sent(&mut self, bytes: u64, trailers: Option<&HeaderMap>) {
+        self.record.bytes_sent += bytes;
+        if let Some(trailers) = trailers {
+            self.note_grpc_status(trailers);
+        }
+    }
+
+    /// The backend failed after the answer's head was sent.
+    pub fn backend_failed_midway(&mut self) {
+        self.record.flags = "UC";
+        self.record.reason = Some("upstream_closed_midway");
+    }
+
+    /// The client left before the end.
+    pub fn client_left(&mut self) {
+        self.record.flags = "DC";
+        self.record.details = "downstream_remote_disconnect".into();
+    }
+
+    /// Whether the answer has a body to lose (`HEAD`, 204 and 304 have none).
+    pub fn expects_body(&self) -> bool {
+        !matches!(self.record.code, 101 | 204 | 304)
+    }
+
+    fn note_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.is_grpc()
+            && let Some(value) = headers.get(GRPC_STATUS)
+        {
+            self.record.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
+        }
+    }
+
+    /// Ends the exchange.
+    pub fn finish(mut self) {
+        self.liveness().request_ended();
+        self.record.bytes_received = self.upload.bytes.load(Relaxed);
+        let Self { record, connection, .. } = self;
+        record.finish(&connection.registered.worker.telemetry);
+    }
+}
+
+fn head_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64
+}
+
+/// Answers one request.
+pub async fn serve(
+    connection: Rc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let snapshot = connection.registered.worker.snapshot();
+    let exchange = Exchange::begin(&connection, &request);
+    let head = match Head::read(&connection, &snapshot.edge, &request) {
+        Ok(head) => head,
+        Err(reject) => return respond::reject(exchange, &snapshot, None, &reject),
+    };
+    phases(&connection, &snapshot, exchange, head, request).await
+}
+
+async fn phases(
+    connection: &Rc<HttpConnection>,
+    snapshot: &Snapshot,
+    mut exchange: Box<Exchange>,
+    head: Head,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let Some(serving) = connection.serving.resolve(snapshot) else {
+        return respond::reject(exchange, snapshot, Some(&head), &Reject::Misdirected);
+    };
+    let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let facts = RequestFacts {
+        head: head.for_routing(request.method(), request.headers(), request.uri().query()),
+        path_and_query,
+        now: unix_now(),
+        random: fastrand::u32(..),
+    };
+    let decision = decide(snapshot, &serving.listener, &serving.block, &facts);
+    if let Some(route) = decision.route {
+        exchange.decided_by(&route.name, &route.origin);
+    }
+    let Decision { outcome, verdict, .. } = decision;
+    match outcome {
+        Outcome::Reject(reject) => respond::reject(exchange, snapshot, Some(&head), &reject),
+        Outcome::HttpsRedirect => {
+            respond::https_redirect(exchange, snapshot, &head, request.uri().query())
+        }
+        Outcome::Redirect(redirect, operations) => {
+            let values = head.values(connection, &request);
+            respond::redirect(exchange, snapshot, &values, redirect, operations)
+        }
+        Outcome::Respond(response) => {
+            let values = head.values(connection, &request);
+            respond::direct(exchange, snapshot, &values, response)
+        }
+        Outcome::Forward(rule, destination) => {
+            let plan = head::prepare(connection, snapshot, &head, &mut request, &verdict);
+            let work = forward::Work { snapshot, rule, destination, head: &head, plan };
+            forward::forward(exchange, work, request).await
+        }
+    }
+}
+
+/// Unix time in seconds, for tokens.
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

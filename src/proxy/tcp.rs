@@ -1,0 +1,169 @@
+//! Streams of bytes: PASSTHROUGH, TLS-terminated TCP and plain TCP.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use crate::net::copy::{self, End, Moved};
+use crate::snapshot::Authorization;
+use crate::snapshot::listener::TcpBlock;
+use crate::telemetry::{Protocol, RequestRecord};
+use crate::upstream::connect::Stream;
+use crate::upstream::pool::AcquireError;
+
+/// A socket below everything else.
+pub trait Raw: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The TCP socket, for the kernel to copy from.
+    fn tcp(&self) -> Option<&TcpStream>;
+}
+
+impl Raw for TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Raw for UnixStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+/// Logs a connection that was refused before it had a destination.
+pub fn log_refused(
+    connection: &Connection,
+    flag: &'static str,
+    details: &str,
+    reason: &'static str,
+) {
+    let mut record = record(connection);
+    record.flags = flag;
+    record.details = details.to_owned().into();
+    record.reason = Some(reason);
+    record.finish_refused(&connection.registered.worker.telemetry);
+}
+
+/// Passes on a stream as it came; `first` was read already.
+pub async fn plain<S: Raw>(connection: Connection, block: &TcpBlock, stream: S, first: Vec<u8>) {
+    let Some((mut upstream, mut record)) = open(&connection, block).await else { return };
+    let moved = Moved::default();
+    moved.forth.set(first.len() as u64);
+    let end = if let Err(error) = upstream.write_all(&first).await {
+        End::Failed(error)
+    } else {
+        drop(first);
+        let mut stream = stream;
+        match (stream.tcp(), &mut upstream) {
+            (Some(client), Stream::Tcp(backend)) => {
+                cuttable(&connection, copy::sockets(client, backend, block.idle_timeout, &moved))
+                    .await
+            }
+            (_, upstream) => {
+                let copy = copy::streams(&mut stream, upstream, block.idle_timeout, &moved);
+                cuttable(&connection, copy).await
+            }
+        }
+    };
+    finish(&connection, &mut record, &moved, &end);
+    record.finish(&connection.registered.worker.telemetry);
+}
+
+/// Passes on the plaintext of a stream whose TLS ended here.
+pub async fn terminated<S>(connection: Connection, block: &TcpBlock, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((mut upstream, mut record)) = open(&connection, block).await else { return };
+    let moved = Moved::default();
+    let copy = copy::streams(&mut stream, &mut upstream, block.idle_timeout, &moved);
+    let end = cuttable(&connection, copy).await;
+    finish(&connection, &mut record, &moved, &end);
+    record.finish(&connection.registered.worker.telemetry);
+}
+
+async fn open(connection: &Connection, block: &TcpBlock) -> Option<(Stream, RequestRecord)> {
+    let worker = &connection.registered.worker;
+    if let Authorization::Refuse(_) = &connection.snapshot.authorization {
+        log_refused(
+            connection,
+            "-",
+            "rbac_access_denied_matched_policy[none]",
+            "authorization_denied",
+        );
+        return None;
+    }
+    let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();
+    let Some(cluster) = cluster.and_then(|id| connection.snapshot.cluster(id)) else {
+        log_refused(connection, "NC", "cluster_not_found", "cluster_not_found");
+        return None;
+    };
+    let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
+    match pool.open_raw().await {
+        Ok((upstream, peer)) => {
+            let mut record = record(connection);
+            record.destination = cluster.labels.clone();
+            if let Some(log) = &mut record.log {
+                log.upstream_cluster = Some(cluster.name.clone());
+                log.upstream_host = peer;
+                log.upstream_local = upstream.local_address();
+                log.resource = Some(block.origin.clone());
+            }
+            worker.telemetry.metrics.tcp_opened(&cluster.labels);
+            Some((upstream, record))
+        }
+        Err(AcquireError::NoEndpoint) => {
+            log_refused(connection, "UH", "no_healthy_upstream", "no_endpoint");
+            None
+        }
+        Err(AcquireError::Connect(error)) => {
+            tracing::debug!(cluster = &*cluster.name, %error, "connect failed");
+            log_refused(connection, "UF", "upstream_connect_failed", "connect_failed");
+            None
+        }
+    }
+}
+
+/// Runs a copy until it ends or the worker cuts the connection.
+async fn cuttable(connection: &Connection, copy: impl Future<Output = End>) -> End {
+    use crate::net::liveness::Order;
+    let liveness = Arc::clone(&connection.registered.liveness);
+    let cut = std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
+        Order::Cut => std::task::Poll::Ready(()),
+        Order::Serve | Order::Drain => std::task::Poll::Pending,
+    });
+    tokio::select! {
+        end = copy => end,
+        () = cut => End::Failed(std::io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+fn finish(connection: &Connection, record: &mut RequestRecord, moved: &Moved, end: &End) {
+    record.bytes_received = moved.forth.get();
+    record.bytes_sent = moved.back.get();
+    match end {
+        End::Closed => {}
+        End::Idle => {
+            record.flags = "SI";
+            record.reason = Some("tcp_idle");
+        }
+        End::Failed(error) => {
+            tracing::debug!(peer = %connection.peer, %error, "stream failed");
+            record.flags = "UC";
+        }
+    }
+}
+
+fn record(connection: &Connection) -> RequestRecord {
+    let worker = &connection.registered.worker;
+    let mut log = worker.telemetry.log.fields();
+    if let Some(log) = &mut log {
+        log.start_time = Some(std::time::SystemTime::now());
+        log.downstream_local = Some(connection.local);
+        log.downstream_remote = Some(connection.peer);
+        log.server_name.clone_from(&connection.server_name);
+    }
+    RequestRecord::new(Instant::now(), Protocol::Tcp, log)
+}

@@ -1,0 +1,294 @@
+//! One worker thread: a current-thread runtime with its own listening sockets, connections and
+//! pools; nothing a request needs is on another thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::connection::{self, Accepted};
+use super::http::body::RequestBody;
+use crate::base::limit;
+use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
+use crate::snapshot::Snapshot;
+use crate::snapshot::cell::{SnapshotCell, SnapshotReader};
+use crate::snapshot::listener::ListenAddress;
+use crate::telemetry::WorkerTelemetry;
+use crate::upstream::registry::Upstreams;
+use crate::upstream::resolve::Resolver;
+
+/// What the control half tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on a socket.
+    Listen(ListenAddress, Socket),
+    /// Stop accepting on an address, after what already waits in its queue.
+    Unlisten(ListenAddress),
+    /// Finish requests under way; answer new ones and close their connections.
+    Drain,
+    /// Stop accepting altogether.
+    Close,
+    /// End every connection.
+    Cut,
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix domain.
+    Unix(Arc<std::os::unix::net::UnixListener>),
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where snapshots appear.
+    pub cell: SnapshotCell,
+    /// Names of backends.
+    pub resolver: Resolver,
+    /// Metrics and access log.
+    pub telemetry: WorkerTelemetry,
+    /// Connections this worker may hold.
+    pub connections: usize,
+}
+
+/// A worker's hold on a snapshot: cloned for each request without touching a shared counter.
+#[derive(Debug)]
+pub struct View(pub Arc<Snapshot>);
+
+impl std::ops::Deref for View {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+/// The state of one worker, shared by its tasks.
+pub struct Worker {
+    reader: RefCell<SnapshotReader>,
+    view: RefCell<Rc<View>>,
+    /// Its pools.
+    pub upstreams: Upstreams<RequestBody>,
+    /// Its metrics and log.
+    pub telemetry: WorkerTelemetry,
+    /// Its clock of seconds.
+    pub ticks: Ticks,
+    connections: RefCell<HashMap<u64, Arc<Liveness>>>,
+    most_connections: usize,
+    next_connection: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+impl Worker {
+    fn new(parts: Parts) -> Rc<Self> {
+        let mut reader = parts.cell.reader();
+        let view = Rc::new(View(reader.load().clone()));
+        Rc::new(Self {
+            reader: RefCell::new(reader),
+            view: RefCell::new(view),
+            upstreams: Upstreams::new(parts.resolver),
+            telemetry: parts.telemetry,
+            ticks: Ticks::default(),
+            connections: RefCell::default(),
+            most_connections: parts.connections,
+            next_connection: Cell::new(0),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// The live snapshot; pools move on with it.
+    pub fn snapshot(&self) -> Rc<View> {
+        let mut reader = self.reader.borrow_mut();
+        let live = reader.load();
+        let mut view = self.view.borrow_mut();
+        if !Arc::ptr_eq(live, &view.0) {
+            self.upstreams.adopt(live);
+            *view = Rc::new(View(live.clone()));
+        }
+        view.clone()
+    }
+
+    /// Registers a connection until the returned guard is dropped.
+    pub fn register(self: &Rc<Self>) -> Registered {
+        let liveness = Liveness::new(self.ticks.clone());
+        if self.draining.get() {
+            liveness.order(Order::Drain);
+        }
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        self.connections.borrow_mut().insert(id, liveness.clone());
+        Registered { worker: self.clone(), id, liveness }
+    }
+
+    /// Looks after deadlines: once a second.
+    fn tick(&self) {
+        self.ticks.advance();
+        for liveness in self.connections.borrow().values() {
+            match liveness.verdict() {
+                Some(Stuck::Idle) => liveness.order(Order::Drain),
+                Some(Stuck::Head | Stuck::Write) => liveness.order(Order::Cut),
+                None => {}
+            }
+        }
+        self.upstreams.sweep();
+    }
+
+    fn order_all(&self, order: Order) {
+        for liveness in self.connections.borrow().values() {
+            liveness.order(order);
+        }
+    }
+}
+
+/// A registered connection.
+pub struct Registered {
+    /// Its worker.
+    pub worker: Rc<Worker>,
+    /// Its state.
+    pub liveness: Arc<Liveness>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Runs a worker until it is drained (or cut) after [`Command::Close`], or its commands end.
+pub async fn run(parts: Parts, mut commands: mpsc::Receiver<Command>) {
+    let worker = Worker::new(parts);
+    let mut listeners: HashMap<ListenAddress, AbortHandle> = HashMap::new();
+    let mut ticker = interval(Duration::from_secs(1));
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker.tick().await;
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Listen(address, socket)) => {
+                    let task = spawn_local(accept(worker.clone(), address.clone(), socket));
+                    if let Some(old) = listeners.insert(address, task.abort_handle()) {
+                        old.abort();
+                    }
+                }
+                Some(Command::Unlisten(address)) => {
+                    if let Some(task) = listeners.remove(&address) {
+                        task.abort();
+                    }
+                }
+                Some(Command::Drain) => {
+                    worker.draining.set(true);
+                    worker.order_all(Order::Drain);
+                }
+                Some(Command::Close) => {
+                    // One turn of the runtime accepts what still waits in the sockets' queues.
+                    sleep(Duration::from_millis(1)).await;
+                    for (_, task) in listeners.drain() {
+                        task.abort();
+                    }
+                    closing = true;
+                }
+                Some(Command::Cut) | None => {
+                    worker.order_all(Order::Cut);
+                    return;
+                }
+            },
+            _ = ticker.tick() => worker.tick(),
+            () = sleep(Duration::from_millis(5)), if closing => {
+                if worker.connections.borrow().is_empty() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, address: ListenAddress, socket: Socket) {
+    let result = match socket {
+        Socket::Tcp(socket) => accept_tcp(&worker, &address, socket).await,
+        Socket::Unix(socket) => accept_unix(&worker, &address, &socket).await,
+    };
+    if let Err(error) = result {
+        tracing::error!(?address, %error, "listener ended");
+    }
+}
+
+async fn accept_tcp(
+    worker: &Rc<Worker>,
+    address: &ListenAddress,
+    socket: std::net::TcpListener,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(socket)?;
+    let mut patience = Patience::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                let local = stream.local_addr().unwrap_or(peer);
+                take(worker, address, Accepted::Tcp(stream, peer, local));
+            }
+            Err(error) => patience.after(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(
+    worker: &Rc<Worker>,
+    address: &ListenAddress,
+    socket: &std::os::unix::net::UnixListener,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(socket.try_clone()?)?;
+    let mut patience = Patience::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => take(worker, address, Accepted::Unix(stream)),
+            Err(error) => patience.after(&error).await,
+        }
+    }
+}
+
+fn take(worker: &Rc<Worker>, address: &ListenAddress, accepted: Accepted) {
+    if worker.connections.borrow().len() >= worker.most_connections {
+        worker.telemetry.metrics.process().connection_refused("limit");
+        return;
+    }
+    spawn_local(connection::serve(worker.register(), address.clone(), accepted));
+}
+
+/// Waits after an accept that failed for want of something, and says so once in a while.
+#[derive(Default)]
+struct Patience {
+    told: Option<Instant>,
+}
+
+impl Patience {
+    async fn after(&mut self, error: &io::Error) {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        if self.told.is_none_or(|told| told.elapsed() > limit::STALL_TIME) {
+            self.told = Some(Instant::now());
+            tracing::error!(
+                %error,
+                "connections cannot be accepted; if files have run out, raise the limit (ulimit -n)"
+            );
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}

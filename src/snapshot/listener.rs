@@ -1,0 +1,120 @@
+//! Listeners and their server blocks.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::hash::Fingerprint;
+use crate::base::host::HostPattern;
+use crate::base::id::Origin;
+use crate::route::hosts::HostIndex;
+use crate::route::weight::Weighted;
+use crate::tls::server::ServerTls;
+
+use super::cluster::ClusterId;
+use super::route::RouteTable;
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// What is bound: the Gateway's port after `--port-map`.
+    pub address: ListenAddress,
+    /// Port as written in the Gateway (`servers[].port.number`).
+    pub port: u16,
+    /// What is behind it.
+    pub servers: Servers,
+}
+
+/// A place to listen at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// One address.
+    Socket(SocketAddr),
+    /// Every address, IPv6 and IPv4.
+    Any(u16),
+    /// A Unix domain socket (`bind: unix:///path`).
+    Unix(PathBuf),
+}
+
+/// The server blocks of a listener.
+#[derive(Debug)]
+pub enum Servers {
+    /// Plaintext HTTP: one block for all servers of the port.
+    Http(Arc<ServerBlock>),
+    /// TLS of every kind, told apart by SNI.
+    Tls(HostIndex<Chain>),
+    /// Plaintext TCP.
+    Tcp(Arc<TcpBlock>),
+}
+
+/// What a TLS connection meets.
+#[derive(Clone, Debug)]
+pub enum Chain {
+    /// Terminated, then HTTP.
+    Http(Arc<ServerBlock>),
+    /// Terminated, then bytes.
+    Tcp(Arc<TcpBlock>),
+    /// Sent on as it came.
+    Passthrough(Arc<TcpBlock>),
+    /// Sent on to the service that the SNI `outbound_.PORT_.SUBSET_.HOST` names.
+    AutoPassthrough(Arc<AutoPassthrough>),
+}
+
+/// A Gateway server that serves HTTP.
+#[derive(Debug)]
+pub struct ServerBlock {
+    /// `gatewayNamespace/gatewayName/portName`, or `http/PORT` for merged plaintext servers: stays
+    /// the same across snapshots, so that a connection finds its block again.
+    pub key: Arc<str>,
+    /// Where it is written.
+    pub origin: Origin,
+    /// Hosts it serves, with or without routes.
+    pub hosts: HostIndex<()>,
+    /// TLS termination; nothing on a plaintext port.
+    pub tls: Option<Termination>,
+    /// Its routes.
+    pub routes: RouteTable,
+}
+
+/// How a block terminates TLS.
+#[derive(Clone, Debug)]
+pub struct Termination {
+    /// Certificates and rules, or why every handshake fails.
+    pub tls: Result<Arc<ServerTls>, Unusable>,
+    /// Equal for blocks that ask the same of client certificates.
+    pub client_rule: Fingerprint,
+    /// Names of the certificate: what a connection may be reused for.
+    pub certificate_names: Vec<HostPattern>,
+}
+
+/// TLS material that cannot serve; its handshakes fail.
+#[derive(Clone, Debug)]
+pub struct Unusable {
+    /// Why, for the log.
+    pub reason: Arc<str>,
+}
+
+/// A server that passes bytes on.
+#[derive(Debug)]
+pub struct TcpBlock {
+    /// Stays the same across snapshots.
+    pub key: Arc<str>,
+    /// The server, or for PASSTHROUGH the `tls` route.
+    pub origin: Origin,
+    /// TLS termination, where the server terminates.
+    pub tls: Option<Termination>,
+    /// Where connections go; a missing cluster closes them.
+    pub destinations: Weighted<Option<ClusterId>>,
+    /// No byte either way for this long ends a stream.
+    pub idle_timeout: Duration,
+}
+
+/// Services reachable by their SNI.
+#[derive(Debug)]
+pub struct AutoPassthrough {
+    /// Where it is written.
+    pub origin: Origin,
+    /// Full SNI to block.
+    pub services: HostIndex<Arc<TcpBlock>>,
+}

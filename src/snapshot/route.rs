@@ -1,0 +1,96 @@
+//! HTTP routes of a server block.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use crate::base::id::Origin;
+use crate::route::headers::HeaderOps;
+use crate::route::hosts::HostIndex;
+use crate::route::matcher::RequestMatch;
+use crate::route::rewrite::{PathRewrite, Redirect};
+use crate::route::weight::Weighted;
+
+use super::cluster::ClusterId;
+
+/// Virtual hosts by name.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    /// The most specific host wins as a whole.
+    pub hosts: HostIndex<Arc<VirtualHost>>,
+}
+
+/// The routes of one host, in order; the first that matches wins.
+#[derive(Clone, Debug)]
+pub struct VirtualHost {
+    /// The host pattern as text.
+    pub name: Box<str>,
+    /// `tls.httpsRedirect` of a plaintext server: requests that are not HTTPS get 301. Holds the
+    /// server's origin.
+    pub https_redirect: Option<Origin>,
+    /// Rules in order.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub struct Route {
+    /// Route name for logs; empty when it has none.
+    pub name: Arc<str>,
+    /// The rule.
+    pub origin: Origin,
+    /// When it applies.
+    pub condition: RequestMatch,
+    /// What it does.
+    pub action: Action,
+}
+
+/// What a rule does.
+#[derive(Debug)]
+pub enum Action {
+    /// To a backend.
+    Forward(Forward),
+    /// Answered with a `location`.
+    Redirect(Redirect, HeaderOps),
+    /// Answered with fixed content.
+    Respond(DirectResponse),
+}
+
+/// Forwarding to one of several destinations.
+#[derive(Debug)]
+pub struct Forward {
+    /// Weighted destinations.
+    pub destinations: Weighted<Destination>,
+    /// New path.
+    pub path: Option<PathRewrite>,
+    /// New authority (`rewrite.authority`, or a `host` header operation).
+    pub authority: Option<HeaderValue>,
+    /// Time for the whole answer, counted from the end of the request; none when nothing.
+    pub timeout: Option<Duration>,
+}
+
+/// One destination.
+#[derive(Debug)]
+pub struct Destination {
+    /// Its cluster; nothing when the service is not known (503, `NC`).
+    pub cluster: Option<ClusterId>,
+    /// New authority from this destination's own header operations.
+    pub authority: Option<HeaderValue>,
+    /// Steps over request headers, in order.
+    pub request_headers: Vec<HeaderOps>,
+    /// Steps over response headers, in order.
+    pub response_headers: Vec<HeaderOps>,
+}
+
+/// A fixed answer.
+#[derive(Debug)]
+pub struct DirectResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body; empty for none.
+    pub body: Bytes,
+    /// Operations on its headers.
+    pub response_headers: HeaderOps,
+}

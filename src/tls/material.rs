@@ -1,0 +1,260 @@
+//! A certificate chain with its private key, proven to belong together.
+//!
+//! **Invariant:** a [`Material`] can sign for its own leaf. Private keys never reach an error, a log
+//! or `Debug`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::host::HostPattern;
+use crate::base::limit;
+
+use super::certificate::CertFacts;
+
+/// Why a chain and key cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MaterialError {
+    /// More bytes than any credential needs.
+    #[error("the credential is larger than {} bytes", limit::CREDENTIAL_FILE_BYTES)]
+    TooLarge,
+    /// The chain has no `CERTIFICATE` block.
+    #[error("there is no \"BEGIN CERTIFICATE\" block; give the chain as PEM, leaf first")]
+    NoCertificate,
+    /// A block of the chain cannot be read; counted from 1.
+    #[error("certificate {position} of the chain cannot be read as PEM with X.509 inside")]
+    UnreadableCertificate {
+        /// Place in the chain, from 1.
+        position: usize,
+    },
+    /// The key has no private key block.
+    #[error("there is no private key block; give the key as PEM in PKCS#8, PKCS#1 or SEC1")]
+    NoKey,
+    /// The key block cannot be used.
+    #[error(
+        "the private key cannot be read; use RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, \
+         or Ed25519"
+    )]
+    UnreadableKey,
+    /// The key needs a pass phrase.
+    #[error("the private key is encrypted; store it without a pass phrase")]
+    EncryptedKey,
+    /// The key is another certificate's.
+    #[error("the private key does not belong to the certificate \"{subject}\"")]
+    Mismatch {
+        /// Subject of the first certificate.
+        subject: String,
+    },
+    /// The key belongs to a certificate that does not come first.
+    #[error("the key belongs to certificate {position} of the chain; put that one first")]
+    LeafNotFirst {
+        /// Place in the chain, from 1.
+        position: usize,
+    },
+}
+
+/// Something an operator should know about material that is nonetheless served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// Its time is over.
+    #[error("the certificate \"{subject}\" has expired")]
+    Expired {
+        /// Subject of the certificate.
+        subject: String,
+        /// Last valid second, Unix time.
+        not_after: i64,
+    },
+    /// Its time has not begun.
+    #[error("the certificate \"{subject}\" is not valid yet")]
+    NotYetValid {
+        /// Subject of the certificate.
+        subject: String,
+        /// First valid second, Unix time.
+        not_before: i64,
+    },
+    /// Its time ends soon.
+    #[error("the certificate \"{subject}\" expires in {days} days")]
+    ExpiresSoon {
+        /// Subject of the certificate.
+        subject: String,
+        /// Whole days left.
+        days: i64,
+    },
+    /// A certificate of the chain was not issued by the next one.
+    #[error(
+        "certificate {position} of the chain is not issued by the one after it; order the chain \
+         leaf first, each followed by its issuer"
+    )]
+    ChainBroken {
+        /// Place in the chain, from 1.
+        position: usize,
+    },
+    /// The chain ends before an issuer that clients would know.
+    #[error("the chain lacks the intermediate \"{issuer}\"; append it, or most clients will fail")]
+    ChainIncomplete {
+        /// Issuer of the last certificate.
+        issuer: String,
+    },
+    /// No name of the certificate covers a host it is served for.
+    #[error("the certificate has no name for the host \"{host}\"")]
+    HostNotCovered {
+        /// The host as written.
+        host: String,
+    },
+}
+
+/// A chain and its private key.
+pub struct Material {
+    key: Arc<CertifiedKey>,
+    chain: Vec<CertFacts>,
+    leaf: CertFacts,
+    fingerprint: Fingerprint,
+}
+
+impl Material {
+    /// Reads a chain (leaf first) and its key from PEM and proves that they match.
+    pub fn parse(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, MaterialError> {
+        for pem in [chain_pem, key_pem] {
+            if pem.len() as u64 > limit::CREDENTIAL_FILE_BYTES {
+                return Err(MaterialError::TooLarge);
+            }
+        }
+        let certificates = read_chain(chain_pem)?;
+        let chain = facts_of(&certificates)?;
+        let leaf = chain.first().ok_or(MaterialError::NoCertificate)?.clone();
+        let key = read_key(key_pem)?;
+        let key = any_supported_type(&key).map_err(|_| MaterialError::UnreadableKey)?;
+        let public = key.public_key().ok_or(MaterialError::UnreadableKey)?;
+        let spki = Fingerprint::of(&public);
+        match chain.iter().position(|facts| facts.spki == spki) {
+            Some(0) => {}
+            Some(at) => return Err(MaterialError::LeafNotFirst { position: at + 1 }),
+            None => return Err(MaterialError::Mismatch { subject: leaf.subject }),
+        }
+        let mut hasher = Hasher::default();
+        for certificate in &certificates {
+            hasher.part(certificate);
+        }
+        let key = Arc::new(CertifiedKey::new(certificates, key));
+        Ok(Self { key, chain, leaf, fingerprint: hasher.finish() })
+    }
+
+    /// Facts of the leaf.
+    pub fn leaf(&self) -> &CertFacts {
+        &self.leaf
+    }
+
+    /// Facts of the whole chain, leaf first.
+    pub fn chain(&self) -> &[CertFacts] {
+        &self.chain
+    }
+
+    /// Digest of the chain; the key is settled by its leaf.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Chain and key for rustls.
+    pub fn certified_key(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+
+    /// Whether the leaf is right for every name under a host.
+    pub fn covers(&self, host: &HostPattern) -> bool {
+        self.leaf.names.covers(host)
+    }
+
+    /// What to tell about dates and the chain. `now` is Unix time in seconds; certificates with less
+    /// than `warn_days` left are reported.
+    pub fn findings(&self, now: i64, warn_days: u32) -> Vec<Finding> {
+        let mut findings: Vec<_> =
+            self.chain.iter().filter_map(|facts| date_finding(facts, now, warn_days)).collect();
+        let links = self.chain.iter().zip(self.chain.iter().skip(1)).enumerate();
+        findings.extend(
+            links
+                .filter(|(_, (subject, issuer))| subject.issuer != issuer.subject)
+                .map(|(at, _)| Finding::ChainBroken { position: at + 1 }),
+        );
+        if self.chain.len() == 1 && !self.leaf.is_self_signed && self.leaf.names_issuer_location {
+            findings.push(Finding::ChainIncomplete { issuer: self.leaf.issuer.clone() });
+        }
+        findings
+    }
+
+    /// One finding for each host that the leaf does not cover.
+    pub fn uncovered<'a>(
+        &'a self,
+        hosts: impl IntoIterator<Item = &'a HostPattern>,
+    ) -> impl Iterator<Item = Finding> {
+        hosts
+            .into_iter()
+            .filter(|host| !self.covers(host))
+            .map(|host| Finding::HostNotCovered { host: host.to_string() })
+    }
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").field("leaf", &self.leaf).finish_non_exhaustive()
+    }
+}
+
+/// Judges a certificate's dates; `now` is Unix time in seconds.
+pub fn date_finding(facts: &CertFacts, now: i64, warn_days: u32) -> Option<Finding> {
+    let subject = || match (&*facts.subject, facts.names.dns.first().or(facts.names.uris.first())) {
+        ("", Some(name)) => name.clone(),
+        (subject, _) => subject.to_owned(),
+    };
+    let left = facts.not_after.saturating_sub(now);
+    if left < 0 {
+        Some(Finding::Expired { subject: subject(), not_after: facts.not_after })
+    } else if now < facts.not_before {
+        Some(Finding::NotYetValid { subject: subject(), not_before: facts.not_before })
+    } else if left < i64::from(warn_days) * DAY_SECONDS {
+        Some(Finding::ExpiresSoon { subject: subject(), days: left / DAY_SECONDS })
+    } else {
+        None
+    }
+}
+
+fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+    let mut chain = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let position = chain.len() + 1;
+        if position > CHAIN_CERTIFICATES {
+            return Err(MaterialError::TooLarge);
+        }
+        chain.push(certificate.map_err(|_| MaterialError::UnreadableCertificate { position })?);
+    }
+    if chain.is_empty() { Err(MaterialError::NoCertificate) } else { Ok(chain) }
+}
+
+fn facts_of(chain: &[CertificateDer<'_>]) -> Result<Vec<CertFacts>, MaterialError> {
+    let facts = chain.iter().enumerate().map(|(at, der)| {
+        CertFacts::parse(der).map_err(|_| MaterialError::UnreadableCertificate { position: at + 1 })
+    });
+    facts.collect()
+}
+
+fn read_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, MaterialError> {
+    match PrivateKeyDer::from_pem_slice(pem) {
+        Ok(_) if contains(pem, b"Proc-Type: 4,ENCRYPTED") => Err(MaterialError::EncryptedKey),
+        Ok(key) => Ok(key),
+        Err(_) if contains(pem, b"ENCRYPTED") => Err(MaterialError::EncryptedKey),
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(MaterialError::NoKey),
+        Err(_) => Err(MaterialError::UnreadableKey),
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(haystack, needle).is_some()
+}
+
+/// More certificates than any chain has; rustls clients stop far earlier.
+const CHAIN_CERTIFICATES: usize = 32;
+const DAY_SECONDS: i64 = 86_400;

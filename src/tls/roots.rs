@@ -1,0 +1,287 @@
+//! CA bundles and revocation lists, and the chain check that both directions share.
+//!
+//! **Invariant:** [`verify_chain`] is the only place where a peer's chain is judged.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::{CertificateError, OtherError, RootCertStore};
+use webpki::{
+    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::limit;
+
+use super::certificate::CertFacts;
+
+/// Why a CA bundle cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootsError {
+    /// More bytes than any bundle needs.
+    #[error("the CA bundle is larger than {} bytes", limit::CREDENTIAL_FILE_BYTES)]
+    TooLarge,
+    /// No `CERTIFICATE` block.
+    #[error("the CA bundle has no \"BEGIN CERTIFICATE\" block")]
+    Empty,
+    /// A block cannot be read; counted from 1.
+    #[error("certificate {position} of the CA bundle cannot be read as PEM with X.509 inside")]
+    Unreadable {
+        /// Place in the bundle, from 1.
+        position: usize,
+    },
+}
+
+/// Why a revocation list cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CrlError {
+    /// More bytes than any list needs.
+    #[error("the revocation list is larger than {} bytes", limit::CREDENTIAL_FILE_BYTES)]
+    TooLarge,
+    /// No list in it.
+    #[error("there is no revocation list: neither a \"BEGIN X509 CRL\" block nor DER")]
+    Empty,
+    /// A list cannot be read; counted from 1.
+    #[error("revocation list {position} cannot be read; give X.509 CRLs of version 2")]
+    Unreadable {
+        /// Place in the file, from 1.
+        position: usize,
+    },
+}
+
+/// Trust anchors.
+#[derive(Clone)]
+pub struct Roots {
+    store: Arc<RootCertStore>,
+    facts: Arc<[CertFacts]>,
+    fingerprint: Fingerprint,
+}
+
+impl Roots {
+    /// Reads a bundle of CA certificates from PEM. One unreadable certificate refuses the bundle.
+    pub fn parse(pem: &[u8]) -> Result<Self, RootsError> {
+        if pem.len() as u64 > limit::CREDENTIAL_FILE_BYTES {
+            return Err(RootsError::TooLarge);
+        }
+        let mut store = RootCertStore::empty();
+        let mut facts = Vec::new();
+        let mut hasher = Hasher::default();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let unreadable = || RootsError::Unreadable { position: facts.len() + 1 };
+            let certificate = certificate.map_err(|_| unreadable())?;
+            let fact = CertFacts::parse(&certificate).map_err(|_| unreadable())?;
+            hasher.part(&certificate);
+            store.add(certificate).map_err(|_| unreadable())?;
+            facts.push(fact);
+        }
+        if facts.is_empty() {
+            return Err(RootsError::Empty);
+        }
+        Ok(Self { store: store.into(), facts: facts.into(), fingerprint: hasher.finish() })
+    }
+
+    /// Wraps anchors that were read elsewhere, the operating system's for example.
+    pub fn from_store(store: Arc<RootCertStore>) -> Self {
+        let mut hasher = Hasher::default();
+        for anchor in &store.roots {
+            hasher.part(&anchor.subject).part(&anchor.subject_public_key_info);
+        }
+        Self { store, facts: Arc::default(), fingerprint: hasher.finish() }
+    }
+
+    /// The anchors for rustls.
+    pub fn store(&self) -> &Arc<RootCertStore> {
+        &self.store
+    }
+
+    /// Facts of each certificate; empty for wrapped stores.
+    pub fn facts(&self) -> &[CertFacts] {
+        &self.facts
+    }
+
+    /// Digest of the bundle.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roots({} anchors)", self.store.len())
+    }
+}
+
+/// Revocation lists; empty by default.
+#[derive(Clone, Debug)]
+pub struct Crls {
+    lists: Arc<[CertRevocationList<'static>]>,
+    fingerprint: Fingerprint,
+}
+
+impl Default for Crls {
+    fn default() -> Self {
+        Self { lists: Arc::default(), fingerprint: Fingerprint::of(b"") }
+    }
+}
+
+impl Crls {
+    /// Reads lists from PEM, or one list from DER.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CrlError> {
+        if bytes.len() as u64 > limit::CREDENTIAL_FILE_BYTES {
+            return Err(CrlError::TooLarge);
+        }
+        let mut lists = Vec::new();
+        if bytes.first() == Some(&DER_SEQUENCE) {
+            lists.push(read_list(bytes).ok_or(CrlError::Unreadable { position: 1 })?);
+        } else {
+            for der in CertificateRevocationListDer::pem_slice_iter(bytes) {
+                let position = lists.len() + 1;
+                let list = der.ok().and_then(|der| read_list(&der));
+                lists.push(list.ok_or(CrlError::Unreadable { position })?);
+            }
+        }
+        if lists.is_empty() {
+            return Err(CrlError::Empty);
+        }
+        Ok(Self { lists: lists.into(), fingerprint: Fingerprint::of(bytes) })
+    }
+
+    /// Digest of the lists.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+fn read_list(der: &[u8]) -> Option<CertRevocationList<'static>> {
+    OwnedCertRevocationList::from_der(der).ok().map(CertRevocationList::from)
+}
+
+/// What the peer acts as in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerRole {
+    Client,
+    Server,
+}
+
+/// Judges a chain: signatures up to an anchor, dates, usage, revocation. A certificate whose
+/// revocation status no list tells is accepted; a revoked one anywhere in the chain is not.
+pub(super) fn verify_chain(
+    chain: Chain<'_>,
+    now: UnixTime,
+    role: PeerRole,
+    trust: &Trust,
+) -> Result<(), rustls::Error> {
+    let leaf = EndEntityCert::try_from(chain.leaf).map_err(|_| CertificateError::BadEncoding)?;
+    let lists: Vec<_> = trust.crls.lists.iter().collect();
+    let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+        options
+            .with_depth(RevocationCheckDepth::Chain)
+            .with_status_policy(UnknownStatusPolicy::Allow)
+            .build()
+    });
+    let usage = match role {
+        PeerRole::Client => KeyUsage::client_auth(),
+        PeerRole::Server => KeyUsage::server_auth(),
+    };
+    leaf.verify_for_usage(
+        trust.algorithms.all,
+        &trust.roots.store.roots,
+        chain.intermediates,
+        now,
+        usage,
+        revocation,
+        None,
+    )
+    .map(drop)
+    .map_err(|error| certificate_error(error).into())
+}
+
+/// A chain as the peer sent it.
+#[derive(Clone, Copy)]
+pub(super) struct Chain<'a> {
+    pub(super) leaf: &'a CertificateDer<'a>,
+    pub(super) intermediates: &'a [CertificateDer<'a>],
+}
+
+/// What a chain is held against.
+#[derive(Clone, Debug)]
+pub(super) struct Trust {
+    pub(super) roots: Roots,
+    pub(super) crls: Crls,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// The alert that the peer sees depends on this mapping.
+fn certificate_error(error: webpki::Error) -> CertificateError {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
+            CertificateError::BadEncoding
+        }
+        webpki::Error::CertExpired { time, not_after } => {
+            CertificateError::ExpiredContext { time, not_after }
+        }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        webpki::Error::InvalidCertValidity => CertificateError::Expired,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    }
+}
+
+/// First byte of any DER list; PEM is text.
+const DER_SEQUENCE: u8 = 0x30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::pki::Authority;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_bundle_gives_anchors_and_facts() {
+        let (one, two) = (Authority::new("one"), Authority::new("two"));
+        let roots = Roots::parse(format!("{}{}", one.pem(), two.pem()).as_bytes()).unwrap();
+        assert_eq!(roots.store().len(), 2);
+        assert_eq!(roots.facts()[1].subject, "CN=two");
+        assert_ne!(roots.fingerprint(), Roots::parse(one.pem().as_bytes()).unwrap().fingerprint());
+    }
+
+    #[test]
+    fn broken_bundles_say_which_certificate() {
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let pem = format!("{}{bad}", Authority::new("one").pem());
+        assert_eq!(
+            Roots::parse(pem.as_bytes()).unwrap_err(),
+            RootsError::Unreadable { position: 2 }
+        );
+        assert_eq!(Roots::parse(b"").unwrap_err(), RootsError::Empty);
+    }
+
+    #[test]
+    fn lists_are_read_from_pem_and_der() {
+        let (pem, der) = Authority::new("one").revoke(&[7]);
+        assert_eq!(Crls::parse(pem.as_bytes()).unwrap().lists.len(), 1);
+        assert_eq!(Crls::parse(&der).unwrap().lists.len(), 1);
+        assert_eq!(Crls::parse(b"no list").unwrap_err(), CrlError::Empty);
+        assert_eq!(Crls::parse(b"0\x03abc").unwrap_err(), CrlError::Unreadable { position: 1 });
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = Roots::parse(&bytes);
+            let _ = Crls::parse(&bytes);
+            let mut der = vec![DER_SEQUENCE];
+            der.extend(bytes);
+            let _ = Crls::parse(&der);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Termination: certificates and client rules of one server block as rustls configurations.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::crypto::{CryptoProfile, SuiteOrder};
+use super::material::Material;
+use super::trust::{ClientVerifier, Presence, TrustRules};
+use crate::base::hash::{Fingerprint, Hasher};
+
+/// What a server asks of its clients (`Gateway.spec.servers[].tls.mode`).
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// SIMPLE: no certificate is asked for.
+    #[default]
+    None,
+    /// MUTUAL, ISTIO_MUTUAL: a certificate that meets the rules.
+    Required(TrustRules),
+    /// OPTIONAL_MUTUAL: none, or one that meets the rules.
+    Optional(TrustRules),
+}
+
+impl ClientAuth {
+    /// Equal for servers that ask the same of their clients.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = Hasher::default();
+        match self {
+            Self::None => {
+                hasher.part(b"none");
+            }
+            Self::Required(rules) => {
+                hasher.part(b"required");
+                rules.add_to(&mut hasher);
+            }
+            Self::Optional(rules) => {
+                hasher.part(b"optional");
+                rules.add_to(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+}
+
+/// What a server's TLS is made of.
+#[derive(Clone, Debug)]
+pub struct ServerTlsSpec {
+    /// Certificates, the preferred first; the client's signature schemes decide.
+    pub certificates: Vec<Arc<Material>>,
+    /// Versions, suites and groups.
+    pub crypto: CryptoProfile,
+    /// Application protocols in order of preference.
+    pub alpn: Vec<Vec<u8>>,
+    /// What clients must show.
+    pub client_auth: ClientAuth,
+}
+
+/// A spec that cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerTlsError {
+    /// No certificate.
+    #[error("there is no certificate to serve")]
+    NoCertificate,
+    /// Client certificates are asked for, but nothing says which to trust.
+    #[error("client certificates are asked for, but there is no CA to verify them; add ca.crt")]
+    NoTrustAnchors,
+    /// The versions and suites do not go together.
+    #[error("TLS parameters cannot be used together")]
+    Parameters(#[source] rustls::Error),
+    /// No ticket keys could be made.
+    #[error("session ticket keys could not be made")]
+    Tickets(#[source] rustls::Error),
+}
+
+/// TLS of one server: its sessions are its own, so that nothing resumed here was agreed elsewhere.
+pub struct ServerTls {
+    with_alpn: Arc<ServerConfig>,
+    without_alpn: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Builds the configurations.
+    pub fn new(spec: &ServerTlsSpec) -> Result<Self, ServerTlsError> {
+        if spec.certificates.is_empty() {
+            return Err(ServerTlsError::NoCertificate);
+        }
+        let builder = ServerConfig::builder_with_provider(spec.crypto.provider.clone())
+            .with_protocol_versions(spec.crypto.versions)
+            .map_err(ServerTlsError::Parameters)?;
+        let algorithms = spec.crypto.provider.signature_verification_algorithms;
+        let verifier = |rules: &TrustRules, presence| {
+            ClientVerifier::new(rules.clone(), presence, algorithms)
+                .map(Arc::new)
+                .ok_or(ServerTlsError::NoTrustAnchors)
+        };
+        let builder = match &spec.client_auth {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Required(rules) => {
+                builder.with_client_cert_verifier(verifier(rules, Presence::Required)?)
+            }
+            ClientAuth::Optional(rules) => {
+                builder.with_client_cert_verifier(verifier(rules, Presence::Optional)?)
+            }
+        };
+        let keys = spec.certificates.iter().map(|material| material.certified_key().clone());
+        let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys.collect())));
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = Ticketer::new().map_err(ServerTlsError::Tickets)?;
+        config.send_tls13_tickets = 1;
+        config.ignore_client_order = spec.crypto.order == SuiteOrder::Server;
+        let without_alpn = Arc::new(config.clone());
+        config.alpn_protocols.clone_from(&spec.alpn);
+        Ok(Self { with_alpn: Arc::new(config), without_alpn })
+    }
+
+    /// The configuration for a client that offers these protocols. Without any in common the
+    /// handshake goes on without a protocol, as with Envoy, rather than fail.
+    pub fn config_for<'a>(
+        &self,
+        mut offered: Option<impl Iterator<Item = &'a [u8]>>,
+    ) -> &Arc<ServerConfig> {
+        let known = &self.with_alpn.alpn_protocols;
+        let common = offered
+            .as_mut()
+            .is_some_and(|offered| offered.any(|name| known.iter().any(|known| known == name)));
+        if common { &self.with_alpn } else { &self.without_alpn }
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").finish_non_exhaustive()
+    }
+}
+
+/// Serves the first certificate whose key the client can verify.
+#[derive(Debug)]
+struct Certificates(Box<[Arc<CertifiedKey>]>);
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        self.0
+            .iter()
+            .find(|certified| certified.key.choose_scheme(schemes).is_some())
+            .or_else(|| self.0.first())
+            .cloned()
+    }
+}

@@ -1,0 +1,92 @@
+//! Names of backends, resolved on the control runtime and read by workers through a cell.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hickory_resolver::TokioResolver;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+
+use crate::base::limit;
+
+/// The latest addresses of one name; empty until the first answer.
+pub type Addresses = Arc<ArcSwap<Vec<IpAddr>>>;
+
+type Names = HashMap<Arc<str>, Weak<ArcSwap<Vec<IpAddr>>>>;
+
+/// Resolves names as long as somebody holds their [`Addresses`].
+#[derive(Clone)]
+pub struct Resolver {
+    names: Arc<Mutex<Names>>,
+    dns: Arc<TokioResolver>,
+    runtime: Handle,
+}
+
+/// The system's DNS configuration could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("DNS set-up failed; check /etc/resolv.conf")]
+pub struct ResolverError(#[source] hickory_resolver::net::NetError);
+
+impl Resolver {
+    /// A resolver with the system's configuration; its work runs on `runtime`.
+    pub fn new(runtime: Handle) -> Result<Self, ResolverError> {
+        let _guard = runtime.enter();
+        let dns = TokioResolver::builder_tokio()
+            .and_then(hickory_resolver::ResolverBuilder::build)
+            .map_err(ResolverError)?;
+        Ok(Self { names: Arc::default(), dns: Arc::new(dns), runtime })
+    }
+
+    /// The addresses of a name; resolution starts with the first call.
+    pub fn addresses(&self, name: &Arc<str>) -> Addresses {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        names.retain(|_, addresses| addresses.strong_count() > 0);
+        let addresses = Addresses::default();
+        names.insert(name.clone(), Arc::downgrade(&addresses));
+        self.runtime.spawn(follow(self.dns.clone(), name.clone(), Arc::downgrade(&addresses)));
+        addresses
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+/// Asks again whenever the answer's time is over; the last good answer stays when DNS fails.
+async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<ArcSwap<Vec<IpAddr>>>) {
+    loop {
+        let wait = match dns.lookup_ip(&*name).await {
+            Ok(answer) => {
+                let mut found: Vec<IpAddr> = answer.iter().take(limit::DNS_ADDRESSES).collect();
+                found.sort_unstable();
+                let Some(cell) = addresses.upgrade() else { return };
+                if **cell.load() != found {
+                    cell.store(Arc::new(found));
+                }
+                let until = Instant::from_std(answer.valid_until());
+                until.saturating_duration_since(Instant::now()).max(limit::DNS_MIN_TIME)
+            }
+            Err(error) => {
+                tracing::warn!(name = &*name, %error, "name could not be resolved");
+                limit::DNS_RETRY_TIME
+            }
+        };
+        sleep(jittered(wait)).await;
+        if addresses.strong_count() == 0 {
+            return;
+        }
+    }
+}
+
+/// Up to a tenth more, so that many names are not asked for at once.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + fastrand::f64() / 10.0)
+}
