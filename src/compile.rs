@@ -1,1 +1,12 @@
-//! Resources and files to a snapshot and diagnostics.
+//! Resources and file bytes to listeners, routes and clusters, with what is wrong along the way.
+//!
+//! **Invariant:** compiling is a pure function: no file is read, no clock asked, and a broken
+//! resource harms only what it names.
+
+pub mod bindings;
+pub mod files;
+pub mod findings;
+pub mod gateways;
+pub mod names;
+pub mod routes;
+pub mod settings;

@@ -1,0 +1,232 @@
+//! Which files a configuration needs, and their bytes.
+//!
+//! [`wanted`] lists them; whoever reads files fills a [`FileStore`]; the passes look bytes up there.
+//!
+//! **Invariant:** nothing here touches a file; a path that is not in the store does not exist.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::hash::Fingerprint;
+use crate::resources::ResourceSet;
+use crate::resources::destination_rule::{ClientTls, ClientTlsMode, TrafficPolicy};
+use crate::resources::gateway::{ServerTls, TlsMode};
+
+use super::settings::CompileSettings;
+
+/// File names in a credential's folder, as in a mounted Kubernetes Secret.
+pub const CREDENTIAL_KEYS: [&str; 8] =
+    ["tls.crt", "tls.key", "ca.crt", "ca.crl", "cert", "key", "cacert", "crl"];
+
+/// Name of the identity's chain in `--identity`.
+pub const IDENTITY_CHAIN: &str = "cert-chain.pem";
+/// Name of the identity's key in `--identity`.
+pub const IDENTITY_KEY: &str = "key.pem";
+/// Name of the mesh root in `--identity`.
+pub const IDENTITY_ROOT: &str = "root-cert.pem";
+
+/// Something to read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// One file.
+    File(PathBuf),
+    /// Those of [`CREDENTIAL_KEYS`] that are in a folder, which need not exist.
+    Folder(PathBuf),
+}
+
+/// Why a file that is there has no bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Not allowed, or the device failed; holds the system's words.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    /// More bytes than any credential needs.
+    #[error("it is larger than {max} bytes", max = crate::base::limit::CREDENTIAL_FILE_BYTES)]
+    TooLarge,
+}
+
+/// Bytes of a file with their digest. `Debug` shows the digest only.
+#[derive(Clone)]
+pub struct FileBytes {
+    bytes: Arc<[u8]>,
+    fingerprint: Fingerprint,
+}
+
+impl FileBytes {
+    /// Takes bytes and works out their digest.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self { fingerprint: Fingerprint::of(&bytes), bytes }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// SHA-256 of the bytes.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for FileBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileBytes({})", self.fingerprint)
+    }
+}
+
+/// The files that were read, by path as [`wanted`] gave it (with the key's name for folders).
+#[derive(Clone, Debug, Default)]
+pub struct FileStore(HashMap<PathBuf, Result<FileBytes, ReadError>>);
+
+impl FileStore {
+    /// Adds a file that exists.
+    pub fn insert(&mut self, path: PathBuf, content: Result<FileBytes, ReadError>) {
+        self.0.insert(path, content);
+    }
+
+    /// A file; nothing when it does not exist.
+    pub fn file(&self, path: &Path) -> Option<&Result<FileBytes, ReadError>> {
+        self.0.get(path)
+    }
+
+    /// Every file, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Path, &Result<FileBytes, ReadError>)> {
+        self.0.iter().map(|(path, content)| (path.as_path(), content))
+    }
+}
+
+/// Folders in which a credential's files may be, best first.
+pub fn folders(settings: &CompileSettings, name: &str) -> [PathBuf; 2] {
+    [settings.certs.join(&settings.namespace).join(name), settings.certs.join(name)]
+}
+
+/// A credential's plain name; nothing when this gateway may not read it or does not know its form.
+pub fn credential_name<'a>(written: &'a str, namespace: &str) -> Option<&'a str> {
+    let name = match written.split_once("://") {
+        None => written,
+        Some(("kubernetes", rest)) => match rest.split_once('/') {
+            Some((own, name)) if own == namespace => name,
+            Some(_) => return None,
+            None => rest,
+        },
+        Some(_) => return None,
+    };
+    let plain = !name.is_empty()
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    plain.then_some(name)
+}
+
+/// Everything that [`super::compile`] will look up, each once.
+pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
+    let mut list = List { settings, secrets: HashSet::new(), wanted: BTreeSet::new() };
+    list.secrets = set
+        .secrets
+        .iter()
+        .filter(|secret| *secret.meta.namespace == *settings.namespace)
+        .map(|secret| &*secret.meta.name)
+        .collect();
+    for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT] {
+        list.wanted.insert(Wanted::File(settings.identity.join(name)));
+    }
+    for gateway in &set.gateways {
+        for tls in gateway.spec.servers.iter().filter_map(|server| server.tls.as_ref()) {
+            list.server(tls);
+        }
+    }
+    for rule in &set.destination_rules {
+        let subsets = rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+        for policy in rule.spec.traffic_policy.iter().chain(subsets) {
+            list.policy(policy);
+        }
+    }
+    list.wanted.into_iter().collect()
+}
+
+struct List<'a> {
+    settings: &'a CompileSettings,
+    secrets: HashSet<&'a str>,
+    wanted: BTreeSet<Wanted>,
+}
+
+impl List<'_> {
+    fn server(&mut self, tls: &ServerTls) {
+        if matches!(tls.mode, TlsMode::Passthrough | TlsMode::AutoPassthrough) {
+            return;
+        }
+        let mutual = matches!(tls.mode, TlsMode::Mutual | TlsMode::OptionalMutual);
+        let names = tls.credential_names.iter().chain([&tls.credential_name]);
+        for name in names.filter(|name| !name.is_empty()) {
+            self.credential(name, mutual);
+        }
+        if !tls.ca_cert_credential_name.is_empty() {
+            self.credential(&tls.ca_cert_credential_name, false);
+        }
+        for path in [&tls.server_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl] {
+            self.file(path);
+        }
+        for pair in &tls.tls_certificates {
+            self.file(&pair.server_certificate);
+            self.file(&pair.private_key);
+        }
+    }
+
+    fn policy(&mut self, policy: &TrafficPolicy) {
+        let ports = policy.port_level_settings.iter().filter_map(|port| port.tls.as_ref());
+        for tls in policy.tls.iter().chain(ports) {
+            self.client(tls);
+        }
+    }
+
+    fn client(&mut self, tls: &ClientTls) {
+        if !matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
+            return;
+        }
+        if !tls.credential_name.is_empty() {
+            self.credential(&tls.credential_name, true);
+        }
+        for path in [&tls.client_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl] {
+            self.file(path);
+        }
+    }
+
+    fn credential(&mut self, written: &str, with_ca: bool) {
+        let Some(name) = credential_name(written, &self.settings.namespace) else { return };
+        let ca = with_ca.then(|| format!("{name}-cacert"));
+        for name in [Some(name.to_owned()), ca].into_iter().flatten() {
+            if !self.secrets.contains(name.as_str()) {
+                self.wanted.extend(folders(self.settings, &name).map(Wanted::Folder));
+            }
+        }
+    }
+
+    fn file(&mut self, path: &str) {
+        if !path.is_empty() {
+            self.wanted.insert(Wanted::File(path.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credential_names_stay_within_their_namespace_and_folder() {
+        let check = |written: &str, expected: Option<&str>| {
+            assert_eq!(credential_name(written, "edge"), expected, "{written}");
+        };
+        check("web", Some("web"));
+        check("kubernetes://web", Some("web"));
+        check("kubernetes://edge/web", Some("web"));
+        check("kubernetes://other/web", None);
+        check("sds://web", None);
+        check("../web", None);
+        check("a/b", None);
+        check("", None);
+    }
+}

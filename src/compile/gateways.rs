@@ -1,0 +1,286 @@
+//! Gateways to listeners: which servers apply, where they listen, and which of them collide.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::base::host::HostPattern;
+use crate::diag::catalog;
+use crate::resources::gateway::{Gateway, Server, TlsMode};
+use crate::resources::{Resource, ResourceSet};
+use crate::snapshot::listener::ListenAddress;
+
+use super::findings::{Findings, at};
+use super::names::selects;
+use super::settings::CompileSettings;
+
+/// What is spoken on a server's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Plaintext HTTP.
+    Http,
+    /// TLS, ended here, then HTTP.
+    Https,
+    /// TLS, ended here, then bytes.
+    TlsTcp,
+    /// TLS, sent on.
+    Passthrough,
+    /// TLS, sent on to the service its SNI names.
+    AutoPassthrough,
+    /// Bytes.
+    Tcp,
+}
+
+/// A server that applies here.
+#[derive(Debug)]
+pub struct ServerDraft<'a> {
+    /// The Gateway it belongs to.
+    pub gateway: &'a Resource<Gateway>,
+    /// The server as written.
+    pub server: &'a Server,
+    /// `spec.servers[2]`.
+    pub field: String,
+    /// What is spoken on it.
+    pub kind: Kind,
+    /// Namespace that may bind (nothing: every), and pattern.
+    pub hosts: Vec<(Option<String>, HostPattern)>,
+}
+
+impl ServerDraft<'_> {
+    /// `namespace/name/port`, the same across snapshots.
+    pub fn key(&self) -> String {
+        let port = self.server.port.as_ref().map_or("", |port| port.name.as_str());
+        let (namespace, name) = (&self.gateway.id.namespace, &self.gateway.id.name);
+        let first = self.server.hosts.first().map_or("", String::as_str);
+        format!("{namespace}/{name}/{port}/{first}")
+    }
+}
+
+/// A listener and its servers.
+#[derive(Debug)]
+pub struct ListenerDraft<'a> {
+    /// What is bound.
+    pub address: ListenAddress,
+    /// Port as written.
+    pub port: u16,
+    /// Servers in order; the earlier one won where two collided.
+    pub servers: Vec<ServerDraft<'a>>,
+}
+
+/// The listeners of every Gateway that selects this workload.
+pub fn listeners<'a>(
+    set: &'a ResourceSet,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Vec<ListenerDraft<'a>> {
+    let mut drafts: BTreeMap<(ListenAddress, u16), ListenerDraft<'a>> = BTreeMap::new();
+    let mut claimed: HashSet<(ListenAddress, &'a str)> = HashSet::new();
+    for gateway in &set.gateways {
+        if !selects(&gateway.spec.selector, &settings.labels) {
+            findings.add(at(
+                gateway,
+                "spec.selector",
+                &catalog::GATEWAY_NOT_SELECTED,
+                "the selector asks for other labels than this gateway has",
+            ));
+            continue;
+        }
+        for (index, server) in gateway.spec.servers.iter().enumerate() {
+            let field = format!("spec.servers[{index}]");
+            let Some(draft) = read(gateway, server, field, findings) else { continue };
+            let Some((address, port)) = address(&draft, settings, findings) else { continue };
+            let listener = drafts.entry((address.clone(), port)).or_insert_with(|| ListenerDraft {
+                address: address.clone(),
+                port,
+                servers: Vec::new(),
+            });
+            if accepts(listener, &draft, &address, &mut claimed, findings) {
+                listener.servers.push(draft);
+            }
+        }
+    }
+    drafts.into_values().filter(|listener| !listener.servers.is_empty()).collect()
+}
+
+fn read<'a>(
+    gateway: &'a Resource<Gateway>,
+    server: &'a Server,
+    field: String,
+    findings: &mut Findings,
+) -> Option<ServerDraft<'a>> {
+    let mut hosts = Vec::new();
+    for (index, written) in server.hosts.iter().enumerate() {
+        let (namespace, host) = match written.split_once('/') {
+            None | Some(("*", _)) => (None, written.rsplit('/').next().unwrap_or_default()),
+            Some((".", host)) => (Some(gateway.id.namespace.to_string()), host),
+            Some((namespace, host)) => (Some(namespace.to_owned()), host),
+        };
+        match HostPattern::parse(host) {
+            Ok(pattern) => hosts.push((namespace, pattern)),
+            Err(error) => {
+                let field = format!("{field}.hosts[{index}]");
+                let diagnostic = at(gateway, field, &catalog::INVALID_HOST, error.to_string());
+                findings.add(diagnostic.help("the server is left out until the host is mended"));
+                return None;
+            }
+        }
+    }
+    let protocol = server.port.as_ref().map_or("", |port| port.protocol.as_str());
+    let mode = server.tls.as_ref().map(|tls| tls.mode);
+    let kind = match (protocol.to_ascii_uppercase().as_str(), mode) {
+        ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", _) => Kind::Http,
+        (_, Some(TlsMode::AutoPassthrough)) => Kind::AutoPassthrough,
+        ("HTTPS", Some(TlsMode::Passthrough)) | ("TLS", Some(TlsMode::Passthrough) | None) => {
+            Kind::Passthrough
+        }
+        ("HTTPS", Some(_)) => Kind::Https,
+        ("TLS" | "TCP", Some(_)) => Kind::TlsTcp,
+        ("TCP" | "MONGO" | "REDIS" | "MYSQL", None) => Kind::Tcp,
+        _ => {
+            let message = format!("protocol \"{protocol}\" cannot be served with these settings");
+            findings.add(
+                at(gateway, format!("{field}.port"), &catalog::LISTENER_SETTING, message)
+                    .help("HTTPS and TLS servers need a tls block; known protocols are HTTP, HTTPS, HTTP2, GRPC, TLS and TCP"),
+            );
+            return None;
+        }
+    };
+    Some(ServerDraft { gateway, server, field, kind, hosts })
+}
+
+fn address(
+    draft: &ServerDraft<'_>,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Option<(ListenAddress, u16)> {
+    let bind = draft.server.bind.as_str();
+    if let Some(path) = bind.strip_prefix("unix://") {
+        return Some((ListenAddress::Unix(path.into()), 0));
+    }
+    let number = draft.server.port.as_ref().map_or(0, |port| port.number);
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    let ip = if bind.is_empty() { Ok(settings.bind) } else { bind.parse::<IpAddr>().map(Some) };
+    let (Some(port), Ok(ip)) = (port, ip) else {
+        let diagnostic = at(
+            draft.gateway,
+            format!("{}.port", draft.field),
+            &catalog::LISTENER_SETTING,
+            "the port or the bind address cannot be used",
+        );
+        findings.add(diagnostic.help("write a port from 1 to 65535 and an IP address"));
+        return None;
+    };
+    let bound = settings.port_map.get(&port).copied().unwrap_or(port);
+    let address = match ip {
+        Some(ip) => ListenAddress::Socket(SocketAddr::new(ip, bound)),
+        None => ListenAddress::Any(bound),
+    };
+    Some((address, port))
+}
+
+/// Whether a server can join a listener; the earlier server wins.
+fn accepts<'a>(
+    listener: &ListenerDraft<'a>,
+    draft: &ServerDraft<'a>,
+    address: &ListenAddress,
+    claimed: &mut HashSet<(ListenAddress, &'a str)>,
+    findings: &mut Findings,
+) -> bool {
+    let is_tls = |kind| !matches!(kind, Kind::Http | Kind::Tcp);
+    if let Some(first) = listener.servers.first() {
+        let fits = match (first.kind, draft.kind) {
+            (Kind::Http, Kind::Http) => true,
+            (Kind::Tcp, _) | (_, Kind::Tcp) => false,
+            (a, b) => is_tls(a) && is_tls(b),
+        };
+        if !fits {
+            let message = format!(
+                "port {} is already used by {} for another protocol",
+                listener.port, first.gateway.id
+            );
+            findings.add(
+                at(draft.gateway, &draft.field, &catalog::PORT_CONFLICT, message)
+                    .help("the server is left out; give it another port or bind address"),
+            );
+            return false;
+        }
+    }
+    if is_tls(draft.kind) || draft.server.tls.is_some() {
+        for host in &draft.server.hosts {
+            if claimed.contains(&(address.clone(), host.as_str())) {
+                let message = format!("host \"{host}\" is already served on this port");
+                findings.add(
+                    at(
+                        draft.gateway,
+                        format!("{}.hosts", draft.field),
+                        &catalog::DUPLICATE_HOST,
+                        message,
+                    )
+                    .help("the whole server is left out; keep one server for a host"),
+                );
+                return false;
+            }
+        }
+        claimed.extend(draft.server.hosts.iter().map(|host| (address.clone(), host.as_str())));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{ConfigFile, parse};
+
+    fn check(servers: &str) -> (Vec<(u16, Vec<Kind>)>, Vec<&'static str>) {
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  \
+             selector: {{istio: ingressgateway}}\n  servers:\n{servers}"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let parsed = parse(&[file]);
+        let mut findings = Findings::default();
+        let drafts = listeners(&parsed.set, &CompileSettings::default(), &mut findings);
+        let kinds = |l: &ListenerDraft<'_>| (l.port, l.servers.iter().map(|s| s.kind).collect());
+        let codes = findings.finish().iter().map(|d| d.code.id).collect();
+        (drafts.iter().map(kinds).collect(), codes)
+    }
+
+    fn server(port: u16, name: &str, protocol: &str, host: &str, tls: &str) -> String {
+        format!(
+            "  - port: {{number: {port}, name: {name}, protocol: {protocol}}}\n    hosts: \
+             [\"{host}\"]\n{tls}"
+        )
+    }
+
+    #[test]
+    fn termination_and_passthrough_share_a_port() {
+        let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+        let yaml = server(443, "a", "HTTPS", "a.com", simple)
+            + &server(443, "b", "TLS", "b.com", "    tls: {mode: PASSTHROUGH}\n")
+            + &server(80, "c", "HTTP", "*", "");
+        assert_eq!(
+            check(&yaml),
+            (vec![(80, vec![Kind::Http]), (443, vec![Kind::Https, Kind::Passthrough])], vec![])
+        );
+    }
+
+    #[test]
+    fn the_earlier_server_wins_a_port() {
+        let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+        let yaml =
+            server(443, "a", "HTTPS", "a.com", simple) + &server(443, "b", "HTTP", "b.com", "");
+        assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC030"]));
+    }
+
+    #[test]
+    fn a_repeated_tls_host_drops_the_later_server() {
+        let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+        let yaml = server(443, "a", "HTTPS", "a.com", simple)
+            + &server(443, "b", "HTTPS", "a.com", simple);
+        assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC031"]));
+    }
+
+    #[test]
+    fn a_bad_host_drops_its_server() {
+        assert_eq!(check(&server(80, "a", "HTTP", "a*.com", "")), (vec![], vec!["PC032"]));
+    }
+}

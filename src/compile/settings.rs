@@ -1,0 +1,78 @@
+//! What the command line and MeshConfig say about this gateway.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::limit;
+use crate::resources::Labels;
+use crate::snapshot::EdgeSettings;
+
+/// Who this gateway is and where it listens.
+#[derive(Clone, Debug)]
+pub struct CompileSettings {
+    /// Namespace of the workload (`--namespace`).
+    pub namespace: String,
+    /// `--root-namespace`.
+    pub root_namespace: String,
+    /// Labels of the workload (`--labels`).
+    pub labels: Labels,
+    /// `--trust-domain`.
+    pub trust_domain: String,
+    /// `MeshConfig.trustDomainAliases`.
+    pub trust_domain_aliases: Vec<String>,
+    /// `region/zone/subzone` (`--locality`); empty when unknown.
+    pub locality: String,
+    /// Domain of Kubernetes services: `cluster.local`.
+    pub cluster_domain: String,
+    /// Address to listen at; nothing means every address (`--bind`).
+    pub bind: Option<IpAddr>,
+    /// Port to bind for a port as written (`--port-map`).
+    pub port_map: BTreeMap<u16, u16>,
+    /// Folder of credentials (`--certs`).
+    pub certs: PathBuf,
+    /// Folder of the mesh identity (`--identity`).
+    pub identity: PathBuf,
+    /// `MeshConfig.enableAutoMtls`.
+    pub auto_mtls: bool,
+    /// `MeshConfig.connectTimeout`: TCP and TLS connecting together.
+    pub connect_timeout: Duration,
+    /// What holds for every listener.
+    pub edge: EdgeSettings,
+    /// `MeshConfig.tlsDefaults`.
+    pub tls_defaults: TlsDefaults,
+}
+
+/// `MeshConfig.tlsDefaults`, for servers that do not say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsDefaults {
+    /// `minProtocolVersion`, as Istio writes it; empty when not set.
+    pub min_protocol_version: String,
+    /// `cipherSuites`.
+    pub cipher_suites: Vec<String>,
+    /// `ecdhCurves`.
+    pub ecdh_curves: Vec<String>,
+}
+
+impl Default for CompileSettings {
+    fn default() -> Self {
+        Self {
+            namespace: "istio-system".into(),
+            root_namespace: "istio-system".into(),
+            labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+            trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            locality: String::new(),
+            cluster_domain: "cluster.local".into(),
+            bind: None,
+            port_map: BTreeMap::new(),
+            certs: "certs".into(),
+            identity: "certs/identity".into(),
+            auto_mtls: true,
+            connect_timeout: limit::CONNECT_TIME,
+            edge: EdgeSettings::default(),
+            tls_defaults: TlsDefaults::default(),
+        }
+    }
+}
