@@ -121,7 +121,7 @@ pub fn credential_name<'a>(written: &'a str, namespace: &str) -> Option<&'a str>
     plain.then_some(name)
 }
 
-/// Everything that [`super::compile`] will look up, each once.
+/// Everything that compiling will look up, each once.
 pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
     let mut list = List { settings, secrets: HashSet::new(), wanted: BTreeSet::new() };
     list.secrets = set

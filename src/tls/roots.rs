@@ -1,6 +1,6 @@
 //! CA bundles and revocation lists, and the chain check that both directions share.
 //!
-//! **Invariant:** [`verify_chain`] is the only place where a peer's chain is judged.
+//! **Invariant:** `verify_chain` is the only place where a peer's chain is judged.
 
 use std::fmt;
 use std::sync::Arc;
