@@ -8,5 +8,6 @@ pub mod files;
 pub mod findings;
 pub mod gateways;
 pub mod names;
+pub mod peers;
 pub mod routes;
 pub mod settings;

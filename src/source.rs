@@ -1,1 +1,5 @@
 //! Where configuration comes from.
+//!
+//! **Invariant:** what is read is bounded, and a file that cannot be read harms no other.
+
+pub mod files;

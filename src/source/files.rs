@@ -1,0 +1,137 @@
+//! Resources in files: `*.yaml`, `*.yml` and `*.json` under the configured files and folders.
+//!
+//! Hidden files and folders are left out, so that a mounted volume's `..data` and an editor's
+//! temporary files are not read; a link to a file is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::base::limit;
+use crate::diag::{Diagnostic, Location, catalog};
+use crate::resources::ConfigFile;
+
+/// Folders below each other; deeper ones are not looked into.
+const FOLDER_DEPTH: usize = 16;
+
+/// Reads every configuration file; what cannot be read is told.
+pub fn read(roots: &[PathBuf]) -> (Vec<ConfigFile>, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
+    let mut paths = BTreeSet::new();
+    for root in roots {
+        collect(root, FOLDER_DEPTH, &mut paths, &mut diagnostics);
+        if fs::metadata(root).is_ok_and(|meta| meta.is_file()) {
+            paths.insert(root.clone());
+        }
+    }
+    let mut files = Vec::new();
+    for path in paths.into_iter().take(limit::CONFIG_FILES) {
+        match content(&path) {
+            Ok(bytes) => files.push(ConfigFile { path: shown(&path).into(), bytes: bytes.into() }),
+            Err(diagnostic) => diagnostics.push(*diagnostic),
+        }
+    }
+    (files, diagnostics)
+}
+
+fn collect(
+    path: &Path,
+    depth: usize,
+    paths: &mut BTreeSet<PathBuf>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
+    };
+    if !meta.is_dir() {
+        if is_configuration(path) {
+            paths.insert(path.to_owned());
+        }
+        return;
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
+    };
+    for entry in entries.flatten() {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && depth > 0 && paths.len() < limit::CONFIG_FILES {
+            collect(&entry.path(), depth - 1, paths, diagnostics);
+        }
+    }
+}
+
+fn is_configuration(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn content(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+    let fail = |error: std::io::Error| Box::new(unreadable(path, &error.to_string()));
+    let file = fs::File::open(path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(limit::CONFIG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > limit::CONFIG_FILE_BYTES {
+        let most = limit::CONFIG_FILE_BYTES;
+        let message = format!("the file is larger than {most} bytes");
+        let diagnostic = Diagnostic::new(&catalog::FILE_TOO_LARGE, message);
+        return Err(Box::new(
+            diagnostic.at(Location::new(shown(path).into(), 1, 1)).help("split it"),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, why: &str) -> Diagnostic {
+    Diagnostic::new(&catalog::UNREADABLE_FILE, format!("the file cannot be read: {why}"))
+        .at(Location::new(shown(path).into(), 1, 1))
+        .help("check the path and its permissions")
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(names: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "a: 1").unwrap();
+        }
+        let (files, diagnostics) = read(&[dir.path().to_owned()]);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
+        let base = format!("{}/", dir.path().display());
+        files.iter().map(|file| file.path.strip_prefix(&*base).unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn folders_are_read_in_order_without_hidden_and_foreign_files() {
+        let names = ["b.yaml", "a/z.yml", "a/x.json", ".b.yaml.tmp", "..data/c.yaml", "README.md"];
+        assert_eq!(check(&names), ["a/x.json", "a/z.yml", "b.yaml"]);
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_with_its_path() {
+        let (files, diagnostics) = read(&["no/such/folder".into()]);
+        assert!(files.is_empty());
+        assert_eq!(diagnostics[0].code.id, "PC001");
+        assert_eq!(&*diagnostics[0].location.as_ref().unwrap().file, "no/such/folder");
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_told_and_the_others_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = fs::File::create(dir.path().join("large.yaml")).unwrap();
+        large.set_len(50 << 20).unwrap();
+        fs::write(dir.path().join("small.yaml"), "a: 1").unwrap();
+        let (files, diagnostics) = read(&[dir.path().to_owned()]);
+        assert_eq!((files.len(), diagnostics[0].code.id), (1, "PC002"));
+    }
+}
