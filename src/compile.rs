@@ -4,10 +4,12 @@
 //! resource harms only what it names.
 
 pub mod bindings;
+pub mod credentials;
 pub mod files;
 pub mod findings;
 pub mod gateways;
 pub mod names;
 pub mod peers;
 pub mod routes;
+pub mod server_tls;
 pub mod settings;

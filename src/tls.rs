@@ -20,4 +20,4 @@ pub mod trust;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]
-mod pki;
+pub(crate) mod pki;

@@ -1,0 +1,289 @@
+//! Certificates, keys and CAs by the names that resources give them.
+//!
+//! A credential is a Secret of the gateway's namespace or a folder shaped like a mounted one; in
+//! both, `cert`/`key`/`cacert` come before `tls.crt`/`tls.key`/`ca.crt`, as in Istio.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::resources::core::Secret;
+use crate::resources::{Resource, ResourceSet};
+use crate::tls::material::{Material, MaterialError};
+use crate::tls::roots::{CrlError, Crls, Roots, RootsError};
+
+use super::files::{
+    FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, credential_name, folders,
+};
+use super::settings::CompileSettings;
+
+/// Why a credential cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The name may not be used here.
+    #[error(
+        "credential \"{0}\" is not one this gateway can read; write the name of a Secret in its namespace"
+    )]
+    Foreign(String),
+    /// Neither Secret nor folder.
+    #[error(
+        "credential \"{name}\" does not exist; expected a Secret, or one of the folders {places}"
+    )]
+    Missing {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        places: String,
+    },
+    /// A part is missing or empty.
+    #[error("credential \"{name}\" has no {key}")]
+    Incomplete {
+        /// The name, or the file's path.
+        name: String,
+        /// What is missing.
+        key: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("\"{path}\" cannot be used")]
+    File {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// Chain and key do not serve.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// The CA bundle does not serve.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// The revocation list does not serve.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
+}
+
+impl CredentialError {
+    /// The error and its causes on one line.
+    pub fn explain(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) if !matches!(self, Self::Material(_) | Self::Roots(_) | Self::Crl(_)) => {
+                format!("{self}: {source}")
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// Looks credentials up.
+pub struct Credentials<'a> {
+    secrets: HashMap<&'a str, &'a Resource<Secret>>,
+    files: &'a FileStore,
+    settings: &'a CompileSettings,
+}
+
+/// Where the parts of one credential are.
+enum Parts<'a> {
+    Secret(&'a Resource<Secret>),
+    Folder(std::path::PathBuf),
+}
+
+impl<'a> Credentials<'a> {
+    /// The Secrets of the gateway's namespace, and the files that were read.
+    pub fn new(set: &'a ResourceSet, files: &'a FileStore, settings: &'a CompileSettings) -> Self {
+        let own = set.secrets.iter().filter(|s| *s.id.namespace == *settings.namespace);
+        let secrets = own.map(|secret| (&*secret.id.name, &**secret)).collect();
+        Self { secrets, files, settings }
+    }
+
+    /// Chain and key of a credential.
+    pub fn material(&self, written: &str) -> Result<Material, CredentialError> {
+        let (name, parts) = self.find(written)?;
+        let (cert, key) = match (self.part(&parts, "cert")?, self.part(&parts, "key")?) {
+            (Some(cert), Some(key)) => (cert, key),
+            _ => (self.needed(name, &parts, "tls.crt")?, self.needed(name, &parts, "tls.key")?),
+        };
+        Ok(Material::parse(cert, key)?)
+    }
+
+    /// The CA that goes with a credential: of `NAME-cacert`, else of the credential itself.
+    pub fn roots(&self, written: &str) -> Result<(Roots, Crls), CredentialError> {
+        let own = credential_name(written, &self.settings.namespace).unwrap_or(written);
+        let apart = format!("{own}-cacert");
+        let (_, parts) = match self.find(&apart) {
+            Ok(found) => found,
+            Err(_) => self.find(written)?,
+        };
+        self.ca_of(own, &parts)
+    }
+
+    /// The CA of just this credential (`caCertCredentialName`).
+    pub fn only_roots(&self, written: &str) -> Result<(Roots, Crls), CredentialError> {
+        let (name, parts) = self.find(written)?;
+        self.ca_of(name, &parts)
+    }
+
+    fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
+        let (ca, crl) = match self.part(parts, "cacert")? {
+            Some(ca) => (ca, self.part(parts, "crl")?),
+            None => (self.needed(name, parts, "ca.crt")?, self.part(parts, "ca.crl")?),
+        };
+        let crls = crl.map(Crls::parse).transpose()?.unwrap_or_default();
+        Ok((Roots::parse(ca)?, crls))
+    }
+
+    /// Chain and key from two files.
+    pub fn material_files(&self, cert: &str, key: &str) -> Result<Material, CredentialError> {
+        Ok(Material::parse(self.file(cert.as_ref())?, self.file(key.as_ref())?)?)
+    }
+
+    /// A CA from a file.
+    pub fn roots_file(&self, path: &str) -> Result<Roots, CredentialError> {
+        Ok(Roots::parse(self.file(path.as_ref())?)?)
+    }
+
+    /// Revocation lists from a file.
+    pub fn crl_file(&self, path: &str) -> Result<Crls, CredentialError> {
+        Ok(Crls::parse(self.file(path.as_ref())?)?)
+    }
+
+    /// The mesh identity (`--identity`).
+    pub fn identity(&self) -> Result<(Arc<Material>, Roots), CredentialError> {
+        let folder = &self.settings.identity;
+        let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
+        let key = self.file(&folder.join(IDENTITY_KEY))?;
+        let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?)?;
+        Ok((Arc::new(Material::parse(cert, key)?), roots))
+    }
+
+    fn find<'n>(&self, written: &'n str) -> Result<(&'n str, Parts<'a>), CredentialError> {
+        let name = credential_name(written, &self.settings.namespace)
+            .ok_or_else(|| CredentialError::Foreign(written.to_owned()))?;
+        if let Some(secret) = self.secrets.get(name) {
+            return Ok((name, Parts::Secret(secret)));
+        }
+        let places = folders(self.settings, name);
+        let exists = |folder: &Path| {
+            super::files::CREDENTIAL_KEYS
+                .iter()
+                .any(|key| self.files.file(&folder.join(key)).is_some())
+        };
+        if let Some(folder) = places.iter().find(|folder| exists(folder)) {
+            return Ok((name, Parts::Folder(folder.clone())));
+        }
+        let places = places.map(|p| format!("\"{}\"", p.display())).join(" and ");
+        Err(CredentialError::Missing { name: name.to_owned(), places })
+    }
+
+    fn part(
+        &self,
+        parts: &Parts<'a>,
+        key: &'static str,
+    ) -> Result<Option<&'a [u8]>, CredentialError> {
+        let bytes = match parts {
+            Parts::Secret(secret) => secret.spec.value(key),
+            Parts::Folder(folder) => match self.files.file(&folder.join(key)) {
+                None => None,
+                Some(Ok(file)) => Some(file.bytes()),
+                Some(Err(error)) => {
+                    let path = folder.join(key).display().to_string();
+                    return Err(CredentialError::File { path, source: error.clone() });
+                }
+            },
+        };
+        Ok(bytes.filter(|bytes| !bytes.is_empty()))
+    }
+
+    fn needed(
+        &self,
+        name: &str,
+        parts: &Parts<'a>,
+        key: &'static str,
+    ) -> Result<&'a [u8], CredentialError> {
+        self.part(parts, key)?
+            .ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
+    }
+
+    fn file(&self, path: &Path) -> Result<&'a [u8], CredentialError> {
+        let shown = || path.display().to_string();
+        match self.files.file(path) {
+            Some(Ok(file)) => Ok(file.bytes()),
+            Some(Err(error)) => Err(CredentialError::File { path: shown(), source: error.clone() }),
+            None => {
+                Err(CredentialError::Incomplete { name: shown(), key: "content: no such file" })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::files::FileBytes;
+    use crate::resources::{ConfigFile, parse};
+    use crate::tls::pki::Authority;
+
+    fn check<T>(
+        files: &[(&str, &str)],
+        yaml: &str,
+        look: impl Fn(&Credentials<'_>) -> Result<T, CredentialError>,
+    ) -> Result<(), String> {
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
+        let parsed = parse(&[file]);
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        let mut store = FileStore::default();
+        for (path, text) in files {
+            store.insert(path.into(), Ok(FileBytes::new(text.as_bytes())));
+        }
+        let settings = CompileSettings::default();
+        look(&Credentials::new(&parsed.set, &store, &settings))
+            .map(drop)
+            .map_err(|error| error.explain())
+    }
+
+    #[test]
+    fn folders_of_the_namespace_come_first_and_secrets_before_them() {
+        let edge = Authority::new("edge");
+        let leaf = edge.leaf(&["a.com"], 1);
+        let good = |folder: &str| {
+            [
+                (format!("{folder}/tls.crt"), leaf.chain.clone()),
+                (format!("{folder}/tls.key"), leaf.key.clone()),
+            ]
+        };
+        let web = |c: &Credentials<'_>| c.material("web");
+        for folder in ["certs/web", "certs/istio-system/web"] {
+            let files = good(folder);
+            let files: Vec<_> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+            assert_eq!(check(&files, "", web), Ok(()));
+        }
+        let other = "apiVersion: v1\nkind: Secret\nmetadata: {name: web, namespace: istio-system}\n\
+                     stringData: {tls.crt: broken, tls.key: broken}\n";
+        let files = good("certs/web");
+        let files: Vec<_> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+        assert!(check(&files, other, web).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = check(&[], "", |c| c.material("web")).unwrap_err();
+        assert!(error.contains("\"certs/web\""), "{error}");
+        let error = check(&[("certs/web/tls.crt", "x")], "", |c| c.material("web")).unwrap_err();
+        assert!(error.contains("tls.key"), "{error}");
+        let error = check(&[], "", |c| c.material("../web")).unwrap_err();
+        assert!(error.contains("not one this gateway can read"), "{error}");
+    }
+
+    #[test]
+    fn a_ca_of_its_own_comes_before_the_credentials() {
+        let (one, two) = (Authority::new("one"), Authority::new("two"));
+        let files = [("certs/web/ca.crt", one.pem()), ("certs/web-cacert/cacert", two.pem())];
+        check(&files, "", |c| {
+            let (roots, _) = c.roots("web")?;
+            assert_eq!(roots.facts()[0].subject, "CN=two");
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(check(&files[..1], "", |c| c.roots("web")), Ok(()));
+    }
+}

@@ -1,0 +1,284 @@
+//! A Gateway server's `tls` block as TLS termination.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::host::HostPattern;
+use crate::diag::{Code, catalog};
+use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
+use crate::snapshot::listener::{Termination, Unusable};
+use crate::tls::crypto::{CryptoSpec, Providers, TlsVersion};
+use crate::tls::material::{Finding, Material, MaterialError};
+use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
+use crate::tls::trust::{Pin, TrustRules};
+
+use super::credentials::{CredentialError, Credentials};
+use super::findings::{Findings, at};
+use super::gateways::{Kind, ServerDraft};
+use super::settings::CompileSettings;
+
+/// Days before expiry from which an operator is warned.
+const WARN_DAYS: u32 = 14;
+
+/// A certificate in use, for its expiry metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFact {
+    /// `server`, `identity`, `client`.
+    pub kind: &'static str,
+    /// The credential's name or the file's path.
+    pub name: String,
+    /// Serial number in hex.
+    pub serial: String,
+    /// Last valid second, Unix time.
+    pub not_after: i64,
+}
+
+/// What was built for the last snapshot, by what it was built from, so that unchanged servers keep
+/// their sessions and cost nothing.
+pub type Terminations = HashMap<Fingerprint, Arc<ServerTls>>;
+
+/// Certificates, and what clients must show.
+type Loaded = (Vec<Arc<Material>>, ClientAuth);
+
+/// Builds terminations.
+pub struct ServerTlsPass<'a> {
+    /// Where certificates come from.
+    pub credentials: &'a Credentials<'a>,
+    /// Who this gateway is.
+    pub settings: &'a CompileSettings,
+    /// Shared protocol parameters.
+    pub providers: &'a Providers,
+    /// Unix time in seconds.
+    pub now: i64,
+    /// What the last compilation built.
+    pub previous: &'a Terminations,
+    /// What this one uses.
+    pub built: Terminations,
+    /// Certificates in use.
+    pub certificates: Vec<CertificateFact>,
+}
+
+impl ServerTlsPass<'_> {
+    /// The termination of a server. What is wrong with its material is told, and makes only this
+    /// server's handshakes fail.
+    pub fn terminate(&mut self, draft: &ServerDraft<'_>, findings: &mut Findings) -> Termination {
+        let default = Written::default();
+        let written = draft.server.tls.as_ref().unwrap_or(&default);
+        let loaded = self.load(written);
+        match loaded.and_then(|loaded| self.build(draft, written, loaded, findings)) {
+            Ok(termination) => termination,
+            Err(error) => {
+                let field = format!("{}.tls", draft.field);
+                let message = error.explain();
+                let reason = message.as_str().into();
+                findings
+                    .add(at(draft.gateway, field, code(&error), message).help(
+                        "until it is mended, handshakes with this server fail; others go on",
+                    ));
+                Termination {
+                    tls: Err(Unusable { reason }),
+                    client_rule: Fingerprint::of(b"unusable"),
+                    certificate_names: Vec::new(),
+                }
+            }
+        }
+    }
+
+    fn load(&self, tls: &Written) -> Result<Loaded, CredentialError> {
+        let rules = Self::rules(tls)?;
+        let auth = |rules| match tls.mode {
+            TlsMode::Mutual | TlsMode::IstioMutual => ClientAuth::Required(rules),
+            TlsMode::OptionalMutual => ClientAuth::Optional(rules),
+            _ => ClientAuth::None,
+        };
+        if tls.mode == TlsMode::IstioMutual {
+            let (identity, roots) = self.credentials.identity()?;
+            let rules = TrustRules { roots: Some(roots), ..rules };
+            return Ok((vec![identity], auth(rules)));
+        }
+        let names: Vec<&String> = tls
+            .credential_names
+            .iter()
+            .chain([&tls.credential_name])
+            .filter(|name| !name.is_empty())
+            .collect();
+        let mut materials = Vec::new();
+        for name in &names {
+            materials.push(Arc::new(self.credentials.material(name)?));
+        }
+        for pair in &tls.tls_certificates {
+            let material =
+                self.credentials.material_files(&pair.server_certificate, &pair.private_key)?;
+            materials.push(Arc::new(material));
+        }
+        if materials.is_empty() {
+            let material =
+                self.credentials.material_files(&tls.server_certificate, &tls.private_key)?;
+            materials.push(Arc::new(material));
+        }
+        if !matches!(tls.mode, TlsMode::Mutual | TlsMode::OptionalMutual) {
+            return Ok((materials, ClientAuth::None));
+        }
+        let (roots, crls) = if !tls.ca_cert_credential_name.is_empty() {
+            self.credentials.only_roots(&tls.ca_cert_credential_name)?
+        } else if let Some(name) = names.first() {
+            self.credentials.roots(name)?
+        } else {
+            let roots = self.credentials.roots_file(&tls.ca_certificates)?;
+            let crls = match tls.ca_crl.as_str() {
+                "" => crate::tls::roots::Crls::default(),
+                path => self.credentials.crl_file(path)?,
+            };
+            (roots, crls)
+        };
+        let rules = TrustRules { roots: Some(roots), crls, ..rules };
+        // Istio prefers ECDSA; a certificate the client cannot verify is passed over anyway.
+        materials.sort_by_key(|material| {
+            material.leaf().key_kind == crate::tls::certificate::KeyKind::Rsa
+        });
+        Ok((materials, auth(rules)))
+    }
+
+    fn rules(tls: &Written) -> Result<TrustRules, CredentialError> {
+        let bad =
+            |error: crate::tls::trust::InvalidPin| CredentialError::Foreign(error.to_string());
+        let spki = tls.verify_certificate_spki.iter().map(|text| Pin::spki(text));
+        let certificates = tls.verify_certificate_hash.iter().map(|text| Pin::certificate(text));
+        Ok(TrustRules {
+            names: tls.subject_alt_names.iter().collect(),
+            spki_pins: spki.collect::<Result<_, _>>().map_err(bad)?,
+            certificate_pins: certificates.collect::<Result<_, _>>().map_err(bad)?,
+            insecure_skip_verify: tls.insecure_skip_verify.unwrap_or(false),
+            ..TrustRules::default()
+        })
+    }
+
+    fn build(
+        &mut self,
+        draft: &ServerDraft<'_>,
+        tls: &Written,
+        (materials, client_auth): Loaded,
+        findings: &mut Findings,
+    ) -> Result<Termination, CredentialError> {
+        let spec = self.crypto_spec(tls);
+        let (crypto, notes) = self
+            .providers
+            .profile(&spec)
+            .map_err(|error| CredentialError::Foreign(error.to_string()))?;
+        let field = format!("{}.tls", draft.field);
+        for note in notes {
+            let code = &catalog::TLS_PARAMETER_IGNORED;
+            findings.add(at(draft.gateway, &field, code, note.to_string()));
+        }
+        self.tell(draft, &field, &materials, findings);
+        let alpn: &[&[u8]] = match (draft.kind, tls.mode) {
+            (Kind::TlsTcp, TlsMode::IstioMutual) => &[b"istio-peer-exchange", b"h2", b"http/1.1"],
+            _ => &[b"h2", b"http/1.1"],
+        };
+        let client_rule = client_auth.fingerprint();
+        let mut hasher = Hasher::default();
+        hasher.part(draft.key().as_bytes()).part(client_rule.as_bytes());
+        hasher.part(format!("{spec:?}{alpn:?}").as_bytes());
+        for material in &materials {
+            hasher.part(material.fingerprint().as_bytes());
+        }
+        let fingerprint = hasher.finish();
+        let names = materials.iter().flat_map(|material| material.leaf().names.dns.iter());
+        let certificate_names = names.filter_map(|name| HostPattern::parse(name).ok()).collect();
+        let server = if let Some(known) = self.previous.get(&fingerprint) {
+            known.clone()
+        } else {
+            let alpn = alpn.iter().map(|name| name.to_vec()).collect();
+            let spec = ServerTlsSpec { certificates: materials, crypto, alpn, client_auth };
+            let built = ServerTls::new(&spec);
+            Arc::new(built.map_err(|error| CredentialError::Foreign(error.to_string()))?)
+        };
+        self.built.insert(fingerprint, server.clone());
+        Ok(Termination { tls: Ok(server), client_rule, certificate_names })
+    }
+
+    fn crypto_spec(&self, tls: &Written) -> CryptoSpec {
+        if tls.mode == TlsMode::IstioMutual {
+            return CryptoSpec::default();
+        }
+        let or = |own: &[String], mesh: &[String]| {
+            if own.is_empty() { mesh.to_vec() } else { own.to_vec() }
+        };
+        let defaults = &self.settings.tls_defaults;
+        let mesh_min = match defaults.min_protocol_version.as_str() {
+            "TLSV1_3" => Some(TlsVersion::V1_3),
+            _ => None,
+        };
+        CryptoSpec {
+            min: version(tls.min_protocol_version).or(mesh_min),
+            max: version(tls.max_protocol_version),
+            cipher_suites: or(&tls.cipher_suites, &defaults.cipher_suites),
+            groups: or(&tls.ecdh_curves, &defaults.ecdh_curves),
+        }
+    }
+
+    fn tell(
+        &mut self,
+        draft: &ServerDraft<'_>,
+        field: &str,
+        materials: &[Arc<Material>],
+        findings: &mut Findings,
+    ) {
+        let named: Vec<&HostPattern> = draft
+            .hosts
+            .iter()
+            .map(|(_, host)| host)
+            .filter(|host| **host != HostPattern::Any)
+            .collect();
+        for material in materials {
+            let leaf = material.leaf();
+            self.certificates.push(CertificateFact {
+                kind: "server",
+                name: draft.key(),
+                serial: leaf.serial.clone(),
+                not_after: leaf.not_after,
+            });
+            let about = material.findings(self.now, WARN_DAYS);
+            for finding in about.into_iter().chain(material.uncovered(named.iter().copied())) {
+                let code = finding_code(&finding);
+                findings.add(at(draft.gateway, field, code, finding.to_string()));
+            }
+        }
+    }
+}
+
+fn version(written: TlsProtocol) -> Option<TlsVersion> {
+    match written {
+        TlsProtocol::Auto => None,
+        TlsProtocol::V1_0 => Some(TlsVersion::V1_0),
+        TlsProtocol::V1_1 => Some(TlsVersion::V1_1),
+        TlsProtocol::V1_2 => Some(TlsVersion::V1_2),
+        TlsProtocol::V1_3 => Some(TlsVersion::V1_3),
+    }
+}
+
+fn finding_code(finding: &Finding) -> &'static Code {
+    match finding {
+        Finding::Expired { .. } => &catalog::CERTIFICATE_EXPIRED,
+        Finding::NotYetValid { .. } => &catalog::CERTIFICATE_NOT_YET_VALID,
+        Finding::ExpiresSoon { .. } => &catalog::CERTIFICATE_EXPIRES_SOON,
+        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => &catalog::CHAIN_INCOMPLETE,
+        Finding::HostNotCovered { .. } => &catalog::SAN_MISSING,
+    }
+}
+
+fn code(error: &CredentialError) -> &'static Code {
+    match error {
+        CredentialError::Missing { .. } => &catalog::REFERENCE_NOT_FOUND,
+        CredentialError::Material(MaterialError::Mismatch { .. }) => &catalog::KEY_MISMATCH,
+        CredentialError::Material(
+            MaterialError::NoKey | MaterialError::UnreadableKey | MaterialError::EncryptedKey,
+        ) => &catalog::KEY_UNREADABLE,
+        CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
+        CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
+        CredentialError::Foreign(_)
+        | CredentialError::Incomplete { .. }
+        | CredentialError::File { .. } => &catalog::INVALID_CREDENTIAL,
+    }
+}
