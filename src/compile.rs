@@ -12,4 +12,5 @@ pub mod names;
 pub mod peers;
 pub mod routes;
 pub mod server_tls;
+pub mod services;
 pub mod settings;
