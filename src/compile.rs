@@ -5,6 +5,7 @@
 
 pub mod bindings;
 pub mod credentials;
+pub mod destination_rules;
 pub mod files;
 pub mod findings;
 pub mod gateways;

@@ -1,0 +1,185 @@
+//! Which DestinationRule governs a service, and what it says for a port and a subset.
+
+use std::sync::Arc;
+
+use crate::resources::destination_rule::{
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, Subset, TrafficPolicy,
+};
+use crate::resources::{Resource, ResourceSet};
+
+use super::names::{exported, qualified, selects};
+use super::services::Service;
+use super::settings::CompileSettings;
+
+/// The rule of a host: of the gateway's namespace, else the service's, else the root namespace; an
+/// exact host over the longest wildcard. Subsets of several rules for one host are united.
+#[derive(Debug)]
+pub struct Governing<'a> {
+    /// The rule whose traffic policy counts.
+    pub rule: &'a Arc<Resource<DestinationRule>>,
+    others: Vec<&'a Arc<Resource<DestinationRule>>>,
+}
+
+/// What holds for one port of one subset.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy<'a> {
+    /// `loadBalancer`.
+    pub load_balancer: Option<&'a LoadBalancer>,
+    /// `connectionPool`.
+    pub connection_pool: Option<&'a ConnectionPool>,
+    /// `tls`.
+    pub tls: Option<&'a ClientTls>,
+}
+
+/// Finds the rule of a service.
+pub fn governing<'a>(
+    set: &'a ResourceSet,
+    service: &Service,
+    settings: &CompileSettings,
+) -> Option<Governing<'a>> {
+    let own = settings.namespace.as_str();
+    let places = [own, service.namespace.as_str(), settings.root_namespace.as_str()];
+    for namespace in places {
+        let mut best: Option<(usize, Vec<&'a Arc<Resource<DestinationRule>>>)> = None;
+        for rule in &set.destination_rules {
+            let from = &*rule.id.namespace;
+            let selector = rule.spec.workload_selector.as_ref();
+            let applies =
+                selector.is_none_or(|s| from == own && selects(&s.match_labels, &settings.labels));
+            if from != namespace || !applies || !exported(&rule.spec.export_to, from, own) {
+                continue;
+            }
+            let host = qualified(&rule.spec.host, from, &settings.cluster_domain);
+            let Some(rank) = rank(&host, &service.host) else { continue };
+            match &mut best {
+                Some((known, rules)) if *known == rank => rules.push(rule),
+                Some((known, _)) if *known > rank => {}
+                _ => best = Some((rank, vec![rule])),
+            }
+        }
+        if let Some((_, rules)) = best {
+            let main = rules.iter().position(|rule| rule.spec.traffic_policy.is_some());
+            let rule = *rules.get(main.unwrap_or(0))?;
+            return Some(Governing { rule, others: rules });
+        }
+    }
+    None
+}
+
+/// How well a rule's host fits: exact names most, then longer wildcards.
+fn rank(host: &str, service: &str) -> Option<usize> {
+    if host == service {
+        return Some(usize::MAX);
+    }
+    if host == "*" {
+        return Some(0);
+    }
+    let suffix = host.strip_prefix('*')?;
+    (suffix.starts_with('.') && service.len() > suffix.len() && service.ends_with(suffix))
+        .then_some(suffix.len())
+}
+
+impl<'a> Governing<'a> {
+    /// A subset by name; the oldest rule that has it counts.
+    pub fn subset(&self, name: &str) -> Option<(&'a Arc<Resource<DestinationRule>>, &'a Subset)> {
+        self.others
+            .iter()
+            .find_map(|rule| rule.spec.subsets.iter().find(|s| s.name == name).map(|s| (*rule, s)))
+    }
+
+    /// What holds for a port: an entry for the port replaces the blocks of its level as a group, a
+    /// subset replaces them one by one.
+    pub fn policy(&self, subset: Option<&'a Subset>, port: u16) -> Policy<'a> {
+        let base = level(self.rule.spec.traffic_policy.as_ref(), port).unwrap_or_default();
+        let own = subset.and_then(|subset| subset.traffic_policy.as_ref());
+        let Some(own) = own else { return base };
+        if let Some(replaced) = at_port(own, port) {
+            return replaced;
+        }
+        Policy {
+            load_balancer: own.load_balancer.as_ref().or(base.load_balancer),
+            connection_pool: own.connection_pool.as_ref().or(base.connection_pool),
+            tls: own.tls.as_ref().or(base.tls),
+        }
+    }
+}
+
+fn level(policy: Option<&TrafficPolicy>, port: u16) -> Option<Policy<'_>> {
+    let policy = policy?;
+    Some(at_port(policy, port).unwrap_or(Policy {
+        load_balancer: policy.load_balancer.as_ref(),
+        connection_pool: policy.connection_pool.as_ref(),
+        tls: policy.tls.as_ref(),
+    }))
+}
+
+fn at_port(policy: &TrafficPolicy, port: u16) -> Option<Policy<'_>> {
+    let number = u32::from(port);
+    let entry = policy
+        .port_level_settings
+        .iter()
+        .find(|entry| entry.port.is_some_and(|port| port.number == number))?;
+    Some(Policy {
+        load_balancer: entry.load_balancer.as_ref(),
+        connection_pool: entry.connection_pool.as_ref(),
+        tls: entry.tls.as_ref(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::findings::Findings;
+    use crate::compile::services::Services;
+    use crate::resources::{ConfigFile, parse};
+
+    fn check(rules: &str, test: impl Fn(Option<Governing<'_>>)) {
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, namespace: \
+             shop}}\nspec:\n  hosts: [a.shop.example]\n  ports: [{{number: 80, name: http, protocol: \
+             HTTP}}]\n  resolution: DNS\n{rules}"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let parsed = parse(&[file]);
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        let settings = CompileSettings::default();
+        let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+        let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
+        test(governing(&parsed.set, service, &settings));
+    }
+
+    fn rule(name: &str, namespace: &str, spec: &str) -> String {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, \
+             namespace: {namespace}}}\nspec: {spec}\n"
+        )
+    }
+
+    #[test]
+    fn the_first_namespace_with_a_match_counts() {
+        let rules = rule("far", "shop", "{host: a.shop.example}")
+            + &rule("near", "istio-system", "{host: '*.example'}");
+        check(&rules, |found| assert_eq!(&*found.unwrap().rule.id.name, "near"));
+        check(&rule("x", "other", "{host: a.shop.example}"), |found| assert!(found.is_none()));
+    }
+
+    #[test]
+    fn a_port_replaces_the_blocks_of_its_level_as_a_group() {
+        let rules = rule(
+            "r",
+            "shop",
+            "{host: a.shop.example, trafficPolicy: {tls: {mode: SIMPLE}, loadBalancer: {simple: \
+             RANDOM}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: \
+             ROUND_ROBIN}}]}, subsets: [{name: v1, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]}",
+        );
+        check(&rules, |found| {
+            let found = found.unwrap();
+            assert!(found.policy(None, 80).tls.is_none());
+            assert!(found.policy(None, 81).tls.is_some());
+            let (_, subset) = found.subset("v1").unwrap();
+            let policy = found.policy(Some(subset), 80);
+            assert!(policy.tls.is_some() && policy.load_balancer.is_some());
+            assert!(found.subset("v2").is_none());
+        });
+    }
+}
