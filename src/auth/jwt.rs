@@ -11,6 +11,7 @@ mod issuer_keys;
 mod keys;
 mod locate;
 mod rule;
+mod source;
 mod token;
 
 #[cfg(test)]
@@ -25,4 +26,5 @@ pub use rule::{
     Audiences, Authenticator, ClaimHeader, ForwardToken, JwtRule, Verdict, VerifiedToken,
     is_preflight,
 };
+pub use source::{JwksSource, KeyLocation, printable};
 pub use token::Claims;

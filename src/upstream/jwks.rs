@@ -21,20 +21,8 @@ use tokio::task::AbortHandle;
 use fetch::Client;
 pub use fetch::FetchError;
 use fetcher::{Fetcher, Pace, Progress};
-pub use location::KeyLocation;
 
-use crate::auth::jwt::{IssuerKeys, KeyState};
-
-/// A key set that some rule uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JwksSource {
-    /// `issuer`; empty when the rule has none.
-    pub issuer: Box<str>,
-    /// Where its keys are.
-    pub location: KeyLocation,
-    /// `jwtRules[].timeout`: bound for one fetch, redirects and discovery included.
-    pub timeout: Duration,
-}
+use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeyState};
 
 /// State of one key set, for metrics and the admin port.
 #[derive(Clone, Debug, PartialEq, Eq)]

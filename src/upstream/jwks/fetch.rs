@@ -24,8 +24,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::address;
-use super::location::{KeyLocation, Target};
-use crate::auth::jwt::{InvalidKeySet, KeySet};
+use super::location::Target;
+use crate::auth::jwt::{InvalidKeySet, KeyLocation, KeySet};
 use crate::base::limit;
 
 /// Why a key set could not be had. Addresses are printed without credentials and query.

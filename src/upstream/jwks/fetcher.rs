@@ -11,8 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::fetch::{Client, FetchError, Fetched};
-use super::location::KeyLocation;
-use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyState};
+use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
 
 /// How often a key set may be fetched.

@@ -1,54 +1,13 @@
-//! Where an issuer's keys are, as configured, and how redirects move it.
+//! Addresses of key sets, and where redirects lead from them.
 //!
 //! **Invariant:** only `http` and `https` addresses without credentials, and never from `https` to
 //! `http`.
-
-use std::fmt;
 
 use http::Uri;
 use http::uri::Scheme;
 
 use super::fetch::FetchError;
-
-/// Where an issuer's keys are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum KeyLocation {
-    /// `jwksUri`.
-    Uri(Box<str>),
-    /// Only the issuer is known: its discovery document names the key set.
-    Discovery {
-        /// `issuer`, an address.
-        issuer: Box<str>,
-    },
-}
-
-impl KeyLocation {
-    /// The address that is fetched first.
-    pub(super) fn first_address(&self) -> String {
-        match self {
-            Self::Uri(uri) => uri.to_string(),
-            Self::Discovery { issuer } => {
-                let issuer = issuer.strip_suffix('/').unwrap_or(issuer);
-                format!("{issuer}/.well-known/openid-configuration")
-            }
-        }
-    }
-}
-
-/// Prints the address without credentials and query.
-impl fmt::Display for KeyLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.first_address()))
-    }
-}
-
-fn printable(address: &str) -> String {
-    let address = address.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if scheme.is_empty() { format!("{host}{path}") } else { format!("{scheme}://{host}{path}") }
-}
+use crate::auth::jwt::printable;
 
 /// An address that may be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,23 +79,6 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn discovery_documents_sit_below_the_issuer() {
-        for issuer in ["https://a.example/x", "https://a.example/x/"] {
-            let location = KeyLocation::Discovery { issuer: issuer.into() };
-            assert_eq!(
-                location.first_address(),
-                "https://a.example/x/.well-known/openid-configuration"
-            );
-        }
-    }
-
-    #[test]
-    fn printed_addresses_hold_no_secrets() {
-        let location = KeyLocation::Uri("https://user:pass@a.example:1/k?key=secret#x".into());
-        assert_eq!(location.to_string(), "https://a.example:1/k");
-    }
 
     #[test]
     fn only_plain_web_addresses_are_fetched() {
