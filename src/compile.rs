@@ -4,6 +4,7 @@
 //! resource harms only what it names.
 
 pub mod bindings;
+pub mod clusters;
 pub mod credentials;
 pub mod destination_rules;
 pub mod files;
@@ -15,6 +16,7 @@ pub mod routes;
 pub mod server_tls;
 pub mod services;
 pub mod settings;
+pub mod upstream_tls;
 
 use std::fmt;
 use std::sync::Arc;

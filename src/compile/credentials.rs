@@ -3,10 +3,12 @@
 //! A credential is a Secret of the gateway's namespace or a folder shaped like a mounted one; in
 //! both, `cert`/`key`/`cacert` come before `tls.crt`/`tls.key`/`ca.crt`, as in Istio.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
 use crate::tls::material::{Material, MaterialError};
@@ -35,6 +37,11 @@ pub enum CredentialError {
         /// Where it was looked for.
         places: String,
     },
+    /// The operating system has no trust anchors.
+    #[error(
+        "the operating system has no CA certificates; name a CA in caCertificates or credentialName"
+    )]
+    NoSystemRoots,
     /// A part is missing or empty.
     #[error("credential \"{name}\" has no {key}")]
     Incomplete {
@@ -75,8 +82,13 @@ impl CredentialError {
     }
 }
 
+/// Chains with their keys by the digest of both, so that what did not change is not proven again.
+pub type Materials = HashMap<Fingerprint, Arc<Material>>;
+
 /// Looks credentials up.
 pub struct Credentials<'a> {
+    previous: &'a Materials,
+    read: RefCell<Materials>,
     secrets: HashMap<&'a str, &'a Resource<Secret>>,
     files: &'a FileStore,
     settings: &'a CompileSettings,
@@ -90,20 +102,43 @@ enum Parts<'a> {
 
 impl<'a> Credentials<'a> {
     /// The Secrets of the gateway's namespace, and the files that were read.
-    pub fn new(set: &'a ResourceSet, files: &'a FileStore, settings: &'a CompileSettings) -> Self {
+    pub fn new(
+        set: &'a ResourceSet,
+        files: &'a FileStore,
+        settings: &'a CompileSettings,
+        previous: &'a Materials,
+    ) -> Self {
         let own = set.secrets.iter().filter(|s| *s.id.namespace == *settings.namespace);
         let secrets = own.map(|secret| (&*secret.id.name, &**secret)).collect();
-        Self { secrets, files, settings }
+        Self { previous, read: RefCell::default(), secrets, files, settings }
+    }
+
+    /// What was read, for the next compilation.
+    pub fn finish(self) -> Materials {
+        self.read.into_inner()
+    }
+
+    fn parse(&self, chain: &[u8], key: &[u8]) -> Result<Arc<Material>, CredentialError> {
+        let mut hasher = Hasher::default();
+        hasher.part(chain).part(key);
+        let fingerprint = hasher.finish();
+        let known = self.read.borrow().get(&fingerprint).cloned();
+        let material = match known.or_else(|| self.previous.get(&fingerprint).cloned()) {
+            Some(known) => known,
+            None => Arc::new(Material::parse(chain, key)?),
+        };
+        self.read.borrow_mut().insert(fingerprint, material.clone());
+        Ok(material)
     }
 
     /// Chain and key of a credential.
-    pub fn material(&self, written: &str) -> Result<Material, CredentialError> {
+    pub fn material(&self, written: &str) -> Result<Arc<Material>, CredentialError> {
         let (name, parts) = self.find(written)?;
         let (cert, key) = match (self.part(&parts, "cert")?, self.part(&parts, "key")?) {
             (Some(cert), Some(key)) => (cert, key),
             _ => (self.needed(name, &parts, "tls.crt")?, self.needed(name, &parts, "tls.key")?),
         };
-        Ok(Material::parse(cert, key)?)
+        self.parse(cert, key)
     }
 
     /// The CA that goes with a credential: of `NAME-cacert`, else of the credential itself.
@@ -133,8 +168,8 @@ impl<'a> Credentials<'a> {
     }
 
     /// Chain and key from two files.
-    pub fn material_files(&self, cert: &str, key: &str) -> Result<Material, CredentialError> {
-        Ok(Material::parse(self.file(cert.as_ref())?, self.file(key.as_ref())?)?)
+    pub fn material_files(&self, cert: &str, key: &str) -> Result<Arc<Material>, CredentialError> {
+        self.parse(self.file(cert.as_ref())?, self.file(key.as_ref())?)
     }
 
     /// A CA from a file.
@@ -153,7 +188,7 @@ impl<'a> Credentials<'a> {
         let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
         let key = self.file(&folder.join(IDENTITY_KEY))?;
         let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?)?;
-        Ok((Arc::new(Material::parse(cert, key)?), roots))
+        Ok((self.parse(cert, key)?, roots))
     }
 
     fn find<'n>(&self, written: &'n str) -> Result<(&'n str, Parts<'a>), CredentialError> {
@@ -236,7 +271,7 @@ mod tests {
             store.insert(path.into(), Ok(FileBytes::new(text.as_bytes())));
         }
         let settings = CompileSettings::default();
-        look(&Credentials::new(&parsed.set, &store, &settings))
+        look(&Credentials::new(&parsed.set, &store, &settings, &Materials::new()))
             .map(drop)
             .map_err(|error| error.explain())
     }

@@ -1,5 +1,6 @@
 //! Which DestinationRule governs a service, and what it says for a port and a subset.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::resources::destination_rule::{
@@ -31,55 +32,79 @@ pub struct Policy<'a> {
     pub tls: Option<&'a ClientTls>,
 }
 
-/// Finds the rule of a service.
-pub fn governing<'a>(
-    set: &'a ResourceSet,
-    service: &Service,
-    settings: &CompileSettings,
-) -> Option<Governing<'a>> {
-    let own = settings.namespace.as_str();
-    let places = [own, service.namespace.as_str(), settings.root_namespace.as_str()];
-    for namespace in places {
-        let mut best: Option<(usize, Vec<&'a Arc<Resource<DestinationRule>>>)> = None;
+/// Every rule that applies to this gateway, by the host it is for.
+#[derive(Debug)]
+pub struct DestinationRules<'a> {
+    exact: HashMap<(&'a str, String), Rules<'a>>,
+    /// Longest first.
+    wildcards: Vec<(&'a str, String, Rules<'a>)>,
+    settings: &'a CompileSettings,
+}
+
+type Rules<'a> = Vec<&'a Arc<Resource<DestinationRule>>>;
+
+impl<'a> DestinationRules<'a> {
+    /// Sorts the rules by namespace and host.
+    pub fn new(set: &'a ResourceSet, settings: &'a CompileSettings) -> Self {
+        let own = settings.namespace.as_str();
+        let mut exact: HashMap<(&str, String), Rules<'a>> = HashMap::new();
+        let mut wildcards: Vec<(&str, String, Rules<'a>)> = Vec::new();
         for rule in &set.destination_rules {
             let from = &*rule.id.namespace;
             let selector = rule.spec.workload_selector.as_ref();
             let applies =
                 selector.is_none_or(|s| from == own && selects(&s.match_labels, &settings.labels));
-            if from != namespace || !applies || !exported(&rule.spec.export_to, from, own) {
+            if !applies || !exported(&rule.spec.export_to, from, own) {
                 continue;
             }
             let host = qualified(&rule.spec.host, from, &settings.cluster_domain);
-            let Some(rank) = rank(&host, &service.host) else { continue };
-            match &mut best {
-                Some((known, rules)) if *known == rank => rules.push(rule),
-                Some((known, _)) if *known > rank => {}
-                _ => best = Some((rank, vec![rule])),
+            let Some(suffix) = host.strip_prefix('*') else {
+                exact.entry((from, host)).or_default().push(rule);
+                continue;
+            };
+            match wildcards.iter_mut().find(|(space, known, _)| *space == from && known == suffix) {
+                Some((_, _, rules)) => rules.push(rule),
+                None => wildcards.push((from, suffix.to_owned(), vec![rule])),
             }
         }
-        if let Some((_, rules)) = best {
-            let main = rules.iter().position(|rule| rule.spec.traffic_policy.is_some());
-            let rule = *rules.get(main.unwrap_or(0))?;
-            return Some(Governing { rule, others: rules });
-        }
+        wildcards.sort_by_key(|(_, suffix, _)| std::cmp::Reverse(suffix.len()));
+        Self { exact, wildcards, settings }
     }
-    None
-}
 
-/// How well a rule's host fits: exact names most, then longer wildcards.
-fn rank(host: &str, service: &str) -> Option<usize> {
-    if host == service {
-        return Some(usize::MAX);
+    /// The rule of a service.
+    pub fn governing(&self, service: &Service) -> Option<Governing<'a>> {
+        let (own, root) = (self.settings.namespace.as_str(), self.settings.root_namespace.as_str());
+        let rules = [own, service.namespace.as_str(), root].into_iter().find_map(|namespace| {
+            self.exact.get(&(namespace, service.host.clone())).or_else(|| {
+                let fits = |suffix: &str| {
+                    suffix.is_empty()
+                        || (service.host.len() > suffix.len() && service.host.ends_with(suffix))
+                };
+                self.wildcards
+                    .iter()
+                    .find(|(space, suffix, _)| *space == namespace && fits(suffix))
+                    .map(|(_, _, rules)| rules)
+            })
+        })?;
+        let main = rules.iter().position(|rule| rule.spec.traffic_policy.is_some());
+        let rule = *rules.get(main.unwrap_or(0))?;
+        Some(Governing { rule, others: rules.clone() })
     }
-    if host == "*" {
-        return Some(0);
-    }
-    let suffix = host.strip_prefix('*')?;
-    (suffix.starts_with('.') && service.len() > suffix.len() && service.ends_with(suffix))
-        .then_some(suffix.len())
 }
 
 impl<'a> Governing<'a> {
+    /// The names of every subset.
+    pub fn subset_names(&self) -> impl Iterator<Item = &'a str> {
+        let mut names: Vec<&str> = self
+            .others
+            .iter()
+            .flat_map(|rule| rule.spec.subsets.iter().map(|subset| subset.name.as_str()))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter()
+    }
+
     /// A subset by name; the oldest rule that has it counts.
     pub fn subset(&self, name: &str) -> Option<(&'a Arc<Resource<DestinationRule>>, &'a Subset)> {
         self.others
@@ -145,7 +170,7 @@ mod tests {
         let settings = CompileSettings::default();
         let services = Services::new(&parsed.set, &settings, &mut Findings::default());
         let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
-        test(governing(&parsed.set, service, &settings));
+        test(DestinationRules::new(&parsed.set, &settings).governing(service));
     }
 
     fn rule(name: &str, namespace: &str, spec: &str) -> String {

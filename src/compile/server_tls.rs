@@ -105,17 +105,17 @@ impl ServerTlsPass<'_> {
             .collect();
         let mut materials = Vec::new();
         for name in &names {
-            materials.push(Arc::new(self.credentials.material(name)?));
+            materials.push(self.credentials.material(name)?);
         }
         for pair in &tls.tls_certificates {
             let material =
                 self.credentials.material_files(&pair.server_certificate, &pair.private_key)?;
-            materials.push(Arc::new(material));
+            materials.push(material);
         }
         if materials.is_empty() {
             let material =
                 self.credentials.material_files(&tls.server_certificate, &tls.private_key)?;
-            materials.push(Arc::new(material));
+            materials.push(material);
         }
         if !matches!(tls.mode, TlsMode::Mutual | TlsMode::OptionalMutual) {
             return Ok((materials, ClientAuth::None));
@@ -268,7 +268,8 @@ fn finding_code(finding: &Finding) -> &'static Code {
     }
 }
 
-fn code(error: &CredentialError) -> &'static Code {
+/// The code of a credential that cannot be used.
+pub fn code(error: &CredentialError) -> &'static Code {
     match error {
         CredentialError::Missing { .. } => &catalog::REFERENCE_NOT_FOUND,
         CredentialError::Material(MaterialError::Mismatch { .. }) => &catalog::KEY_MISMATCH,
@@ -278,6 +279,7 @@ fn code(error: &CredentialError) -> &'static Code {
         CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
         CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
         CredentialError::Foreign(_)
+        | CredentialError::NoSystemRoots
         | CredentialError::Incomplete { .. }
         | CredentialError::File { .. } => &catalog::INVALID_CREDENTIAL,
     }

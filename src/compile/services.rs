@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::id::Origin;
 use crate::diag::catalog;
-use crate::resources::core::{PortOrName, Service as KubeService};
+use crate::resources::core::{EndpointSlice, PortOrName, Service as KubeService};
 use crate::resources::service_entry::{
     Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation, WorkloadEntry,
 };
@@ -90,6 +90,7 @@ pub enum Place {
 /// Every service, and the resources that list its endpoints.
 pub struct Services<'a> {
     by_host: HashMap<String, Vec<(Service, Source<'a>)>>,
+    slices: HashMap<(&'a str, &'a str), Vec<&'a Resource<EndpointSlice>>>,
     set: &'a ResourceSet,
 }
 
@@ -121,7 +122,13 @@ impl<'a> Services<'a> {
                 by_host.entry(read.host.clone()).or_default().push((read, Source::Entry(entry)));
             }
         }
-        Self { by_host, set }
+        let mut slices: HashMap<_, Vec<&Resource<EndpointSlice>>> = HashMap::new();
+        for slice in &set.endpoint_slices {
+            if let Some(owner) = slice.meta.labels.get("kubernetes.io/service-name") {
+                slices.entry((&*slice.id.namespace, owner.as_str())).or_default().push(slice);
+            }
+        }
+        Self { by_host, slices, set }
     }
 
     /// A service by its full name, as a namespace sees it: its own first, then the gateway's, then
@@ -134,6 +141,11 @@ impl<'a> Services<'a> {
             .find(|s| s.namespace == from)
             .or_else(|| visible().find(|s| s.namespace == gateway))
             .or_else(|| visible().next())
+    }
+
+    /// Every service, by host.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.by_host.values().flatten().map(|(service, _)| service)
     }
 
     /// The endpoints of a service's port.
@@ -197,11 +209,7 @@ impl<'a> Services<'a> {
     fn slice_members(&self, service: &Resource<KubeService>, port: &Port, out: &mut Vec<Member>) {
         let namespace = &*service.id.namespace;
         let name = &*service.id.name;
-        for slice in &self.set.endpoint_slices {
-            let owner = slice.meta.labels.get("kubernetes.io/service-name");
-            if *slice.id.namespace != *namespace || owner.map(String::as_str) != Some(name) {
-                continue;
-            }
+        for slice in self.slices.get(&(namespace, name)).into_iter().flatten() {
             let number = slice.spec.ports.iter().find(|p| p.name == port.name).map(|p| p.port);
             let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else {
                 continue;

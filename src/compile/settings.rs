@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::base::limit;
 use crate::resources::Labels;
 use crate::snapshot::EdgeSettings;
+use crate::tls::roots::Roots;
 
 /// Who this gateway is and where it listens.
 #[derive(Clone, Debug)]
@@ -40,6 +41,9 @@ pub struct CompileSettings {
     pub connect_timeout: Duration,
     /// What holds for every listener.
     pub edge: EdgeSettings,
+    /// The operating system's trust anchors, for `SIMPLE` and `MUTUAL` without a CA of their own;
+    /// nothing when there are none.
+    pub system_roots: Option<Roots>,
     /// `MeshConfig.tlsDefaults`.
     pub tls_defaults: TlsDefaults,
 }
@@ -72,6 +76,7 @@ impl Default for CompileSettings {
             auto_mtls: true,
             connect_timeout: limit::CONNECT_TIME,
             edge: EdgeSettings::default(),
+            system_roots: None,
             tls_defaults: TlsDefaults::default(),
         }
     }

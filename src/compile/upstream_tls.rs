@@ -1,0 +1,224 @@
+//! A DestinationRule's `tls` block as TLS origination.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
+use crate::snapshot::cluster::{Protocol, Sni, UpstreamTls};
+use crate::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
+use crate::tls::crypto::CryptoProfile;
+use crate::tls::material::Material;
+use crate::tls::roots::{Crls, Roots};
+
+use super::credentials::{CredentialError, Credentials};
+use super::settings::CompileSettings;
+
+/// What was built, by what it was built from, so that unchanged clusters keep their sessions.
+pub type ClientConfigs = HashMap<Fingerprint, Arc<ClientConfig>>;
+
+/// What a cluster's connections prove and verify, whatever its rule says.
+#[derive(Debug)]
+pub struct Peer<'a> {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Names that the service's servers may have when the rule lists none.
+    pub names: &'a [String],
+    /// `outbound_.PORT_.SUBSET_.HOST`: the name sent with the mesh identity.
+    pub mesh_name: &'a str,
+}
+
+/// A cluster's security.
+#[derive(Debug)]
+pub struct Secured {
+    /// What connections use.
+    pub tls: UpstreamTls,
+    /// Equal for blocks whose connections may stand for each other; certificates of this gateway
+    /// and the mesh's roots rotate without changing it.
+    pub rule: Fingerprint,
+    /// Identities accepted of the server; empty accepts every one.
+    pub names: Vec<String>,
+}
+
+/// Builds originations.
+pub struct UpstreamTlsPass<'a> {
+    credentials: &'a Credentials<'a>,
+    settings: &'a CompileSettings,
+    identity: Result<(Arc<Material>, Roots), CredentialError>,
+    previous: &'a ClientConfigs,
+    built: ClientConfigs,
+}
+
+impl<'a> UpstreamTlsPass<'a> {
+    /// Loads the mesh identity once.
+    pub fn new(
+        credentials: &'a Credentials<'a>,
+        settings: &'a CompileSettings,
+        previous: &'a ClientConfigs,
+    ) -> Self {
+        let identity = credentials.identity();
+        Self { credentials, settings, identity, previous, built: ClientConfigs::new() }
+    }
+
+    /// The mesh identity, or why there is none.
+    pub fn identity(&self) -> Result<&Arc<Material>, &CredentialError> {
+        self.identity.as_ref().map(|(material, _)| material)
+    }
+
+    /// What was built, for the next compilation.
+    pub fn finish(self) -> ClientConfigs {
+        self.built
+    }
+
+    /// The security of a cluster. Material that cannot be used makes its connections fail; nothing
+    /// falls back to less.
+    pub fn secure(
+        &mut self,
+        tls: &ClientTls,
+        peer: &Peer<'_>,
+    ) -> (Secured, Option<CredentialError>) {
+        if tls.mode == ClientTlsMode::Disable {
+            let rule = Fingerprint::of(b"plain");
+            return (Secured { tls: UpstreamTls::Plain, rule, names: Vec::new() }, None);
+        }
+        let names =
+            if tls.subject_alt_names.is_empty() { peer.names } else { &tls.subject_alt_names };
+        let sni = sni(tls, peer);
+        let built = self.spec(tls, peer, names, &sni).and_then(|spec| self.config(&spec));
+        let (tls, anchors, error) = match built {
+            Ok((config, anchors)) => (UpstreamTls::Tls { config, sni }, anchors, None),
+            Err(error) => (UpstreamTls::Broken(error.explain().into()), None, Some(error)),
+        };
+        let mut hasher = Hasher::default();
+        hasher.part(format!("{:?}{:?}", tls_kind(&tls), names).as_bytes());
+        hasher.part(anchors.as_ref().map_or(b"" as &[u8], |anchors| anchors.as_bytes()));
+        (Secured { tls, rule: hasher.finish(), names: names.to_vec() }, error)
+    }
+
+    fn spec(
+        &self,
+        tls: &ClientTls,
+        peer: &Peer<'_>,
+        names: &[String],
+        sni: &Sni,
+    ) -> Result<ClientTlsSpec, CredentialError> {
+        let alpn = alpn(tls.mode, peer.protocol);
+        let crypto = CryptoProfile::standard();
+        let send_name = !matches!(sni, Sni::Absent);
+        if tls.mode == ClientTlsMode::IstioMutual {
+            let (identity, roots) = self.identity.clone()?;
+            let names = names.iter().collect();
+            let verify =
+                Verify::Chain { roots, crls: Crls::default(), names, host: HostCheck::Off };
+            return Ok(ClientTlsSpec { identity: Some(identity), crypto, alpn, send_name, verify });
+        }
+        let identity = match tls.mode {
+            ClientTlsMode::Mutual => Some(self.own(tls)?),
+            _ => None,
+        };
+        let verify = if tls.insecure_skip_verify == Some(true) {
+            Verify::Skip
+        } else {
+            let (roots, crls) = self.anchors(tls)?;
+            // Istio checks the host by itself only while neither a name nor names are given.
+            let automatic = tls.sni.is_empty()
+                && tls.subject_alt_names.is_empty()
+                && peer.protocol != Protocol::Tcp;
+            let host = if automatic { HostCheck::Required } else { HostCheck::Off };
+            Verify::Chain { roots, crls, names: names.iter().collect(), host }
+        };
+        Ok(ClientTlsSpec { identity, crypto, alpn, send_name, verify })
+    }
+
+    fn own(&self, tls: &ClientTls) -> Result<Arc<Material>, CredentialError> {
+        if tls.credential_name.is_empty() {
+            self.credentials.material_files(&tls.client_certificate, &tls.private_key)
+        } else {
+            self.credentials.material(&tls.credential_name)
+        }
+    }
+
+    fn anchors(&self, tls: &ClientTls) -> Result<(Roots, Crls), CredentialError> {
+        if !tls.credential_name.is_empty() {
+            return self.credentials.roots(&tls.credential_name);
+        }
+        let crls = match tls.ca_crl.as_str() {
+            "" => Crls::default(),
+            path => self.credentials.crl_file(path)?,
+        };
+        let roots = match tls.ca_certificates.as_str() {
+            "" | "system" => {
+                self.settings.system_roots.clone().ok_or(CredentialError::NoSystemRoots)?
+            }
+            path => self.credentials.roots_file(path)?,
+        };
+        Ok((roots, crls))
+    }
+
+    fn config(
+        &mut self,
+        spec: &ClientTlsSpec,
+    ) -> Result<(Arc<ClientConfig>, Option<Fingerprint>), CredentialError> {
+        let mut hasher = Hasher::default();
+        if let Some(identity) = &spec.identity {
+            hasher.part(b"identity").part(identity.fingerprint().as_bytes());
+        }
+        for protocol in &spec.alpn {
+            hasher.part(protocol);
+        }
+        hasher.part(&[u8::from(spec.send_name)]);
+        let mut anchors = None;
+        if let Verify::Chain { roots, crls, names, host } = &spec.verify {
+            hasher.part(roots.fingerprint().as_bytes()).part(crls.fingerprint().as_bytes());
+            hasher.part(format!("{names:?}{host:?}").as_bytes());
+            let of_the_mesh =
+                self.identity.as_ref().is_ok_and(|(_, r)| r.fingerprint() == roots.fingerprint());
+            anchors = (!of_the_mesh).then(|| roots.fingerprint());
+        }
+        let fingerprint = hasher.finish();
+        let known = self.built.get(&fingerprint).or_else(|| self.previous.get(&fingerprint));
+        let config = match known {
+            Some(known) => known.clone(),
+            None => {
+                client_config(spec).map_err(|error| CredentialError::Foreign(error.to_string()))?
+            }
+        };
+        self.built.insert(fingerprint, config.clone());
+        Ok((config, anchors))
+    }
+}
+
+/// What of an origination decides whether connections may stand for each other.
+fn tls_kind(tls: &UpstreamTls) -> (&'static str, Option<&Sni>) {
+    match tls {
+        UpstreamTls::Plain => ("plain", None),
+        UpstreamTls::Tls { sni, .. } => ("tls", Some(sni)),
+        UpstreamTls::Broken(_) => ("broken", None),
+    }
+}
+
+fn sni(tls: &ClientTls, peer: &Peer<'_>) -> Sni {
+    let fixed = |name: &str| ServerName::try_from(name.to_owned()).map_or(Sni::Absent, Sni::Fixed);
+    match (tls.mode, tls.sni.as_str()) {
+        (ClientTlsMode::IstioMutual, "") => fixed(peer.mesh_name),
+        (_, "") if peer.protocol == Protocol::Tcp => Sni::Absent,
+        (_, "") => Sni::RequestHost,
+        (_, name) => fixed(name),
+    }
+}
+
+fn alpn(mode: ClientTlsMode, protocol: Protocol) -> Vec<Vec<u8>> {
+    let list: &[&[u8]] = match (mode, protocol) {
+        (ClientTlsMode::IstioMutual, Protocol::Http1) => {
+            &[b"istio-http/1.1", b"istio", b"http/1.1"]
+        }
+        (ClientTlsMode::IstioMutual, Protocol::Http2) => &[b"istio-h2", b"istio", b"h2"],
+        (ClientTlsMode::IstioMutual, Protocol::Tcp) => &[b"istio-peer-exchange", b"istio"],
+        (_, Protocol::Http2) => &[b"h2"],
+        (_, Protocol::Http1 | Protocol::Tcp) => &[],
+    };
+    list.iter().map(|name| name.to_vec()).collect()
+}
