@@ -10,14 +10,18 @@ pub mod destination_rules;
 pub mod files;
 pub mod findings;
 pub mod gateways;
+pub mod listeners;
 pub mod names;
 pub mod peers;
 pub mod routes;
 pub mod server_tls;
 pub mod services;
 pub mod settings;
+pub mod tcp_routes;
 pub mod upstream_tls;
+pub mod virtual_hosts;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,10 +32,20 @@ use crate::diag::Diagnostic;
 use crate::resources::{self, ResourceSet};
 use crate::snapshot::{Authorization, Snapshot};
 
+use crate::tls::crypto::Providers;
+
+use clusters::{Built, ClusterPass, KnownLabels};
+use credentials::{Credentials, Materials};
+use destination_rules::DestinationRules;
 use files::FileStore;
 use findings::Findings;
-use server_tls::{CertificateFact, Terminations};
+use listeners::ListenerPass;
+use peers::PeerPolicies;
+use server_tls::{CertificateFact, LastGood, ServerTlsPass, Terminations};
+use services::Services;
 use settings::CompileSettings;
+use upstream_tls::{ClientConfigs, UpstreamTlsPass};
+use virtual_hosts::RoutePass;
 
 /// What is compiled.
 pub struct Input<'a> {
@@ -71,7 +85,12 @@ pub struct Output {
 /// sessions and costs nothing.
 #[derive(Default)]
 pub struct Reuse {
+    providers: Arc<Providers>,
+    materials: Materials,
     terminations: Terminations,
+    last_good: LastGood,
+    originations: ClientConfigs,
+    labels: KnownLabels,
 }
 
 impl fmt::Debug for Output {
@@ -82,26 +101,64 @@ impl fmt::Debug for Output {
 
 /// Compiles; whatever is wrong is a finding, and harms only what it names.
 pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
+    let Input { set, files, settings, .. } = *input;
     let mut findings = Findings::default();
-    for diagnostic in resources::validate(input.set) {
+    for diagnostic in resources::validate(set) {
         findings.add(diagnostic);
     }
-    let _ = previous;
+    let credentials = Credentials::new(set, files, settings, &previous.materials);
+    let services = Services::new(set, settings, &mut findings);
+    let rules = DestinationRules::new(set, settings);
+    let peers = PeerPolicies::new(set, &settings.root_namespace);
+    let upstream_tls = UpstreamTlsPass::new(&credentials, settings, &previous.originations);
+    let known = (settings, &previous.labels);
+    let mut clusters = ClusterPass::new(&services, rules, peers, upstream_tls, known);
+    let mut server_tls = ServerTlsPass {
+        credentials: &credentials,
+        settings,
+        providers: &previous.providers,
+        now: input.now,
+        previous: &previous.terminations,
+        built: Terminations::new(),
+        last_good: &previous.last_good,
+        good: LastGood::new(),
+        certificates: Vec::new(),
+    };
+    let bindings = bindings::bindings(set, settings, &mut findings);
+    let drafts = gateways::listeners(set, settings, &mut findings);
+    let routes = RoutePass {
+        bindings: &bindings,
+        clusters: &mut clusters,
+        settings,
+        compiled: HashMap::new(),
+    };
+    let mut pass = ListenerPass { routes, tls: &mut server_tls, findings: &mut findings };
+    let listeners = drafts.iter().map(|draft| pass.listener(draft)).collect();
+    let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
+    let Built { clusters, labels, tls } = clusters.finish();
+    let originations = tls.finish();
     let snapshot = Snapshot {
         generation: input.generation,
         hash: input.hash,
-        listeners: Vec::new(),
-        clusters: Vec::new(),
+        listeners,
+        clusters,
         authentication: None,
         authorization: Authorization::Open,
-        edge: input.settings.edge.clone(),
+        edge: settings.edge.clone(),
     };
     Output {
         snapshot,
         diagnostics: findings.finish(),
-        certificates: Vec::new(),
+        certificates,
         key_sources: Vec::new(),
         token_parameters: Vec::new(),
-        reuse: Reuse { terminations: Terminations::new() },
+        reuse: Reuse {
+            providers: previous.providers.clone(),
+            materials: credentials.finish(),
+            terminations,
+            last_good,
+            originations,
+            labels,
+        },
     }
 }

@@ -41,6 +41,25 @@ pub enum Use {
 /// Labels handed from one compilation to the next, so that a worker's series outlive a reload.
 pub type KnownLabels = HashSet<Arc<DestinationLabels>>;
 
+/// A destination as a route names it.
+pub struct Written<'r> {
+    /// The VirtualService.
+    pub resource: &'r Resource<VirtualService>,
+    /// The destination.
+    pub destination: &'r vs::Destination,
+    /// Where it stands: `spec.http[0].route[0].destination`.
+    pub field: &'r str,
+    /// `servers[].port.number` of the Gateway.
+    pub listener: u16,
+}
+
+impl Written<'_> {
+    fn missing(&self, part: &str, message: String, help: &str) -> Diagnostic {
+        let field = format!("{}.{part}", self.field);
+        at(self.resource, field, &catalog::REFERENCE_NOT_FOUND, message).help(help)
+    }
+}
+
 /// Names the parts of a destination that was found.
 struct Target<'s, 'a> {
     service: &'s Service,
@@ -101,55 +120,46 @@ impl<'a> ClusterPass<'a> {
         Built { clusters: self.clusters, labels: self.labels, tls: self.tls }
     }
 
-    /// The cluster of a destination written at `field` of a VirtualService; nothing, with a finding,
-    /// when there is no such service, port or subset. `listener` is the port of the Gateway.
+    /// The cluster of a destination; nothing, with a finding, when there is no such service, port or
+    /// subset.
     pub fn destination(
         &mut self,
-        resource: &Resource<VirtualService>,
-        (destination, field): (&vs::Destination, &str),
-        listener: u16,
+        written: &Written<'_>,
         usage: Use,
         findings: &mut Findings,
     ) -> Option<ClusterId> {
-        let from = &*resource.id.namespace;
-        let host = qualified(&destination.host, from, &self.settings.cluster_domain);
+        let from = &*written.resource.id.namespace;
+        let host = qualified(&written.destination.host, from, &self.settings.cluster_domain);
         let services = self.services;
         let Some(service) = services.find(&host, from, &self.settings.namespace) else {
-            let message = format!("\"{host}\" is no known service");
-            findings.add(
-                at(resource, format!("{field}.host"), &catalog::REFERENCE_NOT_FOUND, message).help(
-                    "define it with a ServiceEntry or Service, exported to this namespace; until \
-                     then requests get 503",
-                ),
-            );
+            findings.add(written.missing(
+                "host",
+                format!("\"{host}\" is no known service"),
+                "define it with a ServiceEntry or Service, exported to this namespace; until then \
+                 requests get 503",
+            ));
             return None;
         };
-        let written = destination.port.as_ref().map(|port| port.number);
-        let port = match pick_port(service, written, listener) {
+        let port = match pick_port(service, written) {
             Ok(port) => port,
             Err(problem) => {
-                findings.add(problem.tell(resource, field, &host));
+                findings.add(problem.tell(written, &host));
                 return None;
             }
         };
         let governing = self.rules.governing(service);
-        let subset = match destination.subset.as_str() {
-            "" => None,
-            name => match governing.as_ref().and_then(|rule| rule.subset(name)) {
-                Some(found) => Some(found),
-                None => {
-                    let message = format!("\"{host}\" has no subset \"{name}\"");
-                    let field = format!("{field}.subset");
-                    findings.add(at(resource, field, &catalog::REFERENCE_NOT_FOUND, message).help(
-                        "define the subset in a DestinationRule for this host; until then \
-                             requests get 503",
-                    ));
-                    return None;
-                }
-            },
-        };
+        let name = written.destination.subset.as_str();
+        let subset = governing.as_ref().and_then(|rule| rule.subset(name));
+        if subset.is_none() && !name.is_empty() {
+            findings.add(written.missing(
+                "subset",
+                format!("\"{host}\" has no subset \"{name}\""),
+                "define the subset in a DestinationRule for this host; until then requests get 503",
+            ));
+            return None;
+        }
         let id = self.cluster(&Target { service, port, governing, subset }, usage, findings);
-        self.told_empty(id, resource, (destination, field), findings);
+        self.told_empty(id, written, findings);
         Some(id)
     }
 
@@ -176,24 +186,24 @@ impl<'a> ClusterPass<'a> {
         governing.map_or_else(Vec::new, |rule| rule.subset_names().map(str::to_owned).collect())
     }
 
+    /// A cluster built so far.
+    pub fn get(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
+        self.clusters.get(id.index())
+    }
+
     /// The services that can be reached.
     pub fn services(&self) -> &'a Services<'a> {
         self.services
     }
 
-    fn told_empty(
-        &self,
-        id: ClusterId,
-        resource: &Resource<VirtualService>,
-        (destination, field): (&vs::Destination, &str),
-        findings: &mut Findings,
-    ) {
+    fn told_empty(&self, id: ClusterId, written: &Written<'_>, findings: &mut Findings) {
         let empty = self.clusters.get(id.index()).is_some_and(
             |cluster| matches!(&cluster.endpoints, Endpoints::Static(list) if list.is_empty()),
         );
         if !empty {
             return;
         }
+        let Written { resource, destination, field, .. } = written;
         let (code, part, what) = if destination.subset.is_empty() {
             (&catalog::CLUSTER_WITHOUT_ENDPOINTS, "host", destination.host.as_str())
         } else {
@@ -392,36 +402,38 @@ enum PortProblem {
 }
 
 impl PortProblem {
-    fn tell(&self, resource: &Resource<VirtualService>, field: &str, host: &str) -> Diagnostic {
-        let (code, message, help) = match self {
-            Self::Unknown(number) => (
-                &catalog::REFERENCE_NOT_FOUND,
+    fn tell(&self, written: &Written<'_>, host: &str) -> Diagnostic {
+        match self {
+            Self::Unknown(number) => written.missing(
+                "port",
                 format!("\"{host}\" has no port {number}"),
                 "name one of the service's ports; until then requests get 503",
             ),
-            Self::Several => (
-                &catalog::PORT_SELECTOR_REQUIRED,
-                format!("\"{host}\" has several ports"),
-                "add destination.port.number; until then requests get 503",
-            ),
-            Self::None => (
-                &catalog::REFERENCE_NOT_FOUND,
+            Self::None => written.missing(
+                "port",
                 format!("\"{host}\" has no port"),
                 "give the service a port; until then requests get 503",
             ),
-        };
-        at(resource, format!("{field}.port"), code, message).help(help)
+            Self::Several => at(
+                written.resource,
+                format!("{}.port", written.field),
+                &catalog::PORT_SELECTOR_REQUIRED,
+                format!("\"{host}\" has several ports"),
+            )
+            .help("add destination.port.number; until then requests get 503"),
+        }
     }
 }
 
 /// The port named, else the only one, else the one with the listener's number.
-fn pick_port(service: &Service, written: Option<u32>, listener: u16) -> Result<&Port, PortProblem> {
+fn pick_port<'s>(service: &'s Service, written: &Written<'_>) -> Result<&'s Port, PortProblem> {
     let by_number = |number: u32| service.ports.iter().find(|p| u32::from(p.number) == number);
-    match (written, service.ports.as_slice()) {
+    let named = written.destination.port.as_ref().map(|port| port.number);
+    match (named, service.ports.as_slice()) {
         (Some(number), _) => by_number(number).ok_or(PortProblem::Unknown(number)),
         (None, []) => Err(PortProblem::None),
         (None, [only]) => Ok(only),
-        (None, _) => by_number(u32::from(listener)).ok_or(PortProblem::Several),
+        (None, _) => by_number(u32::from(written.listener)).ok_or(PortProblem::Several),
     }
 }
 

@@ -15,6 +15,11 @@ impl Findings {
         self.0.push(diagnostic);
     }
 
+    /// Adds those of another pass.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Every finding once, sorted.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         diag::sort(&mut self.0);

@@ -38,6 +38,10 @@ pub struct CertificateFact {
 /// their sessions and cost nothing.
 pub type Terminations = HashMap<Fingerprint, Arc<ServerTls>>;
 
+/// The last termination of a server that could be built, by its key and everything written about
+/// it: while its files are broken it goes on with these, and never with what was asked for otherwise.
+pub type LastGood = HashMap<Fingerprint, Termination>;
+
 /// Certificates, and what clients must show.
 type Loaded = (Vec<Arc<Material>>, ClientAuth);
 
@@ -55,34 +59,56 @@ pub struct ServerTlsPass<'a> {
     pub previous: &'a Terminations,
     /// What this one uses.
     pub built: Terminations,
+    /// What could be built last time.
+    pub last_good: &'a LastGood,
+    /// What can go on next time.
+    pub good: LastGood,
     /// Certificates in use.
     pub certificates: Vec<CertificateFact>,
 }
 
 impl ServerTlsPass<'_> {
-    /// The termination of a server. What is wrong with its material is told, and makes only this
-    /// server's handshakes fail.
+    /// The termination of a server. What is wrong with its material is told; the server goes on with
+    /// what it had last, or its handshakes fail.
     pub fn terminate(&mut self, draft: &ServerDraft<'_>, findings: &mut Findings) -> Termination {
         let default = Written::default();
         let written = draft.server.tls.as_ref().unwrap_or(&default);
+        let mut hasher = Hasher::default();
+        hasher.part(draft.key().as_bytes()).part(format!("{written:?}").as_bytes());
+        hasher.part(format!("{:?}", self.crypto_spec(written)).as_bytes());
+        let asked = hasher.finish();
         let loaded = self.load(written);
-        match loaded.and_then(|loaded| self.build(draft, written, loaded, findings)) {
-            Ok(termination) => termination,
-            Err(error) => {
-                let field = format!("{}.tls", draft.field);
-                let message = error.explain();
-                let reason = message.as_str().into();
-                findings
-                    .add(at(draft.gateway, field, code(&error), message).help(
-                        "until it is mended, handshakes with this server fail; others go on",
-                    ));
-                Termination {
-                    tls: Err(Unusable { reason }),
-                    client_rule: Fingerprint::of(b"unusable"),
-                    certificate_names: Vec::new(),
-                }
-            }
+        let termination =
+            match loaded.and_then(|loaded| self.build(draft, written, loaded, findings)) {
+                Ok(termination) => termination,
+                Err(error) => self.without(&error, asked, draft, findings),
+            };
+        if termination.tls.is_ok() {
+            self.good.insert(asked, termination.clone());
         }
+        termination
+    }
+
+    fn without(
+        &self,
+        error: &CredentialError,
+        asked: Fingerprint,
+        draft: &ServerDraft<'_>,
+        findings: &mut Findings,
+    ) -> Termination {
+        let message = error.explain();
+        let reason = message.as_str().into();
+        let (termination, help) = if let Some(last) = self.last_good.get(&asked) {
+            (last.clone(), "until it is mended, this server goes on with what it had before")
+        } else {
+            let client_rule = Fingerprint::of(b"unusable");
+            let tls = Err(Unusable { reason });
+            let termination = Termination { tls, client_rule, certificate_names: Vec::new() };
+            (termination, "until it is mended, handshakes with this server fail; others go on")
+        };
+        let field = format!("{}.tls", draft.field);
+        findings.add(at(draft.gateway, field, code(error), message).help(help));
+        termination
     }
 
     fn load(&self, tls: &Written) -> Result<Loaded, CredentialError> {

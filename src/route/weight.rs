@@ -24,6 +24,11 @@ impl<T> Weighted<T> {
         (total > 0).then_some(Self { choices, total })
     }
 
+    /// A choice that takes everything.
+    pub fn single(choice: T) -> Self {
+        Self { choices: vec![(1, choice)], total: 1 }
+    }
+
     /// The choice for a uniformly random number.
     pub fn pick(&self, random: u32) -> Option<&T> {
         if let [(_, only)] = self.choices.as_slice() {

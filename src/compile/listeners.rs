@@ -1,0 +1,204 @@
+//! Drafts, route tables, terminations and clusters joined to listeners.
+
+use std::sync::Arc;
+
+use crate::base::host::HostPattern;
+use crate::base::limit;
+use crate::diag::catalog;
+use crate::route::hosts::HostIndex;
+use crate::route::weight::Weighted;
+use crate::snapshot::listener::{
+    AutoPassthrough, Chain, Listener, ServerBlock, Servers, TcpBlock, Termination,
+};
+use crate::snapshot::route::RouteTable;
+
+use super::findings::{Findings, at};
+use super::gateways::{Kind, ListenerDraft, ServerDraft};
+use super::server_tls::ServerTlsPass;
+use super::tcp_routes;
+use super::virtual_hosts::{RoutePass, catch_alls_last};
+
+/// Builds listeners.
+pub struct ListenerPass<'p, 'a> {
+    /// Where routes come from.
+    pub routes: RoutePass<'p, 'a>,
+    /// Where terminations come from.
+    pub tls: &'p mut ServerTlsPass<'a>,
+    /// What was found.
+    pub findings: &'p mut Findings,
+}
+
+impl ListenerPass<'_, '_> {
+    /// A listener with everything behind it.
+    pub fn listener(&mut self, draft: &ListenerDraft<'_>) -> Arc<Listener> {
+        let servers = match draft.servers.as_slice() {
+            [first, ..] if first.kind == Kind::Tcp => self.tcp(draft, first),
+            [first, ..] if first.kind == Kind::Http => self.http(draft, first),
+            servers => self.tls(draft.port, servers),
+        };
+        Arc::new(Listener { address: draft.address.clone(), port: draft.port, servers })
+    }
+
+    fn http(&mut self, draft: &ListenerDraft<'_>, first: &ServerDraft<'_>) -> Servers {
+        let mut table = RouteTable::default();
+        let mut hosts = HostIndex::default();
+        for server in &draft.servers {
+            self.fill(&mut table, &mut hosts, server, draft.port);
+        }
+        catch_alls_last(&mut table);
+        Servers::Http(Arc::new(ServerBlock {
+            key: format!("http/{}", draft.port).into(),
+            origin: first.gateway.origin(&first.field),
+            hosts,
+            tls: None,
+            routes: table,
+        }))
+    }
+
+    fn fill(
+        &mut self,
+        table: &mut RouteTable,
+        hosts: &mut HostIndex<()>,
+        server: &ServerDraft<'_>,
+        port: u16,
+    ) {
+        for (_, host) in &server.hosts {
+            hosts.entry(host, || ());
+        }
+        let redirects = server.server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
+        if !self.routes.add(table, server, port, self.findings) && !redirects {
+            self.unbound(server, "its requests get 404");
+        }
+    }
+
+    fn unbound(&mut self, server: &ServerDraft<'_>, effect: &str) {
+        let message = "no VirtualService is bound to this server";
+        self.findings.add(
+            at(server.gateway, &server.field, &catalog::SERVER_WITHOUT_ROUTES, message).help(
+                format!("name this Gateway in spec.gateways of a VirtualService that shares a host; until then {effect}"),
+            ),
+        );
+    }
+
+    fn tcp(&mut self, draft: &ListenerDraft<'_>, server: &ServerDraft<'_>) -> Servers {
+        let block = self.tcp_block(server, draft.port, None).unwrap_or_else(|| {
+            let nowhere = Weighted::single(None);
+            let origin = server.gateway.origin(&server.field);
+            let key = server.key().into();
+            let idle_timeout = limit::TCP_IDLE_TIME;
+            TcpBlock { key, origin, tls: None, destinations: nowhere, idle_timeout }
+        });
+        Servers::Tcp(Arc::new(block))
+    }
+
+    fn tcp_block(
+        &mut self,
+        server: &ServerDraft<'_>,
+        port: u16,
+        tls: Option<Termination>,
+    ) -> Option<TcpBlock> {
+        let bound = self.routes.bound(server);
+        let found = tcp_routes::tcp(&bound, server, port, self.routes.clusters, self.findings);
+        let Some((destinations, origin)) = found else {
+            self.unbound(server, "its connections are closed");
+            return None;
+        };
+        let idle_timeout = tcp_routes::idle(&destinations, self.routes.clusters);
+        Some(TcpBlock { key: server.key().into(), origin, tls, destinations, idle_timeout })
+    }
+
+    fn tls(&mut self, port: u16, servers: &[ServerDraft<'_>]) -> Servers {
+        let mut chains: HostIndex<Chain> = HostIndex::default();
+        for server in servers {
+            match server.kind {
+                Kind::Https => {
+                    let block = self.https(server, port);
+                    claim(&mut chains, server, &Chain::Http(block));
+                }
+                Kind::TlsTcp => {
+                    let tls = self.tls.terminate(server, self.findings);
+                    if let Some(block) = self.tcp_block(server, port, Some(tls)) {
+                        claim(&mut chains, server, &Chain::Tcp(Arc::new(block)));
+                    }
+                }
+                Kind::Passthrough => self.passthrough(&mut chains, server, port),
+                Kind::AutoPassthrough => {
+                    let chain = Chain::AutoPassthrough(self.auto_passthrough(server));
+                    claim(&mut chains, server, &chain);
+                }
+                Kind::Http | Kind::Tcp => {}
+            }
+        }
+        Servers::Tls(chains)
+    }
+
+    fn https(&mut self, server: &ServerDraft<'_>, port: u16) -> Arc<ServerBlock> {
+        let mut table = RouteTable::default();
+        let mut hosts = HostIndex::default();
+        self.fill(&mut table, &mut hosts, server, port);
+        catch_alls_last(&mut table);
+        Arc::new(ServerBlock {
+            key: server.key().into(),
+            origin: server.gateway.origin(&server.field),
+            hosts,
+            tls: Some(self.tls.terminate(server, self.findings)),
+            routes: table,
+        })
+    }
+
+    fn passthrough(&mut self, chains: &mut HostIndex<Chain>, server: &ServerDraft<'_>, port: u16) {
+        let bound = self.routes.bound(server);
+        let clusters = &mut *self.routes.clusters;
+        let blocks = tcp_routes::passthrough(&bound, server, port, clusters, self.findings);
+        if blocks.is_empty() {
+            self.unbound(server, "its connections are refused");
+        }
+        for (name, block) in blocks {
+            if chains.entry_of(&name).is_some() {
+                continue;
+            }
+            chains.entry(&name, || Chain::Passthrough(Arc::new(block)));
+        }
+    }
+
+    /// Every port and subset of every service whose host the server names, by the SNI that a mesh
+    /// client sends for it.
+    fn auto_passthrough(&mut self, server: &ServerDraft<'_>) -> Arc<AutoPassthrough> {
+        let origin = server.gateway.origin(&server.field);
+        let mut services = HostIndex::default();
+        let clusters = &mut *self.routes.clusters;
+        for service in clusters.services().iter() {
+            if !server.hosts.iter().any(|(_, host)| host.matches(&service.host)) {
+                continue;
+            }
+            let mut subsets = clusters.subsets(service);
+            subsets.push(String::new());
+            for port in &service.ports {
+                for subset in &subsets {
+                    let name = format!("outbound_.{}_.{subset}_.{}", port.number, service.host);
+                    let Some(id) = clusters.sealed(service, port, subset, self.findings) else {
+                        continue;
+                    };
+                    let destinations = Weighted::single(Some(id));
+                    let idle_timeout = tcp_routes::idle(&destinations, clusters);
+                    let block = Arc::new(TcpBlock {
+                        key: format!("{}/{name}", server.key()).into(),
+                        origin: origin.clone(),
+                        tls: None,
+                        destinations,
+                        idle_timeout,
+                    });
+                    services.entry(&HostPattern::Exact(name.into()), || block);
+                }
+            }
+        }
+        Arc::new(AutoPassthrough { origin, services })
+    }
+}
+
+/// Puts a chain behind each of a server's hosts that no earlier server has.
+fn claim(chains: &mut HostIndex<Chain>, server: &ServerDraft<'_>, chain: &Chain) {
+    for (_, host) in &server.hosts {
+        chains.entry(host, || chain.clone());
+    }
+}
