@@ -13,11 +13,13 @@ pub mod gateways;
 pub mod listeners;
 pub mod names;
 pub mod peers;
+pub mod references;
 pub mod routes;
 pub mod server_tls;
 pub mod services;
 pub mod settings;
 pub mod tcp_routes;
+pub mod unsupported;
 pub mod upstream_tls;
 pub mod virtual_hosts;
 
@@ -108,6 +110,8 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     }
     let credentials = Credentials::new(set, files, settings, &previous.materials);
     let services = Services::new(set, settings, &mut findings);
+    unsupported::tell(set, &mut findings);
+    references::tell(set, &services, settings, &mut findings);
     let rules = DestinationRules::new(set, settings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     let upstream_tls = UpstreamTlsPass::new(&credentials, settings, &previous.originations);

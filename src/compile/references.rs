@@ -1,0 +1,221 @@
+//! What several resources say together: names that lead nowhere, rules without effect.
+
+use std::collections::HashMap;
+
+use crate::base::host::HostPattern;
+use crate::diag::catalog;
+use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
+use crate::resources::{ResourceSet, virtual_service as vs};
+
+use super::findings::{Findings, at};
+use super::names::{qualified, reference};
+use super::services::Services;
+use super::settings::CompileSettings;
+
+/// Tells what only shows when resources are read together.
+pub fn tell(
+    set: &ResourceSet,
+    services: &Services<'_>,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) {
+    hosts_of_gateways(set, findings);
+    weights(set, findings);
+    rules(set, services, settings, findings);
+}
+
+/// The hosts of a Gateway's servers.
+#[derive(Default)]
+struct Served<'a> {
+    exact: HashMap<Box<str>, Vec<Option<&'a str>>>,
+    wildcards: Vec<(Option<&'a str>, HostPattern)>,
+}
+
+impl<'a> Served<'a> {
+    fn add(&mut self, written: &'a str, own: &'a str) {
+        let (namespace, host) = match written.split_once('/') {
+            None => (None, written),
+            Some(("*", host)) => (None, host),
+            Some((".", host)) => (Some(own), host),
+            Some((namespace, host)) => (Some(namespace), host),
+        };
+        match HostPattern::parse(host) {
+            Ok(HostPattern::Exact(name)) => self.exact.entry(name).or_default().push(namespace),
+            Ok(wildcard) => self.wildcards.push((namespace, wildcard)),
+            Err(_) => {}
+        }
+    }
+
+    fn shares(&self, host: &HostPattern, from: &str) -> bool {
+        let allowed = |namespace: Option<&str>| namespace.is_none_or(|name| name == from);
+        let exact = match host {
+            HostPattern::Exact(name) => {
+                self.exact.get(name).is_some_and(|spaces| spaces.iter().copied().any(allowed))
+            }
+            wildcard => self.exact.iter().any(|(name, spaces)| {
+                wildcard.matches(name) && spaces.iter().copied().any(allowed)
+            }),
+        };
+        let overlaps = |(namespace, known): &(Option<&str>, HostPattern)| {
+            allowed(*namespace) && known.intersect(host).is_some()
+        };
+        exact || self.wildcards.iter().any(overlaps)
+    }
+}
+
+/// VirtualService hosts that no server of a Gateway they name serves (IST0132).
+fn hosts_of_gateways(set: &ResourceSet, findings: &mut Findings) {
+    let mut served: HashMap<(&str, &str), Served<'_>> = HashMap::new();
+    for gateway in &set.gateways {
+        let own = &*gateway.id.namespace;
+        let hosts = served.entry((own, &*gateway.id.name)).or_default();
+        for written in gateway.spec.servers.iter().flat_map(|server| &server.hosts) {
+            hosts.add(written, own);
+        }
+    }
+    for resource in &set.virtual_services {
+        let own = &*resource.id.namespace;
+        for name in &resource.spec.gateways {
+            let Some(hosts) = served.get(&reference(name, own)) else { continue };
+            for (index, written) in resource.spec.hosts.iter().enumerate() {
+                let Ok(host) = HostPattern::parse(written) else { continue };
+                if hosts.shares(&host, own) {
+                    continue;
+                }
+                let message = format!("\"{written}\" is served by no server of Gateway \"{name}\"");
+                let field = format!("spec.hosts[{index}]");
+                findings.add(
+                    at(resource, field, &catalog::HOST_NOT_IN_GATEWAY, message)
+                        .help("add the host to a server of the Gateway, or remove it here"),
+                );
+            }
+        }
+    }
+}
+
+/// Weights that look like percentages and are none (PC041).
+fn weights(set: &ResourceSet, findings: &mut Findings) {
+    for resource in &set.virtual_services {
+        let mut look = |field: String, weights: Vec<i32>| {
+            let sum: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
+            if weights.len() > 1 && sum != 100 && sum > 0 {
+                let message = format!("the weights sum to {sum}, not to 100");
+                findings.add(
+                    at(resource, field, &catalog::WEIGHTS, message)
+                        .severity(crate::diag::Severity::Warning)
+                        .help("each destination gets its weight's share of the sum"),
+                );
+            }
+        };
+        let of = |route: &[vs::RouteDestination]| route.iter().map(|d| d.weight).collect();
+        for (index, rule) in resource.spec.http.iter().enumerate() {
+            let list = rule.route.iter().map(|d| d.weight).collect();
+            look(format!("spec.http[{index}].route"), list);
+        }
+        for (index, rule) in resource.spec.tls.iter().enumerate() {
+            look(format!("spec.tls[{index}].route"), of(&rule.route));
+        }
+        for (index, rule) in resource.spec.tcp.iter().enumerate() {
+            look(format!("spec.tcp[{index}].route"), of(&rule.route));
+        }
+    }
+}
+
+/// DestinationRules for services that do not exist (IST0174), and TLS that verifies nobody
+/// (IST0128, IST0129).
+fn rules(
+    set: &ResourceSet,
+    services: &Services<'_>,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) {
+    for rule in &set.destination_rules {
+        let own = &*rule.id.namespace;
+        let host = qualified(&rule.spec.host, own, &settings.cluster_domain);
+        let wildcard = host.starts_with('*');
+        if !wildcard && services.find(&host, own, &settings.namespace).is_none() {
+            let message = format!("\"{host}\" is no known service");
+            findings.add(
+                at(rule, "spec.host", &catalog::UNKNOWN_RULE_HOST, message)
+                    .help("the rule has no effect; write the service's full name"),
+            );
+        }
+        let unverified = |tls: &ClientTls| {
+            matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual)
+                && tls.insecure_skip_verify == Some(true)
+        };
+        let Some(policy) = &rule.spec.traffic_policy else { continue };
+        let ports = policy.port_level_settings.iter().enumerate().filter_map(|(index, port)| {
+            let field = format!("spec.trafficPolicy.portLevelSettings[{index}].tls");
+            Some((field, port.tls.as_ref()?, &catalog::NO_SERVER_VERIFICATION_PORT))
+        });
+        let top = policy.tls.as_ref().map(|tls| {
+            ("spec.trafficPolicy.tls".to_owned(), tls, &catalog::NO_SERVER_VERIFICATION)
+        });
+        for (field, _, code) in top.into_iter().chain(ports).filter(|(_, tls, _)| unverified(tls)) {
+            let message = "any certificate is accepted from this backend";
+            findings.add(
+                at(rule, format!("{field}.insecureSkipVerify"), code, message)
+                    .help("name its CA in caCertificates or credentialName"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{ConfigFile, parse};
+
+    const GATEWAY: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw}\nspec: \
+                           {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: \
+                           http, protocol: HTTP}, hosts: ['shop/a.com', '*.b.com']}]}\n---\n";
+
+    fn check(kind: &str, spec: &str, expected: &[&str]) {
+        let yaml = format!(
+            "{GATEWAY}apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, \
+             namespace: shop}}\nspec: {spec}\n"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let parsed = parse(&[file]);
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        let settings = CompileSettings::default();
+        let mut findings = Findings::default();
+        let services = Services::new(&parsed.set, &settings, &mut findings);
+        tell(&parsed.set, &services, &settings, &mut findings);
+        let found = findings.finish();
+        let found: Vec<_> = found.iter().map(|d| format!("{} {}", d.code.id, d.field)).collect();
+        assert_eq!(found, expected, "{spec}");
+    }
+
+    #[test]
+    fn hosts_that_no_server_serves_are_told() {
+        let spec = |host: &str| format!("{{hosts: ['{host}'], gateways: [default/gw], http: []}}");
+        for served in ["a.com", "x.b.com", "*.x.b.com", "*.com"] {
+            check("VirtualService", &spec(served), &[]);
+        }
+        check("VirtualService", &spec("c.com"), &["IST0132 spec.hosts[0]"]);
+    }
+
+    #[test]
+    fn weights_beside_100_are_told() {
+        let spec = |weight: u32| {
+            format!(
+                "{{hosts: [a.com], gateways: [default/gw], http: [{{route: [{{destination: {{host: \
+                 b}}, weight: {weight}}}, {{destination: {{host: c}}, weight: 10}}]}}]}}"
+            )
+        };
+        check("VirtualService", &spec(90), &[]);
+        check("VirtualService", &spec(20), &["PC041 spec.http[0].route"]);
+    }
+
+    #[test]
+    fn rules_without_service_or_verification_are_told() {
+        check("DestinationRule", "{host: nobody}", &["IST0174 spec.host"]);
+        check(
+            "DestinationRule",
+            "{host: '*.b.com', trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}",
+            &["IST0128 spec.trafficPolicy.tls.insecureSkipVerify"],
+        );
+    }
+}
