@@ -1,1 +1,208 @@
-//! Read, parse, compile, publish or keep, report.
+//! Read, parse, compile: from files to what can be published, or to the reason why nothing new can.
+//!
+//! **Invariant:** a file that was good and is not any more goes on as it was; a root that cannot be
+//! read changes nothing; equal bytes are never compiled twice.
+
+mod credentials;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::auth::jwt::{IssuerKeys, JwksSource};
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::id::Generation;
+use crate::compile::files::{FileStore, Wanted, wanted};
+use crate::compile::settings::CompileSettings;
+use crate::compile::{Input, Output, Reuse, compile};
+use crate::diag::{self, Diagnostic};
+use crate::resources::{self, ConfigFile, Parsed, ParsedFile};
+use crate::source::files;
+
+/// A configuration that cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{path}\" cannot be read: {source}; check --config and the folder's permissions", path = path.display())]
+pub struct RootError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// A configuration, compiled.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was compiled.
+    pub output: Output,
+    /// Everything found in it, sorted.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// One configuration file over time.
+struct Known {
+    fingerprint: Fingerprint,
+    /// Its content now; after a syntax error, what it held before with the error's findings.
+    shown: ParsedFile,
+    /// Its last content without a syntax error.
+    good: Option<ParsedFile>,
+}
+
+/// What a configuration consists of.
+struct Assembled {
+    fingerprint: Fingerprint,
+    parsed: Parsed,
+    wanted: Vec<Wanted>,
+}
+
+/// Loads one configuration again and again.
+pub struct Loader {
+    roots: Vec<PathBuf>,
+    settings: CompileSettings,
+    known: HashMap<Arc<str>, Known>,
+    assembled: Option<Assembled>,
+    loaded: Option<Fingerprint>,
+    reuse: Reuse,
+}
+
+impl Loader {
+    /// Loads `roots` (`--config`) for this gateway.
+    pub fn new(roots: Vec<PathBuf>, settings: CompileSettings) -> Self {
+        Self {
+            roots,
+            settings,
+            known: HashMap::new(),
+            assembled: None,
+            loaded: None,
+            reuse: Reuse::default(),
+        }
+    }
+
+    /// Reads everything and compiles it as the snapshot `generation` at `now` (Unix seconds); nothing
+    /// when it holds what was loaded last.
+    pub fn load(
+        &mut self,
+        keys: &dyn Fn(&JwksSource) -> Arc<IssuerKeys>,
+        generation: Generation,
+        now: i64,
+    ) -> Result<Option<Loaded>, RootError> {
+        for root in &self.roots {
+            let fail = |source| RootError { path: root.clone(), source };
+            let meta = std::fs::metadata(root).map_err(fail)?;
+            if meta.is_dir() {
+                std::fs::read_dir(root).map_err(fail)?;
+            }
+        }
+        let (files, unreadable) = files::read(&self.roots);
+        let assembled = self.assemble(&files, &unreadable);
+        let loaded = self.compile(&assembled, unreadable, keys, (generation, now));
+        self.assembled = Some(assembled);
+        Ok(loaded)
+    }
+
+    fn compile(
+        &mut self,
+        assembled: &Assembled,
+        unreadable: Vec<Diagnostic>,
+        keys: &dyn Fn(&JwksSource) -> Arc<IssuerKeys>,
+        (generation, now): (Generation, i64),
+    ) -> Option<Loaded> {
+        let store = credentials::read(&assembled.wanted);
+        let hash = digest(assembled.fingerprint, &store);
+        if self.loaded == Some(hash) {
+            return None;
+        }
+        let input = Input {
+            set: &assembled.parsed.set,
+            files: &store,
+            settings: &self.settings,
+            keys,
+            now,
+            generation,
+            hash,
+        };
+        let mut output = compile(&input, &self.reuse);
+        let mut diagnostics = unreadable;
+        diagnostics.extend(assembled.parsed.diagnostics.iter().cloned());
+        diagnostics.append(&mut output.diagnostics);
+        diag::sort(&mut diagnostics);
+        self.reuse = std::mem::take(&mut output.reuse);
+        self.loaded = Some(hash);
+        Some(Loaded { output, diagnostics })
+    }
+
+    /// Files beyond the roots that were looked for, whether they exist or not.
+    pub fn wanted(&self) -> impl Iterator<Item = &Path> {
+        let wanted = self.assembled.iter().flat_map(|assembled| &assembled.wanted);
+        wanted.map(|wanted| match wanted {
+            Wanted::File(path) | Wanted::Folder(path) => path.as_path(),
+        })
+    }
+
+    fn assemble(&mut self, files: &[ConfigFile], unreadable: &[Diagnostic]) -> Assembled {
+        let mut hasher = Hasher::default();
+        let mut known = HashMap::with_capacity(files.len());
+        for file in files {
+            let fingerprint = Fingerprint::of(&file.bytes);
+            hasher.part(file.path.as_bytes()).part(fingerprint.as_bytes());
+            let before = self.known.remove(&file.path);
+            known.insert(file.path.clone(), look(file, fingerprint, before));
+        }
+        for diagnostic in unreadable {
+            let Some(location) = &diagnostic.location else { continue };
+            hasher.part(location.file.as_bytes()).part(diagnostic.message.as_bytes());
+            let below = |path: &str| Path::new(path).starts_with(&*location.file);
+            let kept: Vec<_> = self.known.keys().filter(|path| below(path)).cloned().collect();
+            for path in kept {
+                if let Some(file) = self.known.remove(&path) {
+                    known.insert(path, file);
+                }
+            }
+        }
+        self.known = known;
+        let fingerprint = hasher.finish();
+        match self.assembled.take().filter(|assembled| assembled.fingerprint == fingerprint) {
+            Some(same) => same,
+            None => {
+                let parsed = resources::assemble(self.known.values().map(|known| &known.shown));
+                let wanted = wanted(&parsed.set, &self.settings);
+                Assembled { fingerprint, parsed, wanted }
+            }
+        }
+    }
+}
+
+fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
+    if let Some(before) = before.as_ref().filter(|before| before.fingerprint == fingerprint) {
+        return Known { fingerprint, shown: before.shown.clone(), good: before.good.clone() };
+    }
+    let parsed = resources::parse_file(file);
+    let good = before.and_then(|before| before.good);
+    match good {
+        Some(good) if parsed.syntax_error => Known {
+            fingerprint,
+            shown: ParsedFile { diagnostics: parsed.diagnostics, ..good.clone() },
+            good: Some(good),
+        },
+        _ => {
+            let good = (!parsed.syntax_error).then(|| parsed.clone());
+            Known { fingerprint, shown: parsed, good }
+        }
+    }
+}
+
+/// Digest of the configuration and of every file it refers to.
+fn digest(configuration: Fingerprint, store: &FileStore) -> Fingerprint {
+    let mut files: Vec<_> = store.iter().collect();
+    files.sort_by_key(|(path, _)| *path);
+    let mut hasher = Hasher::default();
+    hasher.part(configuration.as_bytes());
+    for (path, content) in files {
+        hasher.part(path.as_os_str().as_encoded_bytes());
+        match content {
+            Ok(file) => hasher.part(file.fingerprint().as_bytes()),
+            Err(error) => hasher.part(error.to_string().as_bytes()),
+        };
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,3 +3,4 @@
 //! **Invariant:** what is read is bounded, and a file that cannot be read harms no other.
 
 pub mod files;
+pub mod watch;

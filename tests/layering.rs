@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("decide", &["base", "route", "auth", "tls", "snapshot"]),
     ("compile", &["base", "diag", "resources", "route", "auth", "balance", "tls", "snapshot"]),
     ("net", &["base", "telemetry", "tls"]),
-    ("source", &["base", "diag", "resources", "telemetry"]),
+    ("source", &["base", "diag", "resources"]),
     ("upstream", &["base", "auth", "balance", "tls", "snapshot", "net", "telemetry"]),
     (
         "proxy",
@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("reload", &["base", "diag", "resources", "source", "compile", "snapshot", "telemetry"]),
+    ("reload", &["base", "diag", "resources", "auth", "source", "compile", "snapshot"]),
     ("admin", &["base", "diag", "snapshot", "net", "telemetry"]),
 ];
 

@@ -106,6 +106,8 @@ limits! {
     RELOAD_QUIET_TIME: Duration = Duration::from_millis(20), "20 ms";
     /// Longest a stream of file changes can put off a reload.
     RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
+    /// Time between two looks at files of which no change was told.
+    RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Distinct label sets of request metrics; further ones are counted under `other`.
     METRIC_SERIES: usize = 2_000, "2,000 label sets";
     /// Lines waiting for the access log's writer; further ones are dropped and counted.

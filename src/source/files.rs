@@ -46,7 +46,7 @@ fn collect(
         Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
     };
     if !meta.is_dir() {
-        if is_configuration(path) {
+        if meta.is_file() && is_configuration(path) {
             paths.insert(path.to_owned());
         }
         return;
