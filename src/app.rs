@@ -1,3 +1,262 @@
 //! Builds every part, wires them, owns start and stop order.
+//!
+//! Threads: one for each worker; `control` loads configuration; a small runtime serves our own ports,
+//! DNS and key fetching; `access-log` writes lines. The main thread waits for signals.
 
+mod control;
+mod ports;
 pub mod settings;
+mod workers;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context as _;
+use rustls::RootCertStore;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::admin::status::Readiness;
+use crate::base::id::Generation;
+use crate::base::limit;
+use crate::compile::settings::CompileSettings;
+use crate::proxy::worker::{Command, Parts};
+use crate::reload::Loader;
+use crate::snapshot::cell::SnapshotCell;
+use crate::source::watch::Watch;
+use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, WorkerTelemetry, logs};
+use crate::tls::roots::Roots;
+use crate::upstream::jwks::JwksEngine;
+use crate::upstream::resolve::Resolver;
+
+pub use control::unix_seconds;
+use control::{Control, SharedReport};
+use ports::Ports;
+use settings::{AccessLogFormat, Inputs, Settings};
+use workers::{Commands, Workers};
+
+/// Serves until a signal to stop, drained or cut by then. `ready` runs once everything listens.
+pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let level = logs::start(&settings.log_level, settings.log_format)?;
+    raise_file_limit();
+    let metrics = Metrics::new(source_labels(&settings.inputs))?;
+    let access_log = AccessLog::start(
+        log_format(settings.access_log.unwrap_or_default()),
+        io::stdout(),
+        metrics.access_log_dropped(),
+    )?;
+    let access_log = Arc::new(access_log);
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control-io")
+        .enable_all()
+        .build()
+        .context("the control runtime cannot start")?;
+    let ports = Ports::open(settings)?;
+    let mut signals = Signals::new(&runtime)?;
+
+    let cell = SnapshotCell::default();
+    let resolver = Resolver::new(runtime.handle().clone())?;
+    let jwks = JwksEngine::new(runtime.handle().clone(), Vec::new(), metrics.clone());
+    let connections = connections_per_worker(settings.workers.get());
+    let workers = Workers::start(settings.workers, || Parts {
+        cell: cell.clone(),
+        resolver: resolver.clone(),
+        telemetry: WorkerTelemetry { metrics: metrics.worker(), log: access_log.worker() },
+        connections,
+    })
+    .context("the worker threads cannot start")?;
+    let commands = workers.commands();
+    let ended = workers.ended();
+    let readiness = Readiness::default();
+    let report = SharedReport::default();
+    let hooks = ports::hooks(cell.clone(), &report, (commands.clone(), readiness.clone()), level);
+    ports.serve(runtime.handle(), &readiness, &metrics, hooks);
+
+    let files = Watch::new(watched(&settings.inputs));
+    let stopper = files.stopper();
+    let mut control = Control {
+        loader: Loader::new(settings.inputs.config.clone(), compile_settings(&settings.inputs)),
+        cell,
+        workers,
+        jwks: Arc::new(jwks),
+        metrics: metrics.clone(),
+        access_log: access_log.clone(),
+        report,
+        generation: Generation(0),
+        unbound: false,
+    };
+    control.first()?;
+    let control = thread::Builder::new()
+        .name("control".into())
+        .spawn(move || control.follow(files))
+        .context("the control thread cannot start")?;
+    readiness.configured();
+    readiness.serving();
+    ready();
+
+    let stop = Stop { settings, commands, ended, metrics, readiness };
+    let outcome = runtime.block_on(stop.run(&mut signals));
+    stopper.stop();
+    if let Ok(workers) = control.join() {
+        workers.join();
+    }
+    runtime.shutdown_background();
+    access_log.flush();
+    outcome
+}
+
+/// What stopping needs.
+struct Stop<'a> {
+    settings: &'a Settings,
+    commands: Commands,
+    ended: watch::Receiver<usize>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+impl Stop<'_> {
+    /// Waits for a signal, then stops; a worker that ends before is a failure.
+    async fn run(mut self, signals: &mut Signals) -> anyhow::Result<()> {
+        tokio::select! {
+            name = signals.next() => tracing::info!(signal = name, "draining"),
+            _ = self.ended.wait_for(|ended| *ended > 0) => anyhow::bail!("a worker thread ended"),
+        }
+        self.readiness.draining();
+        self.drain(signals).await;
+        Ok(())
+    }
+
+    /// Finishes what is under way; what is left at the deadline, or at a second signal, is cut.
+    async fn drain(&mut self, signals: &mut Signals) {
+        let (settings, workers, count) = (self.settings, &self.commands, self.commands.count());
+        let ended = &mut self.ended;
+        let orderly = async {
+            sleep(settings.drain_delay).await;
+            workers.send(|| Command::Drain);
+            workers.send(|| Command::Close);
+            timeout(settings.drain_deadline, ended.wait_for(|ended| *ended >= count)).await.is_ok()
+        };
+        let why = tokio::select! {
+            done = orderly => {
+                if done {
+                    tracing::info!("drained");
+                    return;
+                }
+                "the drain deadline"
+            }
+            name = signals.next() => name,
+        };
+        let open = self.metrics.open_connections();
+        tracing::warn!(why, connections = open, "connections that were still open are cut");
+        workers.send(|| Command::Cut);
+    }
+}
+
+/// Signals to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new(runtime: &Runtime) -> io::Result<Self> {
+        let _guard = runtime.enter();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What compiling needs to know, from what the operator said.
+pub fn compile_settings(inputs: &Inputs) -> CompileSettings {
+    let or =
+        |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.into());
+    CompileSettings {
+        namespace: inputs.namespace.clone(),
+        root_namespace: or(&inputs.root_namespace, settings::DEFAULT_ROOT_NAMESPACE),
+        labels: inputs.labels.clone(),
+        trust_domain: or(&inputs.trust_domain, settings::DEFAULT_TRUST_DOMAIN),
+        locality: inputs.locality.as_ref().map_or_else(String::new, ToString::to_string),
+        bind: inputs.bind,
+        port_map: inputs.port_map.iter().copied().collect(),
+        certs: inputs.certs.clone(),
+        identity: inputs.identity.clone(),
+        system_roots: system_roots(),
+        ..CompileSettings::default()
+    }
+}
+
+/// The operating system's trust anchors; nothing when it has none that can be read.
+fn system_roots() -> Option<Roots> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(found.certs);
+    (added > 0).then(|| Roots::from_store(Arc::new(store)))
+}
+
+/// What a reload may depend on.
+fn watched(inputs: &Inputs) -> Vec<std::path::PathBuf> {
+    let mut roots = inputs.config.clone();
+    roots.push(inputs.certs.clone());
+    if !inputs.identity.starts_with(&inputs.certs) {
+        roots.push(inputs.identity.clone());
+    }
+    roots.extend(inputs.mesh_config.clone());
+    roots
+}
+
+fn source_labels(inputs: &Inputs) -> SourceLabels {
+    let label = |names: &[&str]| {
+        let found = names.iter().find_map(|name| inputs.labels.get(*name));
+        found.map_or_else(Box::default, |value| value.as_str().into())
+    };
+    SourceLabels {
+        workload: label(&["app", "istio"]),
+        canonical_service: label(&["service.istio.io/canonical-name", "app", "istio"]),
+        canonical_revision: label(&["service.istio.io/canonical-revision", "version"]),
+        workload_namespace: inputs.namespace.as_str().into(),
+        app: label(&["app", "istio"]),
+        version: label(&["version"]),
+        cluster: Box::default(),
+    }
+}
+
+fn log_format(format: AccessLogFormat) -> LogFormat {
+    match format {
+        AccessLogFormat::Text => LogFormat::Text,
+        AccessLogFormat::Json => LogFormat::Json,
+        AccessLogFormat::Off => LogFormat::Off,
+    }
+}
+
+/// Files this process may open: as many as the system lets it.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, all) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+    }
+}
+
+/// Half of the files, as each connection has one here and one to its backend.
+fn connections_per_worker(workers: usize) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    (limit::CONNECTIONS.min(files / 2) / workers.max(1)).max(1)
+}

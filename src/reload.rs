@@ -158,14 +158,12 @@ impl Loader {
         }
         self.known = known;
         let fingerprint = hasher.finish();
-        match self.assembled.take().filter(|assembled| assembled.fingerprint == fingerprint) {
-            Some(same) => same,
-            None => {
-                let parsed = resources::assemble(self.known.values().map(|known| &known.shown));
-                let wanted = wanted(&parsed.set, &self.settings);
-                Assembled { fingerprint, parsed, wanted }
-            }
-        }
+        let same = self.assembled.take().filter(|before| before.fingerprint == fingerprint);
+        same.unwrap_or_else(|| {
+            let parsed = resources::assemble(self.known.values().map(|known| &known.shown));
+            let wanted = wanted(&parsed.set, &self.settings);
+            Assembled { fingerprint, parsed, wanted }
+        })
     }
 }
 

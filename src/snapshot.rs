@@ -9,6 +9,7 @@ pub mod cell;
 pub mod cluster;
 pub mod listener;
 pub mod route;
+pub mod view;
 
 use std::sync::Arc;
 

@@ -105,3 +105,13 @@ pub struct Locality {
     /// Sub-zone in the zone.
     pub sub_zone: String,
 }
+
+impl std::fmt::Display for Locality {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.region)?;
+        for part in [&self.zone, &self.sub_zone].into_iter().filter(|part| !part.is_empty()) {
+            write!(f, "/{part}")?;
+        }
+        Ok(())
+    }
+}

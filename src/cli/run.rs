@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::args::{InputArgs, LISTENERS};
 use super::values::{self, Listen, StateDir};
+use crate::app;
 use crate::app::settings::{AccessLogFormat, Settings};
 use crate::telemetry::logs::LogsFormat;
 
@@ -131,8 +132,8 @@ impl RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let _settings = args.settings();
-    anyhow::bail!("this build cannot serve yet")
+    app::run(&args.settings(), || ())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn one_per_cpu() -> NonZeroUsize {

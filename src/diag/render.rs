@@ -84,9 +84,14 @@ fn is_unsafe(c: char) -> bool {
 
 /// For programs: the contract of `check -o json`. What a finding lacks (place, resource) is `null`.
 pub fn json(diagnostics: &[Diagnostic]) -> String {
+    value(diagnostics).to_string()
+}
+
+/// The same as [`json`], not yet text.
+pub fn value(diagnostics: &[Diagnostic]) -> Value {
     let (errors, warnings) = count(diagnostics);
     let list: Vec<Value> = diagnostics.iter().map(json_one).collect();
-    json!({ "diagnostics": list, "errors": errors, "warnings": warnings }).to_string()
+    json!({ "diagnostics": list, "errors": errors, "warnings": warnings })
 }
 
 fn json_one(diagnostic: &Diagnostic) -> Value {

@@ -59,6 +59,15 @@ impl<T> HostIndex<T> {
         self.any.as_ref()
     }
 
+    /// Every entry with its pattern, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (HostPattern, &T)> {
+        let exact =
+            self.exact.iter().map(|(name, entry)| (HostPattern::Exact(name.clone()), entry));
+        let suffix =
+            self.suffix.iter().map(|(name, entry)| (HostPattern::Suffix(name.clone()), entry));
+        exact.chain(suffix).chain(self.any.iter().map(|entry| (HostPattern::Any, entry)))
+    }
+
     /// Every entry, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.exact.values().chain(self.suffix.values()).chain(&self.any)

@@ -263,6 +263,11 @@ impl Metrics {
         WorkerMetrics::new(self.clone(), number, active)
     }
 
+    /// Connections open now.
+    pub fn open_connections(&self) -> i64 {
+        self.registered.connections_active.iter().map(IntGauge::get).sum()
+    }
+
     /// Counts an accepted connection, until the returned value is dropped.
     pub fn connection_opened(&self) -> OpenConnection {
         self.registered.connections_total.inc();

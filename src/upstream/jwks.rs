@@ -23,6 +23,7 @@ pub use fetch::FetchError;
 use fetcher::{Fetcher, Pace, Progress};
 
 use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeyState};
+use crate::telemetry::Metrics;
 
 /// State of one key set, for metrics and the admin port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,7 @@ pub struct JwksEngine {
     runtime: Handle,
     client: Arc<Client>,
     pace: Pace,
+    metrics: Arc<Metrics>,
     entries: Mutex<HashMap<KeyLocation, Entry>>,
 }
 
@@ -83,13 +85,22 @@ impl Drop for Entry {
 
 impl JwksEngine {
     /// Fetches on `runtime`; trusts the system's roots and `extra_roots`.
-    pub fn new(runtime: Handle, extra_roots: Vec<CertificateDer<'static>>) -> Self {
-        Self::with_pace(runtime, extra_roots, Pace::default())
+    pub fn new(
+        runtime: Handle,
+        extra_roots: Vec<CertificateDer<'static>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self::with_pace(runtime, extra_roots, metrics, Pace::default())
     }
 
-    fn with_pace(runtime: Handle, extra_roots: Vec<CertificateDer<'static>>, pace: Pace) -> Self {
+    fn with_pace(
+        runtime: Handle,
+        extra_roots: Vec<CertificateDer<'static>>,
+        metrics: Arc<Metrics>,
+        pace: Pace,
+    ) -> Self {
         let client = Arc::new(Client::new(extra_roots));
-        Self { runtime, client, pace, entries: Mutex::default() }
+        Self { runtime, client, pace, metrics, entries: Mutex::default() }
     }
 
     /// The keys of a source, for rules that are being compiled: those in use when there are any.
@@ -116,6 +127,7 @@ impl JwksEngine {
                     asked: Arc::clone(&entry.asked),
                     timeout: entry.timeout.subscribe(),
                     progress: Arc::clone(&entry.progress),
+                    metrics: self.metrics.jwks(&source.issuer, &source.location.to_string()),
                 };
                 entry.fetcher = Some(self.runtime.spawn(fetcher.run()).abort_handle());
             }

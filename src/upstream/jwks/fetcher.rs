@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::fetch::{Client, FetchError, Fetched};
 use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
+use crate::telemetry::metrics::JwksMetrics;
 
 /// How often a key set may be fetched.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,7 @@ pub(super) struct Fetcher {
     pub(super) asked: Arc<Notify>,
     pub(super) timeout: watch::Receiver<Duration>,
     pub(super) progress: Arc<watch::Sender<Progress>>,
+    pub(super) metrics: JwksMetrics,
 }
 
 impl Fetcher {
@@ -113,8 +115,9 @@ impl Fetcher {
             tracing::warn!(uri = %self.location, "a published key set holds a private key");
         }
         tracing::debug!(uri = %self.location, keys = fetched.keys.usable(), "key set fetched");
-        self.keys.publish(KeyState::Ready(fetched.keys));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.fetched(fetched.keys.usable(), now.as_secs());
+        self.keys.publish(KeyState::Ready(fetched.keys));
         self.progress.send_modify(|progress| {
             progress.fetches += 1;
             progress.last_success_unix = Some(now.as_secs());
@@ -128,6 +131,7 @@ impl Fetcher {
         if unusable && !self.is_ready() {
             self.keys.publish(KeyState::Unusable);
         }
+        self.metrics.failed();
         let error = chain(error);
         if failures_in_a_row == 1 {
             tracing::warn!(uri = %self.location, error, "a key set cannot be fetched");

@@ -105,6 +105,10 @@ fn quick() -> Pace {
     }
 }
 
+fn metrics() -> Arc<Metrics> {
+    Metrics::new(crate::telemetry::SourceLabels::default()).unwrap()
+}
+
 fn source(uri: &str) -> JwksSource {
     JwksSource {
         issuer: "i".into(),
@@ -114,7 +118,7 @@ fn source(uri: &str) -> JwksSource {
 }
 
 fn engine(pace: Pace) -> JwksEngine {
-    JwksEngine::with_pace(Handle::current(), Vec::new(), pace)
+    JwksEngine::with_pace(Handle::current(), Vec::new(), metrics(), pace)
 }
 
 /// Waits until the only source's progress is as wanted.
@@ -359,7 +363,7 @@ async fn tls_is_verified_with_the_extra_roots() {
     let server = Server::new(|_| answer(200, good_keys()));
     let address = server.start_at("127.0.0.1:0".parse().unwrap(), Some(tls)).await;
     for (roots, ready) in [(vec![root], true), (Vec::new(), false)] {
-        let engine = JwksEngine::with_pace(Handle::current(), roots, quick());
+        let engine = JwksEngine::with_pace(Handle::current(), roots, metrics(), quick());
         engine.update(&[source(&format!("https://localhost:{}/keys", address.port()))]);
         let status = reached(&engine, |progress| progress.fetches > 0).await;
         assert_eq!(status.state == JwksState::Ready, ready, "{status:?}");

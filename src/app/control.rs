@@ -1,0 +1,209 @@
+//! The control thread: loads, adopts, publishes, reports; then waits for the next change.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::base::id::Generation;
+use crate::compile::Output;
+use crate::compile::server_tls::CertificateFact;
+use crate::diag::{Diagnostic, Severity, catalog, count};
+use crate::net::listener::BindError;
+use crate::reload::{Loaded, Loader, RootError};
+use crate::snapshot::Snapshot;
+use crate::snapshot::cell::SnapshotCell;
+use crate::source::watch::{Wake, Watch};
+use crate::telemetry::metrics::{CertificateExpiry, ReloadResult, ReloadSample};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::jwks::JwksEngine;
+
+use super::workers::Workers;
+
+/// Findings written to the program's log for one load.
+const LOGGED_FINDINGS: usize = 50;
+
+/// What the admin port shows of the last load.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(super) certificates: Vec<CertificateFact>,
+}
+
+/// The report, shared with the admin port.
+pub(super) type SharedReport = Arc<Mutex<Report>>;
+
+/// Loads and publishes.
+pub(super) struct Control {
+    pub(super) loader: Loader,
+    pub(super) cell: SnapshotCell,
+    pub(super) workers: Workers,
+    pub(super) jwks: Arc<JwksEngine>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) access_log: Arc<AccessLog>,
+    pub(super) report: SharedReport,
+    pub(super) generation: Generation,
+    /// Whether some listener of the live snapshot could not be bound.
+    pub(super) unbound: bool,
+}
+
+/// Why serving cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Bind(BindError),
+}
+
+impl Control {
+    /// The first load. A listener that cannot be bound ends the start.
+    pub(super) fn first(&mut self) -> Result<(), StartError> {
+        let started = Instant::now();
+        if let Some(loaded) = self.load()? {
+            let errors = self.publish(loaded, started);
+            if let Some(error) = errors.into_iter().next() {
+                return Err(StartError::Bind(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows changes until the watch is stopped; gives the workers back.
+    pub(super) fn follow(mut self, mut watch: Watch) -> Workers {
+        loop {
+            let wanted: Vec<_> = self.loader.wanted().map(ToOwned::to_owned).collect();
+            watch.include(wanted.iter().map(std::path::PathBuf::as_path));
+            match watch.wait() {
+                Wake::Stopped => return self.workers,
+                Wake::Changed(seen) => self.reload(seen),
+                Wake::Scan => {
+                    self.reload(Instant::now());
+                    self.bind_again();
+                }
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<Option<Loaded>, RootError> {
+        let jwks = self.jwks.clone();
+        let generation = Generation(self.generation.0 + 1);
+        self.loader.load(&|source| jwks.keys(source), generation, unix_seconds())
+    }
+
+    fn reload(&mut self, seen: Instant) {
+        match self.load() {
+            Ok(Some(loaded)) => {
+                for error in self.publish(loaded, seen) {
+                    tracing::error!(%error, "a listener is not served; it is tried again");
+                }
+            }
+            Ok(None) => {
+                let (errors, warnings) = count(&self.report().diagnostics);
+                self.sample(ReloadResult::Unchanged, seen, (errors, warnings));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be read; the last one goes on");
+                self.sample(ReloadResult::Failed, seen, (1, 0));
+            }
+        }
+    }
+
+    /// Binds, publishes and hands over, in this order, so that no connection meets a socket without
+    /// its configuration.
+    fn publish(&mut self, loaded: Loaded, since: Instant) -> Vec<BindError> {
+        let Loaded { output, diagnostics } = loaded;
+        let Output { snapshot, certificates, key_sources, token_parameters, .. } = output;
+        let snapshot = Arc::new(snapshot);
+        let (fresh, failed) = self.workers.bind(&snapshot);
+        self.access_log.set_token_parameters(token_parameters);
+        self.cell.publish(snapshot.clone());
+        self.workers.adopt(fresh, &snapshot);
+        self.jwks.update(&key_sources);
+        self.generation = snapshot.generation;
+        self.unbound = !failed.is_empty();
+        self.metrics.set_certificates(certificates.iter().map(expiry).collect());
+        let mut diagnostics = diagnostics;
+        diagnostics.extend(failed.iter().map(|(_, error)| {
+            Diagnostic::new(&catalog::LISTENER_SETTING, error.to_string())
+                .help("free the address; binding is tried again")
+        }));
+        let counts = count(&diagnostics);
+        log_findings(&diagnostics);
+        *self.report() = Report { diagnostics, certificates };
+        self.sample(ReloadResult::Published, since, counts);
+        log_published(&snapshot, since, counts);
+        failed.into_iter().map(|(_, error)| error).collect()
+    }
+
+    fn bind_again(&mut self) {
+        if self.unbound {
+            let snapshot = self.cell.load();
+            let (fresh, failed) = self.workers.bind(&snapshot);
+            self.workers.adopt(fresh, &snapshot);
+            self.unbound = !failed.is_empty();
+        }
+    }
+
+    fn report(&self) -> std::sync::MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sample(&self, result: ReloadResult, since: Instant, (errors, warnings): (usize, usize)) {
+        let hash = self.cell.load().hash.to_string();
+        self.metrics.reload(&ReloadSample {
+            result,
+            duration: since.elapsed(),
+            generation: self.generation,
+            hash: &hash,
+            errors,
+            warnings,
+            finished_unix_seconds: unix_seconds(),
+        });
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn expiry(fact: &CertificateFact) -> CertificateExpiry {
+    CertificateExpiry {
+        kind: fact.kind,
+        name: fact.name.as_str().into(),
+        serial: fact.serial.as_str().into(),
+        not_after_unix_seconds: fact.not_after,
+    }
+}
+
+fn log_published(snapshot: &Snapshot, since: Instant, (errors, warnings): (usize, usize)) {
+    tracing::info!(
+        generation = snapshot.generation.0,
+        hash = %snapshot.hash,
+        milliseconds = since.elapsed().as_millis(),
+        listeners = snapshot.listeners.len(),
+        clusters = snapshot.clusters.len(),
+        errors,
+        warnings,
+        "configuration published"
+    );
+}
+
+fn log_findings(diagnostics: &[Diagnostic]) {
+    let told = |d: &&Diagnostic| d.severity != Severity::Info;
+    for diagnostic in diagnostics.iter().filter(told).take(LOGGED_FINDINGS) {
+        let place = diagnostic.location.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (code, message) = (diagnostic.code.id, &diagnostic.message);
+        if diagnostic.severity == Severity::Error {
+            tracing::error!(code, place, "{message}");
+        } else {
+            tracing::warn!(code, place, "{message}");
+        }
+    }
+    let more = diagnostics.iter().filter(told).count().saturating_sub(LOGGED_FINDINGS);
+    if more > 0 {
+        tracing::warn!(more, "further findings: see /diagnostics on the admin port, or run check");
+    }
+}

@@ -1,0 +1,120 @@
+//! The gateway's own ports: status, metrics, admin.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::admin::metrics;
+use crate::admin::router::{self, AdminHooks};
+use crate::admin::server::{Handler, serve};
+use crate::admin::status::{self, Readiness};
+use crate::diag::render;
+use crate::proxy::worker::Command;
+use crate::snapshot::cell::SnapshotCell;
+use crate::snapshot::view;
+use crate::telemetry::Metrics;
+use crate::telemetry::logs::LogLevel;
+
+use super::control::SharedReport;
+use super::settings::Settings;
+use super::workers::Commands;
+
+/// A port of our own that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address} for {flag}: {source}; choose another address with {flag}, or {flag} off"
+)]
+pub(super) struct PortError {
+    flag: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Our ports, open and not yet served.
+pub(super) struct Ports {
+    status: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Ports {
+    /// Opens them, so that a port in use is told before anything is served.
+    pub(super) fn open(settings: &Settings) -> Result<Self, PortError> {
+        Ok(Self {
+            status: open("--status", settings.status)?,
+            metrics: open("--metrics", settings.metrics)?,
+            admin: open("--admin", settings.admin)?,
+        })
+    }
+
+    /// Serves them on the control runtime until it ends.
+    pub(super) fn serve(
+        self,
+        runtime: &Handle,
+        readiness: &Readiness,
+        metrics: &Arc<Metrics>,
+        hooks: AdminHooks,
+    ) {
+        let all: [(Option<TcpListener>, Handler); 3] = [
+            (self.status, status::handler(readiness.clone())),
+            (self.metrics, metrics::handler(metrics.clone())),
+            (self.admin, router::handler(hooks)),
+        ];
+        for (listener, handler) in all {
+            let Some(listener) = listener else { continue };
+            runtime.spawn(async move {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => match serve(listener, handler).await {},
+                    Err(error) => tracing::error!(%error, "a port of our own is not served"),
+                }
+            });
+        }
+    }
+}
+
+fn open(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, PortError> {
+    let Some(address) = address else { return Ok(None) };
+    let open = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    open().map(Some).map_err(|source| PortError { flag, address, source })
+}
+
+/// What the admin port shows and does.
+pub(super) fn hooks(
+    cell: SnapshotCell,
+    report: &SharedReport,
+    (workers, readiness): (Commands, Readiness),
+    level: LogLevel,
+) -> AdminHooks {
+    let read = |report: &SharedReport| report.clone();
+    let (diagnostics, certificates) = (read(report), read(report));
+    AdminHooks {
+        config_dump: Box::new(move || view::snapshot(&cell.load())),
+        diagnostics: Box::new(move || {
+            let report = diagnostics.lock().unwrap_or_else(PoisonError::into_inner);
+            render::value(&report.diagnostics)
+        }),
+        certs: Box::new(move || {
+            let report = certificates.lock().unwrap_or_else(PoisonError::into_inner);
+            let list = report.certificates.iter().map(|fact| {
+                json!({
+                    "kind": fact.kind,
+                    "name": fact.name,
+                    "serial": fact.serial,
+                    "not_after": fact.not_after,
+                })
+            });
+            Value::Array(list.collect())
+        }),
+        drain: Box::new(move || {
+            readiness.draining();
+            workers.send(|| Command::Drain);
+        }),
+        level,
+    }
+}

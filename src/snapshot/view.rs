@@ -1,0 +1,161 @@
+//! A snapshot as JSON, for people and golden tests: what is served, from where, and how it is secured.
+//!
+//! **Invariant:** no key, token or certificate body; equal snapshots give equal text.
+
+use serde_json::{Map, Value, json};
+
+use crate::base::id::Origin;
+use crate::route::hosts::HostIndex;
+use crate::route::weight::Weighted;
+use crate::snapshot::cluster::{Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
+use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers, TcpBlock, Termination};
+use crate::snapshot::route::{Action, Route, VirtualHost};
+use crate::snapshot::{Authorization, Snapshot};
+
+/// The whole snapshot.
+pub fn snapshot(snapshot: &Snapshot) -> Value {
+    let listeners: Vec<_> = snapshot.listeners.iter().map(|l| listener(snapshot, l)).collect();
+    let clusters: Vec<_> = snapshot.clusters.iter().map(|c| cluster(c)).collect();
+    let rules = snapshot.authentication.iter().flat_map(|authenticator| authenticator.rules());
+    let rules = rules.map(|rule| json!({"issuer": rule.issuer, "origin": origin(&rule.origin)}));
+    json!({
+        "generation": snapshot.generation.0,
+        "hash": snapshot.hash.to_string(),
+        "listeners": listeners,
+        "clusters": clusters,
+        "authentication": rules.collect::<Vec<_>>(),
+        "authorization": match &snapshot.authorization {
+            Authorization::Open => json!("open"),
+            Authorization::Refuse(by) => json!({"refuse": origin(by)}),
+        },
+    })
+}
+
+fn origin(origin: &Origin) -> Value {
+    Value::String(format!("{} at {}:{}", origin.resource, origin.file, origin.line))
+}
+
+fn listener(snapshot: &Snapshot, listener: &Listener) -> Value {
+    let servers = match &listener.servers {
+        Servers::Http(block) => json!({"http": server(snapshot, block)}),
+        Servers::Tcp(block) => json!({"tcp": tcp(snapshot, block)}),
+        Servers::Tls(chains) => json!({"tls": table(chains, |chain| match chain {
+            Chain::Http(block) => json!({"http": server(snapshot, block)}),
+            Chain::Tcp(block) => json!({"tcp": tcp(snapshot, block)}),
+            Chain::Passthrough(block) => json!({"passthrough": tcp(snapshot, block)}),
+            Chain::AutoPassthrough(auto) => json!({
+                "auto_passthrough": table(&auto.services, |block| tcp(snapshot, block)),
+            }),
+        })}),
+    };
+    json!({
+        "address": format!("{:?}", listener.address),
+        "port": listener.port,
+        "servers": servers,
+    })
+}
+
+/// Host patterns in order, so that equal tables give equal text.
+fn table<T>(index: &HostIndex<T>, value: impl Fn(&T) -> Value) -> Value {
+    let mut entries: Vec<_> = index.iter().collect();
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let entries = entries.into_iter().map(|(host, entry)| (host.to_string(), value(entry)));
+    Value::Object(entries.collect::<Map<_, _>>())
+}
+
+fn server(snapshot: &Snapshot, block: &ServerBlock) -> Value {
+    json!({
+        "key": &*block.key,
+        "origin": origin(&block.origin),
+        "hosts": table(&block.hosts, |()| Value::Null).as_object().map(|hosts| hosts.keys().collect::<Vec<_>>()),
+        "tls": block.tls.as_ref().map(termination),
+        "virtual_hosts": table(&block.routes.hosts, |host| virtual_host(snapshot, host)),
+    })
+}
+
+fn termination(tls: &Termination) -> Value {
+    let names: Vec<_> = tls.certificate_names.iter().map(ToString::to_string).collect();
+    json!({
+        "usable": match &tls.tls {
+            Ok(_) => json!(true),
+            Err(unusable) => json!(&*unusable.reason),
+        },
+        "certificate_names": names,
+    })
+}
+
+fn virtual_host(snapshot: &Snapshot, host: &VirtualHost) -> Value {
+    let routes: Vec<_> = host.routes.iter().map(|route| rule(snapshot, route)).collect();
+    json!({
+        "https_redirect": host.https_redirect.as_ref().map(origin),
+        "routes": routes,
+    })
+}
+
+fn rule(snapshot: &Snapshot, route: &Route) -> Value {
+    let action = match &route.action {
+        Action::Redirect(redirect, _) => json!({"redirect": redirect.status.as_u16()}),
+        Action::Respond(response) => json!({"respond": response.status.as_u16()}),
+        Action::Forward(forward) => json!({
+            "forward": forward
+                .destinations
+                .iter()
+                .map(|destination| cluster_name(snapshot, destination.cluster))
+                .collect::<Vec<_>>(),
+            "timeout": forward.timeout.map(|time| format!("{time:?}")),
+        }),
+    };
+    json!({"name": &*route.name, "origin": origin(&route.origin), "action": action})
+}
+
+fn tcp(snapshot: &Snapshot, block: &TcpBlock) -> Value {
+    json!({
+        "key": &*block.key,
+        "origin": origin(&block.origin),
+        "tls": block.tls.as_ref().map(termination),
+        "destinations": destinations(snapshot, &block.destinations),
+    })
+}
+
+fn destinations(snapshot: &Snapshot, list: &Weighted<Option<ClusterId>>) -> Value {
+    list.iter().map(|id| cluster_name(snapshot, *id)).collect()
+}
+
+fn cluster_name(snapshot: &Snapshot, id: Option<ClusterId>) -> Value {
+    let cluster = id.and_then(|id| snapshot.cluster(id));
+    cluster.map_or(Value::Null, |cluster| Value::String(cluster.name.to_string()))
+}
+
+fn cluster(cluster: &Cluster) -> Value {
+    let tls = match &cluster.tls {
+        UpstreamTls::Plain => json!("plain"),
+        UpstreamTls::Broken(why) => json!({"broken": &**why}),
+        UpstreamTls::Tls { config, sni } => json!({
+            "alpn": config
+                .alpn_protocols
+                .iter()
+                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .collect::<Vec<_>>(),
+            "client_certificate": config.client_auth_cert_resolver.has_certs(),
+            "sni": match sni {
+                Sni::Fixed(name) => json!(name.to_str()),
+                Sni::RequestHost => json!("the request's host"),
+                Sni::Absent => Value::Null,
+            },
+        }),
+    };
+    let endpoints: Vec<String> = match &cluster.endpoints {
+        Endpoints::Static(list) => list.iter().map(|e| format!("{:?}", e.address)).collect(),
+        Endpoints::Dns(list) => list.iter().map(|e| format!("{}:{}", e.name, e.port)).collect(),
+        Endpoints::LogicalDns(one) => vec![format!("{}:{}", one.name, one.port)],
+    };
+    json!({
+        "name": &*cluster.name,
+        "origin": origin(&cluster.origin),
+        "endpoints": endpoints,
+        "strategy": format!("{:?}", cluster.strategy),
+        "protocol": format!("{:?}", cluster.protocol),
+        "tls": tls,
+        "connect_timeout": format!("{:?}", cluster.connect_timeout),
+    })
+}
