@@ -3,6 +3,8 @@
 //! **Invariant:** compiling is a pure function: no file is read, no clock asked, and a broken
 //! resource harms only what it names.
 
+pub mod authentication;
+pub mod authorization;
 pub mod bindings;
 pub mod clusters;
 pub mod credentials;
@@ -15,13 +17,18 @@ pub mod names;
 pub mod peers;
 pub mod references;
 pub mod routes;
+pub mod selection;
 pub mod server_tls;
 pub mod services;
 pub mod settings;
 pub mod tcp_routes;
+pub mod token_rules;
 pub mod unsupported;
 pub mod upstream_tls;
 pub mod virtual_hosts;
+
+#[cfg(test)]
+mod fixture;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -139,6 +146,8 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let mut pass = ListenerPass { routes, tls: &mut server_tls, findings: &mut findings };
     let listeners = drafts.iter().map(|draft| pass.listener(draft)).collect();
     let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
+    let tokens = authentication::authentication(set, settings, input.keys, &mut findings);
+    let authorization = authorization::authorization(set, settings, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
     let originations = tls.finish();
     let snapshot = Snapshot {
@@ -146,16 +155,16 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         hash: input.hash,
         listeners,
         clusters,
-        authentication: None,
-        authorization: Authorization::Open,
+        authentication: tokens.authenticator,
+        authorization: tokens.refusing.map_or(authorization, Authorization::Refuse),
         edge: settings.edge.clone(),
     };
     Output {
         snapshot,
         diagnostics: findings.finish(),
         certificates,
-        key_sources: Vec::new(),
-        token_parameters: Vec::new(),
+        key_sources: tokens.sources,
+        token_parameters: tokens.parameters,
         reuse: Reuse {
             providers: previous.providers.clone(),
             materials: credentials.finish(),

@@ -68,6 +68,8 @@ pub struct Resource<T> {
     pub meta: Meta,
     /// `spec`; for kinds without one (Secret, EndpointSlice) the document itself.
     pub spec: T,
+    /// Paths of fields that the kind does not have: reported, and left out of `spec`.
+    pub unread: Box<[Box<str>]>,
     places: Places,
 }
 

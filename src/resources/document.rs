@@ -208,12 +208,13 @@ impl Reader {
             de::read(root, "", &mut unknown)
         };
         let spec = spec.map_err(|error| self.wrong_type(&id, root, error)).ok();
-        for field in unknown {
-            self.unknown_field(&id, &field);
+        for field in &unknown {
+            self.unknown_field(&id, field);
         }
         let (meta, spec) = (meta?, spec?);
+        let unread = unknown.into_iter().map(|field| field.path.into_boxed_str()).collect();
         let places = collect(root, self.location(root.position));
-        Some(Arc::new(Resource { id, meta, spec, places }))
+        Some(Arc::new(Resource { id, meta, spec, unread, places }))
     }
 
     fn meta(

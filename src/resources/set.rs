@@ -50,9 +50,13 @@ macro_rules! kinds {
                 }
             }
 
-            fn same_spec(&self, other: &Self) -> bool {
+            fn same_meaning(&self, other: &Self) -> bool {
                 match (self, other) {
-                    $((Self::$kind(a), Self::$kind(b)) => a.spec == b.spec,)+
+                    $((Self::$kind(a), Self::$kind(b)) => {
+                        a.spec == b.spec
+                            && a.unread == b.unread
+                            && a.meta.annotations == b.meta.annotations
+                    })+
                     _ => false,
                 }
             }
@@ -132,7 +136,7 @@ fn set_aside(later: &AnyResource, first: &AnyResource, parsed: &mut Parsed) {
         .resource(later.id().clone())
         .help("remove one of the two, or give it another name; this one is not used"),
     );
-    if !later.same_spec(first) {
+    if !later.same_meaning(first) {
         let (id, selector) = (later.id().clone(), later.selector());
         parsed.set.broken.push(Broken { id, location, selector });
     }

@@ -101,6 +101,11 @@ impl Locations {
         found
     }
 
+    /// Names of query parameters that may hold a token, decoded.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().map(|name| &**name)
+    }
+
     /// Whether a query parameter of this decoded name may hold a token.
     pub(super) fn has_parameter(&self, name: &str) -> bool {
         self.parameters.iter().any(|own| **own == *name)

@@ -1,0 +1,177 @@
+//! RequestAuthentications that select this gateway, pooled into one [`Authenticator`].
+//!
+//! **Invariant:** a rule that cannot be used as written still stands, without a key, so that tokens
+//! of its issuer are refused; a RequestAuthentication that cannot be read refuses everything.
+
+use std::sync::Arc;
+
+use crate::auth::jwt::{Authenticator, IssuerKeys, JwksSource};
+use crate::base::id::Origin;
+use crate::diag::catalog;
+use crate::resources::{RequestAuthentication, Resource, ResourceSet};
+
+use super::findings::{Findings, at};
+use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
+use super::settings::CompileSettings;
+use super::token_rules::RulePass;
+
+/// Finds the keys of a source.
+pub type FindKeys<'a> = dyn Fn(&JwksSource) -> Arc<IssuerKeys> + 'a;
+
+/// What the RequestAuthentications come to.
+#[derive(Debug, Default)]
+pub struct Authentication {
+    /// The rules; nothing when no policy selects this gateway.
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// Key sets to fetch, each once.
+    pub sources: Vec<JwksSource>,
+    /// Query parameters that may hold a token, each once.
+    pub parameters: Vec<Box<str>>,
+    /// The policy because of which everything is refused.
+    pub refusing: Option<Origin>,
+}
+
+/// Compiles all policies that select this gateway.
+pub fn authentication(
+    set: &ResourceSet,
+    settings: &CompileSettings,
+    keys: &FindKeys<'_>,
+    findings: &mut Findings,
+) -> Authentication {
+    let mut out = Authentication {
+        refusing: broken(set, "RequestAuthentication", settings, findings),
+        ..Authentication::default()
+    };
+    let mut rules = Vec::new();
+    for policy in &set.request_authentications {
+        match judge(policy, settings, findings) {
+            Effect::None => continue,
+            Effect::Use => {}
+            Effect::Refuse(origin) => {
+                out.refusing.get_or_insert(origin);
+            }
+        }
+        for (index, written) in policy.spec.jwt_rules.iter().enumerate() {
+            let field = format!("spec.jwtRules[{index}]");
+            let pass = RulePass { policy, field, keys, sources: &mut out.sources, findings };
+            rules.push(pass.compile(written));
+        }
+    }
+    for name in rules.iter().flat_map(|rule| rule.locations.parameters()) {
+        if !out.parameters.iter().any(|known| **known == *name) {
+            out.parameters.push(name.into());
+        }
+    }
+    out.authenticator = (!rules.is_empty()).then(|| Arc::new(Authenticator::new(rules)));
+    out
+}
+
+/// What a policy does here.
+enum Effect {
+    /// Nothing.
+    None,
+    /// Its rules are used.
+    Use,
+    /// Its rules are used, and everything is refused because it says more than they do.
+    Refuse(Origin),
+}
+
+fn judge(
+    policy: &Resource<RequestAuthentication>,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Effect {
+    let spec = &policy.spec;
+    let targets = Targets::new(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs);
+    match reach(policy, &targets, settings, findings) {
+        Reach::Elsewhere => return Effect::None,
+        Reach::Unclear(why) => return Effect::Refuse(fails_closed(policy, "spec", why, findings)),
+        Reach::Here => {}
+    }
+    if let Some(field) = unread(policy).find(|field| !field.starts_with("spec.jwtRules[")) {
+        let message = "a policy with a field that does not exist may check less than it says";
+        return Effect::Refuse(fails_closed(policy, field, message, findings));
+    }
+    if spec.jwt_rules.is_empty() {
+        let message = "without jwtRules the policy has no effect";
+        findings.add(at(policy, "spec", &catalog::INEFFECTIVE_POLICY, message));
+    }
+    Effect::Use
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::jwt::{KeyLocation, KeyState};
+    use crate::compile::fixture;
+
+    /// Policies in; issuers of the rules in order and codes out.
+    fn check(policies: &[&str], issuers: &[&str], codes: &[&str]) -> Authentication {
+        let set = fixture::set("RequestAuthentication", policies);
+        let mut findings = Findings::default();
+        let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+        let out = authentication(&set, &fixture::settings(), &keys, &mut findings);
+        let found: Vec<_> = out
+            .authenticator
+            .iter()
+            .flat_map(|authenticator| authenticator.rules())
+            .map(|rule| rule.issuer.as_deref().unwrap_or_default())
+            .collect();
+        assert_eq!(found, issuers, "{policies:?}");
+        assert_eq!(fixture::codes(findings), codes, "{policies:?}");
+        out
+    }
+
+    const OWN: &str = "{name: a, namespace: edge}";
+    const ROOT: &str = "{name: b, namespace: root}";
+    const RULES: &str = "spec: {jwtRules: [{issuer: x, jwksUri: \"https://x/k\"}]}";
+    const OTHER: &str =
+        "spec: {jwtRules: [{issuer: other, jwksUri: \"https://x/k\", fromParams: [t]}]}";
+
+    #[test]
+    fn rules_of_all_policies_that_select_the_gateway_are_pooled() {
+        let out = check(&[OWN, RULES, ROOT, OTHER], &["x", "other"], &[]);
+        assert_eq!(out.sources.len(), 2);
+        assert!(out.refusing.is_none());
+        let parameters: Vec<_> = out.parameters.iter().map(|name| &**name).collect();
+        assert_eq!(parameters, ["access_token", "t"]);
+    }
+
+    #[test]
+    fn policies_about_other_workloads_do_not_apply() {
+        let out = check(&["{name: a, namespace: shop}", RULES], &[], &[]);
+        assert!(out.authenticator.is_none() && out.sources.is_empty());
+        let selector = "spec: {selector: {matchLabels: {app: x}}, jwtRules: [{issuer: x, jwksUri: \
+                        \"https://x/k\"}]}";
+        check(&[OWN, selector, ROOT, selector], &[], &[]);
+        let attached = "spec: {targetRef: {kind: Gateway, group: gateway.networking.k8s.io, name: \
+                        x}, jwtRules: [{issuer: x}]}";
+        check(&[OWN, attached], &[], &["IST0167"]);
+        check(&[OWN, "spec: {}"], &[], &["IST0167"]);
+    }
+
+    #[test]
+    fn one_source_is_fetched_once() {
+        let twice = "spec: {jwtRules: [{issuer: x, jwksUri: \"https://x/k\"}, {issuer: x, jwksUri: \
+                     \"https://x/k\", audiences: [a]}]}";
+        let out = check(&[OWN, twice], &["x", "x"], &[]);
+        assert_eq!(out.sources.len(), 1);
+        assert_eq!(out.sources[0].location, KeyLocation::Uri("https://x/k".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_refuses_what_it_selects() {
+        let check = |policies: &[&str], issuers: &[&str], code: &str, refuses: bool| {
+            let codes = [code];
+            let codes = if code.is_empty() { &[][..] } else { &codes[..] };
+            assert_eq!(check(policies, issuers, codes).refusing.is_some(), refuses);
+        };
+        let wrong = "spec: {jwtRules: 1}";
+        check(&[OWN, wrong], &[], "PC052", true);
+        check(&[ROOT, wrong, OWN, RULES], &["x"], "PC052", true);
+        check(&["{name: a, namespace: shop}", wrong], &[], "", false);
+        check(&[OWN, "spec: {selector: {matchLabels: {app: x}}, jwtRules: 1}"], &[], "", false);
+        check(&[OWN, "spec: {jwtRule: [{issuer: x}]}"], &[], "PC052", true);
+        check(&[OWN, "sepc: {jwtRules: [{issuer: x}]}"], &[], "PC052", true);
+    }
+}

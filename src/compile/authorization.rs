@@ -1,0 +1,229 @@
+//! AuthorizationPolicies that select this gateway.
+//!
+//! Rules are not evaluated yet: where the policies would restrict anything, everything is refused.
+//!
+//! **Invariant:** the outcome is [`Authorization::Open`] only when every request would be allowed.
+
+use crate::base::id::Origin;
+use crate::diag::catalog;
+use crate::resources::authorization_policy::{Action, Rule};
+use crate::resources::{AuthorizationPolicy, Resource, ResourceSet};
+use crate::snapshot::Authorization;
+
+use super::findings::{Findings, at};
+use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
+use super::settings::CompileSettings;
+
+/// Annotation of policies that are evaluated for logs only.
+const DRY_RUN: &str = "istio.io/dry-run";
+
+type Policy = Resource<AuthorizationPolicy>;
+
+/// Judges all policies; a broken one, and one that would restrict, refuses.
+pub fn authorization(
+    set: &ResourceSet,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Authorization {
+    let mut refusing = broken(set, "AuthorizationPolicy", settings, findings);
+    let mut allowing = Vec::new();
+    for policy in &set.authorization_policies {
+        match effect(policy, settings, findings) {
+            Effect::None => {}
+            Effect::Refuse(origin) => {
+                refusing.get_or_insert(origin);
+            }
+            Effect::Allow => allowing.push(policy),
+        }
+    }
+    if !allowing.iter().any(|policy| policy.spec.rules.contains(&Rule::default())) {
+        for policy in allowing {
+            refusing.get_or_insert(not_enforced(policy, "ALLOW", findings));
+        }
+    }
+    refusing.map_or(Authorization::Open, Authorization::Refuse)
+}
+
+/// What a policy does here.
+enum Effect {
+    /// Nothing.
+    None,
+    /// It takes part in what is allowed.
+    Allow,
+    /// It refuses everything.
+    Refuse(Origin),
+}
+
+fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) -> Effect {
+    let spec = &policy.spec;
+    let targets = Targets::new(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs);
+    let unclear = match reach(policy, &targets, settings, findings) {
+        Reach::Elsewhere => return Effect::None,
+        Reach::Here => None,
+        Reach::Unclear(why) => Some(why),
+    };
+    if is_silent(policy, findings) {
+        return Effect::None;
+    }
+    if let Some(why) = unclear {
+        return Effect::Refuse(fails_closed(policy, "spec", why, findings));
+    }
+    if let Some(field) = unread(policy).next() {
+        let message = "a policy with a field that does not exist may allow more than it says";
+        return Effect::Refuse(fails_closed(policy, field, message, findings));
+    }
+    match spec.action {
+        Action::Allow => Effect::Allow,
+        Action::Deny => Effect::Refuse(not_enforced(policy, "DENY", findings)),
+        Action::Custom => Effect::Refuse(not_enforced(policy, "CUSTOM", findings)),
+        Action::Audit => Effect::None,
+    }
+}
+
+/// Whether a policy never changes an outcome: AUDIT, and dry runs of ALLOW and DENY.
+fn is_silent(policy: &Policy, findings: &mut Findings) -> bool {
+    if policy.spec.action == Action::Audit {
+        let message = "AUDIT is not acted on yet";
+        let finding = at(policy, "spec.action", &catalog::VALUE_NOT_ACTED_ON, message);
+        findings.add(finding.help("nothing is marked for an audit"));
+        return true;
+    }
+    let Some(value) = policy.meta.annotations.get(DRY_RUN) else { return false };
+    let field = format!("metadata.annotations.{DRY_RUN}");
+    match value.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" if policy.spec.action != Action::Custom => {
+            let message = "dry runs are not acted on yet";
+            let finding = at(policy, field, &catalog::VALUE_NOT_ACTED_ON, message);
+            findings.add(finding.help("the policy is neither evaluated nor enforced"));
+            true
+        }
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => {
+            let message = "action CUSTOM has no dry run";
+            findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message));
+            false
+        }
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        other => {
+            let message = format!("\"{other}\" is neither \"true\" nor \"false\"");
+            findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message));
+            false
+        }
+    }
+}
+
+fn not_enforced(policy: &Policy, action: &str, findings: &mut Findings) -> Origin {
+    let message = format!("{action} policies are not enforced yet and this one would restrict");
+    let finding = at(policy, "spec.action", &catalog::POLICY_NOT_ENFORCED, message);
+    findings.add(finding.help("every request gets 403 while the policy selects this gateway"));
+    policy.origin("spec")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::fixture;
+
+    /// Policies in, name of the refusing one and codes out.
+    fn check(policies: &[&str], refusing: Option<&str>, codes: &[&str]) {
+        let set = fixture::set("AuthorizationPolicy", policies);
+        let mut findings = Findings::default();
+        let outcome = authorization(&set, &fixture::settings(), &mut findings);
+        let name = match &outcome {
+            Authorization::Open => None,
+            Authorization::Refuse(origin) => Some(&*origin.resource.name),
+        };
+        assert_eq!(name, refusing, "{policies:?}");
+        assert_eq!(fixture::codes(findings), codes, "{policies:?}");
+    }
+
+    const DENY: &str = "spec: {action: DENY, rules: [{}]}";
+
+    #[test]
+    fn what_restricts_refuses() {
+        check(&["{name: a, namespace: edge}", DENY], Some("a"), &["PC054"]);
+        check(&["{name: a, namespace: root}", DENY], Some("a"), &["PC054"]);
+        check(&["{name: a, namespace: edge}", "spec: {}"], Some("a"), &["PC054"]);
+        let allow = "spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}";
+        check(&["{name: a, namespace: edge}", allow], Some("a"), &["PC054"]);
+        let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
+        check(&["{name: a, namespace: edge}", custom], Some("a"), &["PC054"]);
+        let selector = "spec: {selector: {matchLabels: {istio: edge}}, action: DENY, rules: [{}]}";
+        check(&["{name: a, namespace: edge}", selector], Some("a"), &["PC054"]);
+    }
+
+    #[test]
+    fn what_is_about_other_workloads_does_not_apply() {
+        check(&["{name: a, namespace: shop}", DENY], None, &[]);
+        let selector = "spec: {selector: {matchLabels: {app: x}}, action: DENY, rules: [{}]}";
+        check(&["{name: a, namespace: edge}", selector], None, &[]);
+        check(&["{name: a, namespace: root}", selector], None, &[]);
+        let attached = "spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: \
+                        x}], action: DENY, rules: [{}]}";
+        check(&["{name: a, namespace: edge}", attached], None, &["IST0167"]);
+    }
+
+    #[test]
+    fn a_reach_that_cannot_hold_fails_closed() {
+        let istio = "spec: {targetRefs: [{group: networking.istio.io, kind: Gateway, name: x}], \
+                     rules: [{}]}";
+        check(&["{name: a, namespace: edge}", istio], Some("a"), &["PC052"]);
+        let both = "spec: {selector: {matchLabels: {istio: edge}}, targetRef: {kind: Service, name: \
+                    x}, rules: [{}]}";
+        check(&["{name: a, namespace: edge}", both], Some("a"), &["PC052"]);
+    }
+
+    #[test]
+    fn one_rule_that_allows_everything_settles_what_is_allowed() {
+        let all = "spec: {rules: [{}]}";
+        check(&["{name: a, namespace: edge}", all], None, &[]);
+        check(
+            &["{name: a, namespace: edge}", "spec: {}", "{name: b, namespace: root}", all],
+            None,
+            &[],
+        );
+        check(
+            &["{name: a, namespace: edge}", all, "{name: b, namespace: edge}", DENY],
+            Some("b"),
+            &["PC054"],
+        );
+        check(
+            &["{name: a, namespace: edge}", "spec: {rules: [{from: []}]}"],
+            Some("a"),
+            &["PC054"],
+        );
+    }
+
+    #[test]
+    fn a_misspelt_field_never_makes_a_rule_that_allows_everything() {
+        let typo = "spec: {rules: [{form: [{source: {principals: [x]}}]}]}";
+        check(&["{name: a, namespace: edge}", typo], Some("a"), &["PC052"]);
+    }
+
+    #[test]
+    fn audits_and_dry_runs_are_told_and_refuse_nothing() {
+        check(
+            &["{name: a, namespace: edge}", "spec: {action: AUDIT, rules: [{}]}"],
+            None,
+            &["PC062"],
+        );
+        let dry = |value| {
+            format!("{{name: a, namespace: edge, annotations: {{istio.io/dry-run: \"{value}\"}}}}")
+        };
+        check(&[&dry("true"), DENY], None, &["PC062"]);
+        check(&[&dry("false"), DENY], Some("a"), &["PC054"]);
+        check(&[&dry("yes"), DENY], Some("a"), &["IST0125", "PC054"]);
+        let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
+        check(&[&dry("true"), custom], Some("a"), &["IST0125", "PC054"]);
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_refuses_what_it_selects() {
+        let wrong = "spec: {action: NEVER}";
+        check(&["{name: a, namespace: edge}", wrong], Some("a"), &["PC052"]);
+        check(&["{name: a, namespace: root}", wrong], Some("a"), &["PC052"]);
+        check(&["{name: a, namespace: shop}", wrong], None, &[]);
+        let other = "spec: {action: NEVER, selector: {matchLabels: {app: x}}}";
+        check(&["{name: a, namespace: edge}", other], None, &[]);
+        check(&["{name: a, namespace: edge}", "spec: {rules: [}"], Some("a"), &["PC052"]);
+    }
+}

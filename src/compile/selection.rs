@@ -1,0 +1,125 @@
+//! Which security policies select this gateway.
+//!
+//! **Invariant:** a policy whose reach is not clear reaches this gateway, so that it can fail closed.
+
+use crate::base::id::Origin;
+use crate::diag::{Diagnostic, catalog};
+use crate::resources::meta::{TargetRef, WorkloadSelector};
+use crate::resources::{Broken, Resource, ResourceSet};
+
+use super::findings::{Findings, at};
+use super::names::selects;
+use super::settings::CompileSettings;
+
+/// The fields by which a policy says what it selects.
+pub struct Targets<'a> {
+    /// `spec.selector`.
+    pub selector: Option<&'a WorkloadSelector>,
+    /// `spec.targetRef` and `spec.targetRefs[]`.
+    pub references: Vec<&'a TargetRef>,
+}
+
+impl<'a> Targets<'a> {
+    /// From a policy's fields.
+    pub fn new(
+        selector: Option<&'a WorkloadSelector>,
+        reference: Option<&'a TargetRef>,
+        references: &'a [TargetRef],
+    ) -> Self {
+        Self { selector, references: reference.into_iter().chain(references).collect() }
+    }
+}
+
+/// Whether a policy applies to this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It does.
+    Here,
+    /// It is about something else.
+    Elsewhere,
+    /// What it says of its reach cannot hold; it has to fail closed.
+    Unclear(&'static str),
+}
+
+/// Judges the reach of a policy; tells when it attaches to what cannot be here.
+pub fn reach<T>(
+    policy: &Resource<T>,
+    targets: &Targets<'_>,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Reach {
+    if !is_heard(&policy.id.namespace, settings) {
+        return Reach::Elsewhere;
+    }
+    let selected = targets.selector.map(|s| selects(&s.match_labels, &settings.labels));
+    if targets.references.is_empty() {
+        return if selected.unwrap_or(true) { Reach::Here } else { Reach::Elsewhere };
+    }
+    let istio_gateway =
+        |target: &&TargetRef| target.kind == "Gateway" && target.group.ends_with("istio.io");
+    if targets.references.iter().any(istio_gateway) {
+        return Reach::Unclear("targetRefs cannot name a Gateway of Istio's; use a selector");
+    }
+    match selected {
+        Some(true) => Reach::Unclear("selector and targetRefs exclude each other; keep one"),
+        Some(false) => Reach::Elsewhere,
+        None => {
+            let message =
+                "targetRefs attach to objects of the Gateway API, which are not read here";
+            let finding = at(policy, "spec.targetRefs", &catalog::INEFFECTIVE_POLICY, message);
+            findings.add(finding.help("use a selector to apply the policy to this gateway"));
+            Reach::Elsewhere
+        }
+    }
+}
+
+/// Tells every policy of a kind that could not be read and selects this gateway; gives the first.
+pub fn broken(
+    set: &ResourceSet,
+    kind: &str,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> Option<Origin> {
+    let mut first = None;
+    let concerns = |broken: &&Broken| {
+        let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
+        broken.id.kind == kind && is_heard(&broken.id.namespace, settings) && selected
+    };
+    for broken in set.broken.iter().filter(concerns) {
+        let message = format!("{} cannot be used and selects this gateway", broken.id);
+        findings.add(
+            Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)
+                .at(broken.location.clone())
+                .resource(broken.id.clone())
+                .help("every request gets 403 until it is corrected or removed"),
+        );
+        first.get_or_insert_with(|| Origin {
+            resource: broken.id.clone(),
+            file: broken.location.file.clone(),
+            line: broken.location.line,
+        });
+    }
+    first
+}
+
+/// Tells that a policy fails closed because of a field; gives its origin.
+pub fn fails_closed<T>(
+    policy: &Resource<T>,
+    field: &str,
+    message: impl Into<String>,
+    findings: &mut Findings,
+) -> Origin {
+    let finding = at(policy, field, &catalog::POLICY_FAILS_CLOSED, message);
+    findings.add(finding.help("every request gets 403 until it is corrected or removed"));
+    policy.origin(field)
+}
+
+/// A field of a policy that its kind does not have: without it the policy may mean less than it says.
+pub fn unread<T>(policy: &Resource<T>) -> impl Iterator<Item = &str> {
+    policy.unread.iter().map(|field| &**field).filter(|field| !field.starts_with("metadata"))
+}
+
+/// Whether policies of a namespace concern this gateway.
+fn is_heard(namespace: &str, settings: &CompileSettings) -> bool {
+    namespace == settings.namespace || namespace == settings.root_namespace
+}
