@@ -56,7 +56,7 @@ limits! {
     /// Unused upstream connection: below the usual keep-alive times of backends.
     UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(55), "55 s";
     /// Unused upstream connections kept per endpoint and worker.
-    UPSTREAM_IDLE_CONNECTIONS: usize = 256, "256 connections";
+    UPSTREAM_IDLE_CONNECTIONS: usize = 1_024, "1,024 connections";
     /// Streams on one HTTP/2 connection to a backend before another is opened.
     UPSTREAM_STREAMS: usize = 100, "100 streams";
 

@@ -1,0 +1,169 @@
+//! HTTP backends on loopback.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::pki::{Authority, Leaf};
+
+/// A backend that answers with what it saw, as JSON.
+pub struct Backend {
+    pub port: u16,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Backend {
+    pub async fn http1() -> Self {
+        Self::start(None, false).await
+    }
+
+    pub async fn http2() -> Self {
+        Self::start(None, true).await
+    }
+
+    /// Mutual TLS: shows `own`, asks for certificates of `clients`.
+    pub async fn mutual(own: &Leaf, clients: &Authority) -> Self {
+        Self::start(Some(config(own, Some(clients))), false).await
+    }
+
+    pub async fn tls(own: &Leaf) -> Self {
+        Self::start(Some(config(own, None)), false).await
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    async fn start(tls: Option<Arc<ServerConfig>>, http2: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::<AtomicUsize>::default();
+        let count = connections.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let Some(config) = tls else { return serve(stream, http2, Value::Null).await };
+                    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+                    let session = stream.get_ref().1;
+                    let alpn = session.alpn_protocol().map(String::from_utf8_lossy);
+                    let seen = json!({
+                        "sni": session.server_name(),
+                        "alpn": alpn,
+                        "client_certificate": session.peer_certificates().is_some(),
+                    });
+                    serve(stream, http2, seen).await;
+                });
+            }
+        });
+        Self { port, connections, task }
+    }
+}
+
+fn config(own: &Leaf, clients: Option<&Authority>) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let mut roots = RootCertStore::empty();
+            let root = CertificateDer::from_pem_slice(clients.pem().as_bytes()).unwrap();
+            roots.add(root).unwrap();
+            let verifier = WebPkiClientVerifier::builder(roots.into()).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let chain = CertificateDer::pem_slice_iter(own.chain.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"istio".to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+async fn serve<S>(stream: S, http2: bool, tls: Value)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| echo(request, tls.clone()));
+    let stream = TokioIo::new(stream);
+    if http2 {
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(stream, service).await;
+    } else {
+        let server = hyper::server::conn::http1::Builder::new();
+        let _ = server.serve_connection(stream, service).await;
+    }
+}
+
+/// Paths with a meaning: `/status/NNN`, `/never` (no answer), `/abort` (the connection ends).
+async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<Bytes>>, Aborted> {
+    let (head, body) = request.into_parts();
+    if head.uri.path() == "/never" {
+        std::future::pending::<()>().await;
+    }
+    if head.uri.path() == "/abort" {
+        return Err(Aborted);
+    }
+    let body = body.collect().await.map_err(|_| Aborted)?.to_bytes();
+    let headers: serde_json::Map<String, Value> = head
+        .headers
+        .keys()
+        .map(|name| {
+            let values: Vec<_> =
+                head.headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect();
+            (name.to_string(), Value::String(values.join(", ")))
+        })
+        .collect();
+    let seen = json!({
+        "version": format!("{:?}", head.version),
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map(|path| path.as_str()),
+        "authority": head.uri.authority().map(|authority| authority.as_str()),
+        "headers": headers,
+        "body_bytes": body.len(),
+        "tls": tls,
+    });
+    let status = head.uri.path().strip_prefix("/status/").and_then(|code| code.parse().ok());
+    let response = Response::builder().status(status.unwrap_or(200)).header("x-backend", "echo");
+    let body = if status.is_some_and(|code: u16| [204, 304].contains(&code)) {
+        String::new()
+    } else {
+        seen.to_string()
+    };
+    Ok(response.body(Full::new(body.into())).unwrap())
+}
+
+/// Makes hyper end the connection.
+#[derive(Debug)]
+struct Aborted;
+
+impl std::fmt::Display for Aborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("aborted")
+    }
+}
+
+impl std::error::Error for Aborted {}

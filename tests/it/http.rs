@@ -1,0 +1,229 @@
+//! Requests through the gateway: versions, headers, routes, and what it answers itself.
+
+use crate::backend::Backend;
+use crate::client::{Http, tls};
+use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
+
+/// One plaintext and one HTTPS server for `a.com`, before an echoing backend.
+async fn shop(rules: &str) -> (Site, Backend, Gateway) {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    site.certificate("a", &["a.com", "b.com"]);
+    let tls = "mode: SIMPLE, credentialName: a";
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &gateway("secure", 443, "HTTPS", "a.com", tls)
+            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", rules)
+            + &service("echo", "HTTP", backend.port)),
+    );
+    let gateway = site.start(&[80, 443]);
+    (site, backend, gateway)
+}
+
+#[tokio::test]
+async fn requests_of_both_versions_reach_the_backend_as_istio_sends_them() {
+    let (site, backend, gateway) = shop(&to("echo")).await;
+    for alpn in ["h2", "http/1.1"] {
+        let config = tls(&site.edge, None, &[alpn]);
+        let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+        for _ in 0..3 {
+            let reply = http
+                .ask(
+                    "https://a.com/x?y=1",
+                    &[
+                        ("x-forwarded-client-cert", "forged"),
+                        ("connection", "x-secret"),
+                        ("x-own", "1"),
+                    ][if alpn == "h2" { 2..3 } else { 0..3 }],
+                )
+                .await;
+            assert_eq!((reply.status.as_u16(), reply.header("server")), (200, "istio-envoy"));
+            let seen = reply.json();
+            assert_eq!((&seen["method"], &seen["path"]), (&"GET".into(), &"/x?y=1".into()));
+            let headers = &seen["headers"];
+            assert_eq!(headers["host"], "a.com");
+            assert_eq!(headers["x-forwarded-proto"], "https");
+            assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+            assert_eq!(headers["x-own"], "1");
+            assert_eq!(headers["x-request-id"].as_str().unwrap().len(), 36);
+            assert!(
+                headers["x-forwarded-client-cert"].is_null() && headers["connection"].is_null()
+            );
+        }
+    }
+    assert!(backend.connections() <= 4, "{} connections", backend.connections());
+}
+
+#[tokio::test]
+async fn unknown_hosts_and_paths_get_404_and_foreign_hosts_421() {
+    let (site, _backend, gateway) =
+        shop("  http: [{match: [{uri: {prefix: /in/}}], route: [{destination: {host: echo.shop.internal}}]}]\n").await;
+    let mut plain = Http::plain(gateway.port(80)).await;
+    for (url, status) in
+        [("http://a.com/in/x", 200), ("http://a.com/out", 404), ("http://no.com/in/x", 404)]
+    {
+        let reply = plain.get(url).await;
+        assert_eq!(reply.status.as_u16(), status, "{url}");
+        assert!(status == 200 || reply.body.is_empty(), "{url}");
+    }
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    assert_eq!(http.get("https://a.com/in/").await.status, 200);
+    assert_eq!(http.get("https://b.com/in/").await.status, 421);
+}
+
+#[tokio::test]
+async fn a_connection_may_be_used_for_another_host_that_it_could_have_been_made_to() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    site.certificate("both", &["a.com", "b.com", "c.com"]);
+    site.certificate("own", &["d.com"]);
+    site.client_ca("both");
+    let simple = "mode: SIMPLE, credentialName: both";
+    site.config(
+        "all",
+        &(gateway("a", 443, "HTTPS", "a.com", simple)
+            + &gateway("b", 443, "HTTPS", "b.com", simple)
+            + &gateway("c", 443, "HTTPS", "c.com", "mode: MUTUAL, credentialName: both")
+            + &gateway("d", 443, "HTTPS", "d.com", "mode: SIMPLE, credentialName: own")
+            + &routes(
+                "r",
+                "istio-system/a, istio-system/b, istio-system/c, istio-system/d",
+                "'*.com'",
+                &to("echo"),
+            )
+            + &service("echo", "HTTP", backend.port)),
+    );
+    let gateway = site.start(&[443]);
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    for (host, status) in [("a.com", 200), ("b.com", 200), ("c.com", 421), ("d.com", 421)] {
+        assert_eq!(http.get(&format!("https://{host}/")).await.status.as_u16(), status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn rules_match_rewrite_redirect_and_answer() {
+    let rules = "  http:
+    - match: [{uri: {exact: /exact}, method: {exact: POST}}]
+      directResponse: {status: 418, body: {string: teapot}}
+    - match: [{uri: {regex: '/r/[0-9]+'}, headers: {x-kind: {prefix: a}}}]
+      redirect: {uri: /new, authority: b.com, redirectCode: 302}
+    - match: [{uri: {prefix: /old/}}]
+      rewrite: {uri: /new/, authority: inner.com}
+      headers: {request: {set: {x-set: s}, add: {x-own: added}, remove: [x-gone]}, response: {add: {x-back: b}, remove: [x-backend]}}
+      route: [{destination: {host: echo.shop.internal}}]
+    - match: [{uri: {prefix: /slow}}]
+      timeout: 100ms
+      rewrite: {uri: /never}
+      route: [{destination: {host: echo.shop.internal}}]
+    - match: [{uri: {prefix: /split}}]
+      route: [{destination: {host: echo.shop.internal}, weight: 0}, {destination: {host: nobody.shop.internal}, weight: 100}]
+";
+    let (_site, _backend, gateway) = shop(rules).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    let request = http.request("POST", "http://a.com/exact", &[], "");
+    let reply = http.send(request).await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (418, "teapot"));
+    assert_eq!(http.get("http://a.com/exact").await.status, 404);
+    let reply = http.ask("http://a.com/r/12", &[("x-kind", "abc")]).await;
+    assert_eq!((reply.status.as_u16(), reply.header("location")), (302, "http://b.com/new"));
+    assert_eq!(http.get("http://a.com/r/12").await.status, 404);
+    assert_eq!(http.ask("http://a.com/r/1x", &[("x-kind", "a")]).await.status, 404);
+    let reply = http.ask("http://a.com/old/p?q", &[("x-own", "1"), ("x-gone", "1")]).await;
+    let seen = reply.json();
+    assert_eq!(
+        (&seen["path"], &seen["headers"]["host"]),
+        (&"/new/p?q".into(), &"inner.com".into())
+    );
+    assert_eq!(
+        (&seen["headers"]["x-set"], &seen["headers"]["x-own"]),
+        (&"s".into(), &"1, added".into())
+    );
+    assert!(seen["headers"]["x-gone"].is_null());
+    assert_eq!((reply.header("x-back"), reply.header("x-backend")), ("b", ""));
+    let reply = http.get("http://a.com/slow").await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (504, "upstream request timeout"));
+    assert_eq!(Http::plain(gateway.port(80)).await.get("http://a.com/split").await.status, 503);
+    assert!(gateway.err().contains("IST0101"), "{}", gateway.err());
+}
+
+#[tokio::test]
+async fn heads_and_empty_answers_have_no_body() {
+    let (_site, _backend, gateway) = shop(&to("echo")).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    for (method, path, status) in
+        [("HEAD", "/", 200), ("GET", "/status/204", 204), ("GET", "/status/304", 304)]
+    {
+        let request = http.request(method, &format!("http://a.com{path}"), &[], "");
+        let reply = http.send(request).await;
+        assert_eq!((reply.status.as_u16(), reply.body.len()), (status, 0), "{method} {path}");
+    }
+    let request = http.request("PUT", "http://a.com/up", &[], &"x".repeat(3 << 20));
+    assert_eq!(http.send(request).await.json()["body_bytes"], 3 << 20);
+}
+
+#[tokio::test]
+async fn http_2_backends_are_spoken_to_in_http_2() {
+    let backend = Backend::http2().await;
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &service("echo", "GRPC", backend.port)),
+    );
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    for _ in 0..3 {
+        let seen = http.get("http://a.com/").await.json();
+        assert_eq!((&seen["version"], &seen["authority"]), (&"HTTP/2.0".into(), &"a.com".into()));
+    }
+    assert!(backend.connections() <= 2);
+}
+
+#[tokio::test]
+async fn the_mesh_identity_is_shown_and_the_servers_is_verified() {
+    let site = Site::new();
+    let right = Backend::mutual(&site.workload("shop", "cart", 1), &site.mesh).await;
+    let wrong = Backend::mutual(&site.workload("shop", "other", 1), &site.mesh).await;
+    let foreign = crate::pki::Authority::new("foreign");
+    let leaf = foreign.leaf(&["spiffe://cluster.local/ns/shop/sa/cart"], 1);
+    let outside = Backend::mutual(&leaf, &site.mesh).await;
+    let mutual =
+        "tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/cart']}";
+    let mut config = gateway("plain", 80, "HTTP", "'*'", "");
+    for (name, backend) in [("right", &right), ("wrong", &wrong), ("outside", &outside)] {
+        config += &routes(name, "istio-system/plain", &format!("{name}.com"), &to(name));
+        config += &service(name, "HTTP", backend.port);
+        config += &policy(name, mutual);
+    }
+    site.config("all", &config);
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let seen = http.get("http://right.com/").await.json();
+    assert_eq!(seen["tls"]["client_certificate"], true);
+    assert_eq!(seen["tls"]["sni"], "outbound_.80_._.right.shop.internal");
+    assert_eq!(seen["tls"]["alpn"], "istio");
+    for host in ["wrong.com", "outside.com"] {
+        let reply = http.get(&format!("http://{host}/")).await;
+        assert_eq!(reply.status, 503, "{host}");
+        assert!(reply.text().contains("TLS_error"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn failures_of_backends_have_istios_answers() {
+    let (_site, backend, gateway) = shop(&to("echo")).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    let reply = http.get("http://a.com/abort").await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.text().starts_with("upstream connect error or disconnect/reset before headers"));
+    drop(backend);
+    let reply = http.get("http://a.com/").await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.text().contains("remote connection failure"), "{}", reply.text());
+    gateway.wait("the access log tells", || {
+        let log = gateway.out();
+        log.contains(" 503 UF ") && log.contains(" 503 UC ")
+    });
+}
