@@ -140,8 +140,8 @@ async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<By
     let seen = json!({
         "version": format!("{:?}", head.version),
         "method": head.method.as_str(),
-        "path": head.uri.path_and_query().map(|path| path.as_str()),
-        "authority": head.uri.authority().map(|authority| authority.as_str()),
+        "path": head.uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+        "authority": head.uri.authority().map(http::uri::Authority::as_str),
         "headers": headers,
         "body_bytes": body.len(),
         "tls": tls,
