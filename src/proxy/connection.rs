@@ -16,13 +16,14 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use super::http::{self, Client};
 use super::tcp;
 use super::worker::Registered;
+use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::base::limit;
 use crate::decide::connection::choose;
 use crate::net::rewind::Rewind;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{
-    Chain, ListenAddress, Listener, ServerBlock, Servers, Termination,
+    Chain, ListenAddress, Listener, ServerBlock, Servers, TcpBlock, Termination,
 };
 use crate::telemetry::metrics::{ConnectionKind, HandshakeOutcome, OpenConnection};
 
@@ -53,6 +54,23 @@ pub struct Connection {
     pub server_name: Option<Arc<str>>,
 }
 
+/// A connection that needs its snapshot no more.
+pub struct Established {
+    /// Its place among the worker's connections.
+    pub registered: Registered,
+    /// The peer.
+    pub peer: SocketAddr,
+    _open: OpenConnection,
+}
+
+impl Connection {
+    /// Lets go of the snapshot, which a long stream would keep alive.
+    pub fn established(self) -> Established {
+        let Self { registered, open, peer, .. } = self;
+        Established { registered, peer, _open: open }
+    }
+}
+
 /// The block that serves a connection, looked up again when the snapshot changes.
 #[derive(Debug)]
 pub struct Serving {
@@ -69,15 +87,18 @@ pub struct Serving {
 pub struct ServingCell {
     address: ListenAddress,
     server_name: Option<Arc<str>>,
-    current: RefCell<Rc<Serving>>,
+    key: Arc<str>,
+    client_rule: Option<Fingerprint>,
+    current: RefCell<Option<Rc<Serving>>>,
 }
 
 impl ServingCell {
     /// The block in this snapshot; nothing when it is gone, or asks other client certificates.
     pub fn resolve(&self, snapshot: &Snapshot) -> Option<Rc<Serving>> {
-        let current = self.current.borrow().clone();
-        if current.generation == snapshot.generation {
-            return Some(current);
+        if let Some(current) = self.current.borrow().as_ref()
+            && current.generation == snapshot.generation
+        {
+            return Some(current.clone());
         }
         let listener = find_listener(snapshot, &self.address)?.clone();
         let block = match &listener.servers {
@@ -88,14 +109,22 @@ impl ServingCell {
             },
             Servers::Tcp(_) => return None,
         };
-        let rule = |block: &ServerBlock| block.tls.as_ref().map(|tls| tls.client_rule);
-        if block.key != current.block.key || rule(&block) != rule(&current.block) {
+        if block.key != self.key || client_rule(&block) != self.client_rule {
             return None;
         }
         let next = Rc::new(Serving { generation: snapshot.generation, listener, block });
-        self.current.replace(next.clone());
+        self.current.replace(Some(next.clone()));
         Some(next)
     }
+
+    /// Lets go of a former snapshot, which an idle connection would keep alive.
+    pub fn forget(&self) {
+        self.current.take();
+    }
+}
+
+fn client_rule(block: &ServerBlock) -> Option<Fingerprint> {
+    block.tls.as_ref().map(|tls| tls.client_rule)
 }
 
 fn find_listener<'a>(snapshot: &'a Snapshot, address: &ListenAddress) -> Option<&'a Arc<Listener>> {
@@ -125,17 +154,48 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// What a TLS connection does once its first phase is over.
+enum Next<S> {
+    Http(Connection, ServingCell, TlsStream<Rewind<S>>, Client, Option<bool>),
+    Terminated(Connection, Arc<TcpBlock>, TlsStream<Rewind<S>>),
+    Passthrough(Connection, Arc<TcpBlock>, S, Vec<u8>),
+}
+
+/// Each phase is boxed: a connection that idles in one holds no room for the others.
 async fn begin<S: tcp::Raw>(mut connection: Connection, stream: S) {
     let listener = connection.listener.clone();
     match &listener.servers {
-        Servers::Tls(_) => hello(connection, stream).await,
         Servers::Tcp(block) => {
             connection.open.becomes(ConnectionKind::Tcp);
-            tcp::plain(connection, block, stream, Vec::new()).await;
+            let block = block.clone();
+            drop(listener);
+            Box::pin(tcp::plain(connection, block, stream, Vec::new())).await;
         }
         Servers::Http(block) => {
             let serving = serving(&connection, block.clone());
-            http::serve(connection, serving, stream, Client::plain(), None).await;
+            drop(listener);
+            let begun = http::begin(connection, serving, stream, Client::plain(), None);
+            if let Some(served) = Box::pin(begun).await {
+                served.await;
+            }
+        }
+        Servers::Tls(_) => {
+            drop(listener);
+            match Box::pin(hello(connection, stream)).await {
+                None => {}
+                Some(Next::Http(connection, serving, stream, client, alpn)) => {
+                    let begun = http::begin(connection, serving, stream, client, alpn);
+                    if let Some(served) = Box::pin(begun).await {
+                        served.await;
+                    }
+                }
+                Some(Next::Terminated(connection, block, stream)) => {
+                    Box::pin(tcp::terminated(connection, block, stream)).await;
+                }
+                Some(Next::Passthrough(connection, block, stream, first)) => {
+                    Box::pin(tcp::plain(connection, block, stream, first)).await;
+                }
+            }
         }
     }
 }
@@ -144,11 +204,13 @@ fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
     ServingCell {
         address: connection.listener.address.clone(),
         server_name: connection.server_name.clone(),
-        current: RefCell::new(Rc::new(Serving {
+        key: block.key.clone(),
+        client_rule: client_rule(&block),
+        current: RefCell::new(Some(Rc::new(Serving {
             generation: connection.snapshot.generation,
             listener: connection.listener.clone(),
             block,
-        })),
+        }))),
     }
 }
 
@@ -156,7 +218,7 @@ fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
 /// more, but a record a byte is no client of ours.
 const HELLO_WIRE_BYTES: usize = limit::CLIENT_HELLO_BYTES + (limit::CLIENT_HELLO_BYTES / 8);
 
-async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) {
+async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Next<S>> {
     let metrics = connection.registered.worker.telemetry.metrics.process().clone();
     let recorded = Rewind::record(stream, HELLO_WIRE_BYTES);
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
@@ -166,52 +228,45 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) {
             let seen = acceptor.take_io();
             let first = seen.as_ref().and_then(|io| io.recorded().first().copied());
             metrics.handshake("", hello_failure(first));
-            return;
+            return None;
         }
-        Err(_) => return metrics.handshake("", HandshakeOutcome::HelloTimeout),
+        Err(_) => {
+            metrics.handshake("", HandshakeOutcome::HelloTimeout);
+            return None;
+        }
     };
     connection.server_name = start.client_hello().server_name().map(Into::into);
     let listener = connection.listener.clone();
-    let Servers::Tls(chains) = &listener.servers else { return };
-    match choose(chains, connection.server_name.as_deref()) {
-        None => {
-            metrics.handshake("", HandshakeOutcome::NoSniMatch);
-            tcp::log_refused(&connection, "NR", "filter_chain_not_found", "sni_not_served");
-            refuse(start).await;
-        }
-        Some(Chain::Passthrough(block)) => {
-            metrics.handshake(&block.key, HandshakeOutcome::Passthrough);
-            connection.open.becomes(ConnectionKind::Passthrough);
-            let (stream, bytes) = original(start);
-            tcp::plain(connection, block, stream, bytes).await;
-        }
+    let Servers::Tls(chains) = &listener.servers else { return None };
+    let sealed = match choose(chains, connection.server_name.as_deref()) {
+        None => None,
+        Some(Chain::Passthrough(block)) => Some(block),
         Some(Chain::AutoPassthrough(auto)) => {
-            let found = auto.services.lookup(connection.server_name.as_deref().unwrap_or_default());
-            let Some(block) = found.cloned() else {
-                metrics.handshake("", HandshakeOutcome::NoSniMatch);
-                return refuse(start).await;
-            };
-            connection.open.becomes(ConnectionKind::Passthrough);
-            let (stream, bytes) = original(start);
-            tcp::plain(connection, &block, stream, bytes).await;
+            auto.services.lookup(connection.server_name.as_deref().unwrap_or_default())
         }
         Some(Chain::Tcp(block)) => {
-            let Some(tls) = &block.tls else { return };
-            if let Some(stream) = handshake(&connection, &block.key, tls, start).await {
-                connection.open.becomes(ConnectionKind::Tcp);
-                tcp::terminated(connection, block, stream).await;
-            }
+            let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;
+            connection.open.becomes(ConnectionKind::Tcp);
+            return Some(Next::Terminated(connection, block.clone(), stream));
         }
         Some(Chain::Http(block)) => {
-            let Some(tls) = &block.tls else { return };
-            if let Some(stream) = handshake(&connection, &block.key, tls, start).await {
-                let client = Client::of(&stream, connection.snapshot.edge.client_cert);
-                let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
-                let serving = serving(&connection, block.clone());
-                http::serve(connection, serving, stream, client, alpn).await;
-            }
+            let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;
+            let client = Client::of(&stream, connection.snapshot.edge.client_cert);
+            let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
+            let serving = serving(&connection, block.clone());
+            return Some(Next::Http(connection, serving, stream, client, alpn));
         }
-    }
+    };
+    let Some(block) = sealed else {
+        metrics.handshake("", HandshakeOutcome::NoSniMatch);
+        tcp::log_refused(&connection, "NR", "filter_chain_not_found", "sni_not_served");
+        refuse(start).await;
+        return None;
+    };
+    metrics.handshake(&block.key, HandshakeOutcome::Passthrough);
+    connection.open.becomes(ConnectionKind::Passthrough);
+    let (stream, first) = original(start);
+    Some(Next::Passthrough(connection, block.clone(), stream, first))
 }
 
 fn hello_failure(first: Option<u8>) -> HandshakeOutcome {

@@ -7,7 +7,7 @@ pub mod respond;
 pub mod service;
 pub mod upgrade;
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,7 +29,7 @@ use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
 use crate::snapshot::ClientCertForwarding;
-use crate::telemetry::metrics::ConnectionKind;
+use crate::telemetry::metrics::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
 use crate::upstream::pool::LocalExecutor;
 
@@ -69,7 +69,7 @@ pub struct HttpConnection {
     /// Its worker and liveness.
     pub registered: Registered,
     /// The block that serves it.
-    pub serving: ServingCell,
+    pub serving: Rc<ServingCell>,
     /// What TLS told of the client.
     pub client: Client,
     /// The client's address.
@@ -84,29 +84,36 @@ pub struct HttpConnection {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves HTTP on a connection to its end. `http2` is what ALPN agreed on, if anything.
-pub async fn serve<S>(
+/// HTTP on a connection, ready to run to its end.
+pub type Served = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Finds out the version and makes ready to serve. `http2` is what ALPN agreed on, if anything.
+pub async fn begin<S>(
     mut connection: Connection,
     serving: ServingCell,
     stream: S,
     client: Client,
     http2: Option<bool>,
-) where
+) -> Option<Served>
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     connection.open.becomes(ConnectionKind::Http);
     let mut stream = Rewind::record(stream, limit::HTTP1_HEAD_BYTES);
-    let Some(http2) = version(&mut stream, http2).await else { return };
+    let http2 = version(&mut stream, http2).await?;
     let liveness = connection.registered.liveness.clone();
     let peer_ip = HeaderValue::try_from(connection.peer.ip().to_string());
+    let Connection { registered, open, peer, local, server_name, .. } = connection;
+    let serving = Rc::new(serving);
+    registered.serves(&serving);
     let shared = Rc::new(HttpConnection {
-        registered: connection.registered,
+        registered,
         serving,
         client,
-        peer: connection.peer,
+        peer,
         peer_ip: peer_ip.unwrap_or_else(|_| HeaderValue::from_static("0.0.0.0")),
-        local: connection.local,
-        server_name: connection.server_name,
+        local,
+        server_name,
     });
     let io = TokioIo::new(Guarded::new(stream, liveness.clone()));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -117,14 +124,14 @@ pub async fn serve<S>(
     });
     if http2 {
         liveness.begin(Kind::Http2);
-        let served = http2_builder().serve_connection(io, service);
-        supervise(served, liveness, http2::Connection::graceful_shutdown).await;
+        let served = Box::pin(http2_builder().serve_connection(io, service));
+        Some(Box::pin(supervise(served, liveness, open, http2::Connection::graceful_shutdown)))
     } else {
         liveness.begin(Kind::Http1);
-        let served = http1_builder().serve_connection(io, service).with_upgrades();
-        supervise(served, liveness, http1::UpgradeableConnection::graceful_shutdown).await;
+        let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
+        let drain = http1::UpgradeableConnection::graceful_shutdown;
+        Some(Box::pin(supervise(served, liveness, open, drain)))
     }
-    drop(connection.open);
 }
 
 /// Whether HTTP/2 is spoken: by ALPN, or by the client's first bytes.
@@ -172,11 +179,14 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
 }
 
 /// Drives a connection and carries out the worker's orders.
-async fn supervise<C>(served: C, liveness: Arc<Liveness>, drain: impl Fn(Pin<&mut C>))
-where
+async fn supervise<C>(
+    mut served: Pin<Box<C>>,
+    liveness: Arc<Liveness>,
+    _open: OpenConnection,
+    drain: impl Fn(Pin<&mut C>),
+) where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut served = pin!(served);
     let mut drained = false;
     std::future::poll_fn(move |cx: &mut Context<'_>| {
         match liveness.watch(cx.waker()) {

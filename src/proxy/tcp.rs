@@ -1,12 +1,13 @@
 //! Streams of bytes: PASSTHROUGH, TLS-terminated TCP and plain TCP.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::connection::{Connection, Established};
 use crate::net::copy::{self, End, Moved};
 use crate::snapshot::Authorization;
 use crate::snapshot::listener::TcpBlock;
@@ -47,8 +48,15 @@ pub fn log_refused(
 }
 
 /// Passes on a stream as it came; `first` was read already.
-pub async fn plain<S: Raw>(connection: Connection, block: &TcpBlock, stream: S, first: Vec<u8>) {
-    let Some((mut upstream, mut record)) = open(&connection, block).await else { return };
+pub async fn plain<S: Raw>(
+    connection: Connection,
+    block: Arc<TcpBlock>,
+    stream: S,
+    first: Vec<u8>,
+) {
+    let opened = Box::pin(open(&connection, &block)).await;
+    let Some((mut upstream, mut record)) = opened else { return };
+    let connection = connection.established();
     let moved = Moved::default();
     moved.forth.set(first.len() as u64);
     let end = if let Err(error) = upstream.write_all(&first).await {
@@ -58,12 +66,12 @@ pub async fn plain<S: Raw>(connection: Connection, block: &TcpBlock, stream: S, 
         let mut stream = stream;
         match (stream.tcp(), &mut upstream) {
             (Some(client), Stream::Tcp(backend)) => {
-                cuttable(&connection, copy::sockets(client, backend, block.idle_timeout, &moved))
-                    .await
+                let copy = copy::sockets(client, backend, block.idle_timeout, &moved);
+                cuttable(&connection, Box::pin(copy)).await
             }
             (_, upstream) => {
                 let copy = copy::streams(&mut stream, upstream, block.idle_timeout, &moved);
-                cuttable(&connection, copy).await
+                cuttable(&connection, Box::pin(copy)).await
             }
         }
     };
@@ -72,14 +80,16 @@ pub async fn plain<S: Raw>(connection: Connection, block: &TcpBlock, stream: S, 
 }
 
 /// Passes on the plaintext of a stream whose TLS ended here.
-pub async fn terminated<S>(connection: Connection, block: &TcpBlock, mut stream: S)
+pub async fn terminated<S>(connection: Connection, block: Arc<TcpBlock>, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((mut upstream, mut record)) = open(&connection, block).await else { return };
+    let opened = Box::pin(open(&connection, &block)).await;
+    let Some((mut upstream, mut record)) = opened else { return };
+    let connection = connection.established();
     let moved = Moved::default();
     let copy = copy::streams(&mut stream, &mut upstream, block.idle_timeout, &moved);
-    let end = cuttable(&connection, copy).await;
+    let end = cuttable(&connection, Box::pin(copy)).await;
     finish(&connection, &mut record, &moved, &end);
     record.finish(&connection.registered.worker.telemetry);
 }
@@ -127,7 +137,7 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<(Stream, Requ
 }
 
 /// Runs a copy until it ends or the worker cuts the connection.
-async fn cuttable(connection: &Connection, copy: impl Future<Output = End>) -> End {
+async fn cuttable(connection: &Established, mut copy: Pin<Box<impl Future<Output = End>>>) -> End {
     use crate::net::liveness::Order;
     let liveness = Arc::clone(&connection.registered.liveness);
     let cut = std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
@@ -135,12 +145,12 @@ async fn cuttable(connection: &Connection, copy: impl Future<Output = End>) -> E
         Order::Serve | Order::Drain => std::task::Poll::Pending,
     });
     tokio::select! {
-        end = copy => end,
+        end = &mut copy => end,
         () = cut => End::Failed(std::io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
-fn finish(connection: &Connection, record: &mut RequestRecord, moved: &Moved, end: &End) {
+fn finish(connection: &Established, record: &mut RequestRecord, moved: &Moved, end: &End) {
     record.bytes_received = moved.forth.get();
     record.bytes_sent = moved.back.get();
     match end {

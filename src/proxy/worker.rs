@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::connection::{self, Accepted};
+use super::connection::{self, Accepted, ServingCell};
 use super::http::body::RequestBody;
 use crate::base::limit;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
@@ -73,6 +73,12 @@ impl std::ops::Deref for View {
     }
 }
 
+/// What a worker holds of a connection.
+struct Held {
+    liveness: Arc<Liveness>,
+    serving: Weak<ServingCell>,
+}
+
 /// The state of one worker, shared by its tasks.
 pub struct Worker {
     reader: RefCell<SnapshotReader>,
@@ -83,7 +89,7 @@ pub struct Worker {
     pub telemetry: WorkerTelemetry,
     /// Its clock of seconds.
     pub ticks: Ticks,
-    connections: RefCell<HashMap<u64, Arc<Liveness>>>,
+    connections: RefCell<HashMap<u64, Held>>,
     most_connections: usize,
     next_connection: Cell<u64>,
     draining: Cell<bool>,
@@ -113,6 +119,8 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(live, &view.0) {
             self.upstreams.adopt(live);
+            let connections = self.connections.borrow();
+            connections.values().filter_map(|c| c.serving.upgrade()).for_each(|c| c.forget());
             *view = Rc::new(View(live.clone()));
         }
         view.clone()
@@ -126,14 +134,16 @@ impl Worker {
         }
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
-        self.connections.borrow_mut().insert(id, liveness.clone());
+        let held = Held { liveness: liveness.clone(), serving: Weak::new() };
+        self.connections.borrow_mut().insert(id, held);
         Registered { worker: self.clone(), id, liveness }
     }
 
     /// Looks after deadlines: once a second.
     fn tick(&self) {
         self.ticks.advance();
-        for liveness in self.connections.borrow().values() {
+        self.snapshot();
+        for Held { liveness, .. } in self.connections.borrow().values() {
             match liveness.verdict() {
                 Some(Stuck::Idle) => liveness.order(Order::Drain),
                 Some(Stuck::Head | Stuck::Write) => liveness.order(Order::Cut),
@@ -144,8 +154,8 @@ impl Worker {
     }
 
     fn order_all(&self, order: Order) {
-        for liveness in self.connections.borrow().values() {
-            liveness.order(order);
+        for held in self.connections.borrow().values() {
+            held.liveness.order(order);
         }
     }
 }
@@ -157,6 +167,15 @@ pub struct Registered {
     /// Its state.
     pub liveness: Arc<Liveness>,
     id: u64,
+}
+
+impl Registered {
+    /// Says that the connection looks its block up there.
+    pub fn serves(&self, serving: &Rc<ServingCell>) {
+        if let Some(held) = self.worker.connections.borrow_mut().get_mut(&self.id) {
+            held.serving = Rc::downgrade(serving);
+        }
+    }
 }
 
 impl Drop for Registered {

@@ -224,12 +224,16 @@ where
         if let Some(lease) = self.reuse(&host, name.as_ref(), cluster.protocol) {
             return Ok(lease);
         }
-        let stream = self.open(&host, security, &cluster).await.inspect_err(|_| {
-            if let Address::Socket(socket) = host.endpoint.address {
-                avoid.push(socket);
-            }
-        })?;
-        Ok(self.start(host, stream, name, cluster.protocol).await?)
+        // Boxed: most requests find a connection and need no room for making one.
+        Box::pin(async {
+            let stream = self.open(&host, security, &cluster).await.inspect_err(|_| {
+                if let Address::Socket(socket) = host.endpoint.address {
+                    avoid.push(socket);
+                }
+            })?;
+            Ok(self.start(host, stream, name, cluster.protocol).await?)
+        })
+        .await
     }
 
     /// A raw connection, for TCP routes.

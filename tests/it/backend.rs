@@ -51,6 +51,12 @@ impl Backend {
         Self::start(Some(config(own, None)), false).await
     }
 
+    /// Closes the listening socket; connections go on.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)

@@ -218,7 +218,7 @@ async fn failures_of_backends_have_istios_answers() {
     let reply = http.get("http://a.com/abort").await;
     assert_eq!(reply.status, 503);
     assert!(reply.text().starts_with("upstream connect error or disconnect/reset before headers"));
-    drop(backend);
+    backend.stop().await;
     let reply = http.get("http://a.com/").await;
     assert_eq!(reply.status, 503);
     assert!(reply.text().contains("remote connection failure"), "{}", reply.text());

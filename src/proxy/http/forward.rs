@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -63,13 +64,14 @@ pub async fn forward(
     let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
     log_request(&mut exchange, &cluster, &request);
     let host = request_host(&request, work.head);
-    let sending = send(&mut exchange, &cluster, &host, request);
-    let sent = match deadline {
-        None => sending.await,
-        Some(deadline) => match timeout_at(deadline, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Reject::Timeout),
-        },
+    let sent = {
+        let mut sending = pin!(send(&mut exchange, &cluster, &host, request));
+        match deadline {
+            None => sending.await,
+            Some(deadline) => {
+                timeout_at(deadline, sending.as_mut()).await.unwrap_or(Err(Reject::Timeout))
+            }
+        }
     };
     match sent {
         Ok((mut response, lease, began)) => {
