@@ -87,7 +87,7 @@ pub fn json(diagnostics: &[Diagnostic]) -> String {
     value(diagnostics).to_string()
 }
 
-/// The same as [`json`], not yet text.
+/// The same as [`json()`], not yet text.
 pub fn value(diagnostics: &[Diagnostic]) -> Value {
     let (errors, warnings) = count(diagnostics);
     let list: Vec<Value> = diagnostics.iter().map(json_one).collect();

@@ -184,3 +184,61 @@ pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     answer
 }
+
+/// As [`tls`], with TLS 1.2 alone.
+pub fn tls12(trusted: &Authority) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.pem().as_bytes()).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12]);
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A connection of a mesh workload to a server that shows a SPIFFE certificate, proven to work.
+pub async fn mesh_peer(
+    mesh: &Authority,
+    own: Option<&Leaf>,
+    port: u16,
+    name: &str,
+) -> std::io::Result<()> {
+    use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
+    use portcullis::tls::crypto::CryptoProfile;
+    use portcullis::tls::material::Material;
+    use portcullis::tls::roots::{Crls, Roots};
+
+    let identity = own
+        .map(|leaf| Arc::new(Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap()));
+    let config = client_config(&ClientTlsSpec {
+        identity,
+        crypto: CryptoProfile::standard(),
+        alpn: Vec::new(),
+        send_name: true,
+        verify: Verify::Chain {
+            roots: Roots::parse(mesh.pem().as_bytes()).unwrap(),
+            crls: Crls::default(),
+            names: ["spiffe://cluster.local/ns/istio-system/sa/gateway"].into_iter().collect(),
+            host: HostCheck::Off,
+        },
+    })
+    .unwrap();
+    proven(&config, port, name).await
+}
+
+/// A relay to a port of loopback that passes on what clients write in single bytes.
+pub async fn byte_by_byte(port: u16) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = connect(port).await;
+        server.set_nodelay(true).unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        while let Ok(byte) = from_client.read_u8().await {
+            if to_server.write_u8(byte).await.is_err() {
+                break;
+            }
+        }
+    });
+    own
+}

@@ -13,8 +13,14 @@
 
 mod backend;
 mod client;
+#[path = "../../src/auth/jwt/fixture.rs"]
+mod fixture;
 mod gateway;
 mod http;
+mod jwt;
+mod keys;
+mod listeners;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod samples;
+mod tcp;

@@ -40,9 +40,7 @@ pub fn reject(
     if !body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
     }
-    if let (Reject::Jwt(failure), Some(head)) = (reject, head)
-        && failure.status() == StatusCode::UNAUTHORIZED
-    {
+    if let (Reject::Jwt(_), Some(head)) = (reject, head) {
         let value = challenge(head.scheme, &head.authority, &head.path);
         response.headers_mut().insert(WWW_AUTHENTICATE, value);
     }

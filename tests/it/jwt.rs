@@ -1,0 +1,145 @@
+//! Tokens through the gateway, with a key set that is fetched and one that is written down.
+
+use serde_json::json;
+
+use crate::backend::Backend;
+use crate::client::Http;
+use crate::fixture::{Issuer, issuer, stranger};
+use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+use crate::keys::KeyServer;
+
+const RULES: &str = "---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  jwtRules:
+";
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn token(signer: &Issuer, issuer: &str, change: impl Fn(&mut serde_json::Value)) -> String {
+    let mut claims =
+        json!({"iss": issuer, "sub": "alice", "aud": "shop", "exp": now() + 600, "scope": "a b"});
+    change(&mut claims);
+    signer.token(&json!({"alg": "RS256", "kid": "k1"}), &claims)
+}
+
+async fn start(rules: &str) -> (Site, Backend, Gateway) {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &service("echo", "HTTP", backend.port)),
+    );
+    site.config("tokens", &format!("{RULES}{rules}"));
+    let gateway = site.start(&[80]);
+    (site, backend, gateway)
+}
+
+#[tokio::test]
+async fn good_tokens_pass_and_bad_ones_get_istios_answers() {
+    let jwks = issuer().key_set("RS256", "k1");
+    let (_site, _backend, gateway) = start(&format!(
+        "    - {{issuer: 'https://i', audiences: [shop], jwks: '{jwks}', outputClaimToHeaders: \
+         [{{header: x-user, claim: sub}}]}}\n"
+    ))
+    .await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    let same = |_: &mut serde_json::Value| {};
+    let good = token(issuer(), "https://i", same);
+    let reply = http.ask("http://a.com/", &[("authorization", &format!("Bearer {good}"))]).await;
+    let seen = reply.json();
+    assert_eq!(seen["headers"]["x-user"], "alice");
+    assert!(seen["headers"]["authorization"].is_null());
+    let reply = http.ask("http://a.com/", &[("x-user", "forged")]).await;
+    assert!(reply.json()["headers"]["x-user"].is_null());
+    let none = {
+        let mut parts = good.split('.');
+        let (_, payload) = (parts.next(), parts.next().unwrap());
+        format!("{}.{payload}.", crate::fixture::encode(br#"{"alg":"none"}"#))
+    };
+    for (bad, status, body) in [
+        (token(stranger(), "https://i", same), 401, "Jwt verification fails"),
+        (token(issuer(), "https://other", same), 401, "Jwt issuer is not configured"),
+        (token(issuer(), "https://i", |c| c["exp"] = 1.into()), 401, "Jwt is expired"),
+        (
+            token(issuer(), "https://i", |c| c["nbf"] = (now() + 600).into()),
+            401,
+            "Jwt not yet valid",
+        ),
+        (
+            token(issuer(), "https://i", |c| c["aud"] = "x".into()),
+            403,
+            "Audiences in Jwt are not allowed",
+        ),
+        (
+            none,
+            401,
+            "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
+        ),
+        (
+            "x".repeat(20_000),
+            401,
+            "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
+        ),
+    ] {
+        let reply =
+            http.ask("http://a.com/p", &[("authorization", &format!("Bearer {bad}"))]).await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (status, body));
+        assert_eq!(
+            reply.header("www-authenticate"),
+            "Bearer realm=\"http://a.com/p\", error=\"invalid_token\""
+        );
+    }
+    let reply = http.get(&format!("http://a.com/?access_token={good}&x=1")).await;
+    assert_eq!(reply.status, 200);
+    gateway.wait("the log has the request", || gateway.out().contains("x=1"));
+    assert!(!gateway.out().contains(&good) && !gateway.err().contains(&good));
+}
+
+#[tokio::test]
+async fn a_down_issuer_harms_only_its_own_tokens_and_never_the_start() {
+    let keys = KeyServer::start(issuer().key_set("RS256", "k1")).await;
+    let dead = crate::gateway::free_port();
+    let (_site, _backend, gateway) = start(&format!(
+        "    - {{issuer: 'https://up', jwksUri: 'http://127.0.0.1:{}/jwks'}}\n    - {{issuer: \
+         'https://down', jwksUri: 'http://127.0.0.1:{dead}/jwks'}}\n",
+        keys.port
+    ))
+    .await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    gateway.wait("keys are fetched", || {
+        gateway.metrics().contains("portcullis_jwks_ready{issuer=\"https://up\"")
+            && keys.fetches() > 0
+    });
+    let bearer = |issuer_name: &str| format!("Bearer {}", token(issuer(), issuer_name, |_| {}));
+    let up = http.ask("http://a.com/", &[("authorization", &bearer("https://up"))]).await;
+    assert_eq!(up.status, 200, "{}", up.text());
+    let down = http.ask("http://a.com/", &[("authorization", &bearer("https://down"))]).await;
+    assert_eq!(down.status, 401);
+}
+
+#[tokio::test]
+async fn an_access_policy_that_is_not_enforced_refuses() {
+    let (site, _backend, gateway) = start("    - {issuer: i, jwks: '{\"keys\":[]}'}\n").await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    gateway.reload(|| {
+        site.config(
+            "policy",
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, \
+             namespace: istio-system}\nspec: {action: ALLOW, rules: [{to: [{operation: {methods: \
+             [POST]}}]}]}\n",
+        );
+    });
+    let reply = http.get("http://a.com/").await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (403, "RBAC: access denied"));
+    assert!(gateway.err().contains("PC054"), "{}", gateway.err());
+}
