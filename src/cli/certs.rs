@@ -22,6 +22,9 @@ use super::values;
 use crate::app::settings::DEFAULT_TRUST_DOMAIN;
 use crate::base::secret::Secret;
 
+/// The service account that Istio's charts give an ingress gateway.
+pub(super) const DEFAULT_SERVICE_ACCOUNT: &str = "istio-ingressgateway-service-account";
+
 /// Make the certificates to develop with; never overwrites
 ///
 /// Makes an edge authority with a server certificate for each sample host, a mesh authority with the
@@ -62,7 +65,7 @@ pub(super) struct CertsArgs {
         long,
         env = "PORTCULLIS_SERVICE_ACCOUNT",
         value_name = "NAME",
-        default_value = "istio-ingressgateway-service-account"
+        default_value = DEFAULT_SERVICE_ACCOUNT
     )]
     pub(super) service_account: String,
 }
@@ -103,7 +106,7 @@ pub(super) fn make(args: &CertsArgs, now: OffsetDateTime) -> anyhow::Result<Stri
 
 /// The names in `shop-tls`.
 fn shop_names(hosts: &[String]) -> Vec<&str> {
-    let fixed = ["shop.example.com", "*.shop.example.com", "localhost"];
+    let fixed = ["shop.example.com", "*.shop.example.com", "shop.localhost", "localhost"];
     fixed.into_iter().chain(hosts.iter().map(String::as_str)).collect()
 }
 
@@ -216,7 +219,7 @@ fn write(folder: &Path, shape: Shape<'_>, pair: &Pair, issuer: &str) -> anyhow::
 const EXAMPLES: &str = "\
 Made under --certs:
   edge-ca/    authority of the hosts; give curl its tls.crt with --cacert
-  shop-tls/   shop.example.com, *.shop.example.com, localhost, and each --host
+  shop-tls/   shop.example.com, *.shop.example.com, shop.localhost, localhost, each --host
   admin-tls/  admin.example.com, with the client authority as ca.crt
   legacy/     legacy.example.com, for a backend that ends TLS itself
   client-ca/  authority of clients

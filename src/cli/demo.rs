@@ -1,12 +1,20 @@
 //! `portcullis demo`: the whole story on one machine.
 
+mod backends;
+mod issuer;
+
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
+use time::OffsetDateTime;
 
+use super::certs::{self, CertsArgs};
 use super::run::RunArgs;
-use crate::app::settings::Settings;
+use crate::app;
+use crate::app::settings::{DEFAULT_TRUST_DOMAIN, Settings};
 
 /// Show the whole story on this machine: certificates, backends, a token issuer and the gateway
 ///
@@ -35,9 +43,71 @@ impl DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let _settings = args.settings();
-    anyhow::bail!("this build has no demo yet")
+    let settings = args.settings();
+    let inputs = &settings.inputs;
+    let trust_domain = inputs.trust_domain.clone();
+    let certs = CertsArgs {
+        certs: inputs.certs.clone(),
+        host: Vec::new(),
+        trust_domain: trust_domain.unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
+        namespace: inputs.namespace.clone(),
+        service_account: certs::DEFAULT_SERVICE_ACCOUNT.to_owned(),
+    };
+    certs::make(&certs, OffsetDateTime::now_utc())?;
+    backends::start(&inputs.certs)?;
+    let story = story(&settings);
+    let mut told = Ok(());
+    app::run(&settings, || told = std::io::stderr().write_all(story.as_bytes()))?;
+    told.context("cannot write to standard error")?;
+    Ok(ExitCode::SUCCESS)
 }
+
+/// What to try, with this run's addresses and files.
+fn story(settings: &Settings) -> String {
+    let inputs = &settings.inputs;
+    let bound = |port: u16| {
+        let moved = inputs.port_map.iter().find(|(from, _)| *from == port);
+        moved.map_or(port, |(_, to)| *to)
+    };
+    let address = inputs.bind.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let at = |port| std::net::SocketAddr::new(address, port).to_string();
+    let (https, http) = (at(bound(443)), at(bound(80)));
+    STORY
+        .replace("{certs}", inputs.certs.display().to_string().trim_end_matches('/'))
+        .replace("{port}", &bound(443).to_string())
+        .replace("{https}", &https)
+        .replace("{http}", &http)
+}
+
+const STORY: &str = r#"
+The shop is open. Paste these into another terminal:
+
+  alias shop='curl --cacert {certs}/edge-ca/tls.crt --connect-to ::{https}'
+
+  # SIMPLE: the gateway shows its certificate; the catalogue is plain HTTP behind it
+  shop https://shop.example.com/items/1
+
+  # the cart is a workload of the mesh: re-encrypted, both sides verified (ISTIO_MUTUAL)
+  shop https://shop.example.com/cart
+
+  # a token: the cart learns who it is from x-user; a bad one gets 401
+  shop -H "authorization: Bearer $(curl -s http://127.0.0.1:9400/token?sub=bob)" https://shop.example.com/cart
+  shop -H 'authorization: Bearer forged.token.here' -i https://shop.example.com/cart
+
+  # MUTUAL: refused without a client certificate, let in with one
+  shop https://admin.example.com/
+  shop --cert {certs}/client/tls.crt --key {certs}/client/tls.key https://admin.example.com/
+
+  # PASSTHROUGH: the certificate is the backend's own
+  shop https://legacy.example.com/
+
+  # plain HTTP is sent to HTTPS
+  curl -i --connect-to ::{http} http://shop.example.com/
+
+In a browser: https://shop.localhost:{port}/ (import {certs}/edge-ca/tls.crt, or accept the warning).
+Change a file under gateways/ and ask again: it is live at once. Ctrl-C ends it.
+
+"#;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,0 +1,190 @@
+//! The services behind `gateways/shop/`, on one thread of their own.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+
+use super::issuer::Issuer;
+use crate::tls::identity::PeerIdentity;
+use crate::tls::roots::Roots;
+
+/// One service: what it is called, where it listens, and how its connections begin.
+struct Backend {
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+/// Ports as `gateways/shop/` names them.
+const ISSUER: u16 = 9400;
+const CART: u16 = 9401;
+const LEGACY: u16 = 9402;
+const CATALOGUE: u16 = 9403;
+
+/// Starts them all; they live as long as the process.
+pub(super) fn start(certs: &Path) -> anyhow::Result<()> {
+    let cart = mesh_server(&certs.join("backend")).context("the cart's identity")?;
+    let legacy = certs.join("legacy");
+    let legacy = server(&legacy.join("tls.crt"), &legacy.join("tls.key"), None)
+        .context("the certificate of legacy.example.com")?;
+    let backends = [
+        backend("issuer", ISSUER, None)?,
+        backend("cart", CART, Some(cart))?,
+        backend("legacy", LEGACY, Some(legacy))?,
+        backend("catalogue", CATALOGUE, None)?,
+    ];
+    let issuer = Arc::new(Issuer::new()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("backends".into()).spawn(move || {
+        runtime.block_on(async {
+            let serving = backends.map(|backend| serve(backend, issuer.clone()));
+            futures_util::future::join_all(serving).await;
+        });
+    })?;
+    Ok(())
+}
+
+fn backend(
+    name: &'static str,
+    port: u16,
+    tls: Option<Arc<ServerConfig>>,
+) -> anyhow::Result<Backend> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("the sample backend \"{name}\" cannot listen at {address}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(Backend { name, listener, tls })
+}
+
+/// TLS of a workload of the mesh, whose clients must be of the mesh too.
+fn mesh_server(folder: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+    let roots = std::fs::read(folder.join("root-cert.pem"))?;
+    let roots = Roots::parse(&roots)?;
+    server(&folder.join("cert-chain.pem"), &folder.join("key.pem"), Some(&roots))
+}
+
+fn server(chain: &Path, key: &Path, clients: Option<&Roots>) -> anyhow::Result<Arc<ServerConfig>> {
+    let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let builder = ServerConfig::builder();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder(roots.store().clone()).build()?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    Ok(Arc::new(builder.with_single_cert(chain, key)?))
+}
+
+async fn serve(backend: Backend, issuer: Arc<Issuer>) {
+    let Backend { name, listener, tls } = backend;
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    loop {
+        // What fails here is a connection, or files run out: either is over soon.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let (tls, issuer) = (tls.clone(), issuer.clone());
+        tokio::spawn(async move {
+            let Some(config) = tls else { return answer(name, stream, None, issuer).await };
+            let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+            let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let caller = peer.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
+            let caller = caller.and_then(|peer| Some(peer.spiffe_id()?.as_str().to_owned()));
+            answer(name, stream, caller, issuer).await;
+        });
+    }
+}
+
+async fn answer<S>(name: &'static str, stream: S, caller: Option<String>, issuer: Arc<Issuer>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request| {
+        let response = match name {
+            "issuer" => issued(&issuer, &request),
+            "catalogue" if request.uri().path() == "/" => page(),
+            _ => told(name, caller.as_deref(), &request),
+        };
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    // A client that goes away is no concern of ours.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn issued(issuer: &Issuer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default();
+    match request.uri().path() {
+        "/jwks" => response("application/json", issuer.key_set().to_owned()),
+        "/token" => match issuer.token(query, crate::app::unix_seconds()) {
+            Ok(token) => response("text/plain", token),
+            Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        _ => failed(StatusCode::NOT_FOUND, "ask for /jwks or /token\n".to_owned()),
+    }
+}
+
+/// What a service learns about a request and its caller.
+fn told(name: &str, caller: Option<&str>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut text = format!("{name} got {} {}\n", request.method(), request.uri());
+    if let Some(caller) = caller {
+        let _ = writeln!(text, "  from the workload {caller}");
+    }
+    for (name, value) in request.headers() {
+        if name != http::header::AUTHORIZATION {
+            let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+        }
+    }
+    response("text/plain; charset=utf-8", text)
+}
+
+fn page() -> Response<Full<Bytes>> {
+    response("text/html; charset=utf-8", PAGE.to_owned())
+}
+
+fn failed(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = response("text/plain; charset=utf-8", text);
+    *response.status_mut() = status;
+    response
+}
+
+fn response(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+const PAGE: &str = "<!doctype html>
+<html lang=en>
+<meta charset=utf-8>
+<title>The shop</title>
+<style>body { font: 1.1rem/1.6 system-ui; margin: 4rem auto; max-width: 40rem }</style>
+<h1>The shop</h1>
+<p>This page came through portcullis from the catalogue, a plain HTTP service.</p>
+<ul>
+<li><a href=/cart>The cart</a>, a workload behind mutual TLS</li>
+<li><a href=/products>An old address</a>, redirected by the gateway</li>
+<li><a href=/robots.txt>robots.txt</a>, answered by the gateway</li>
+</ul>
+";

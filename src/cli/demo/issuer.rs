@@ -1,0 +1,90 @@
+//! A token issuer to try things with: one key made at the start, and whatever claims are asked for.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PublicKeyData as _};
+use serde_json::{Value, json};
+
+/// The issuer that `gateways/shop/tokens.yaml` trusts.
+const ISSUER: &str = "https://issuer.example.com";
+const KEY_ID: &str = "demo";
+/// How long a token is good for unless `?seconds=` says otherwise.
+const LIFE: i64 = 3600;
+
+/// Signs tokens.
+pub(super) struct Issuer {
+    key: EncodingKey,
+    key_set: String,
+}
+
+impl Issuer {
+    /// An issuer with a new P-256 key.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let pair = KeyPair::generate().context("no key for the token issuer")?;
+        // The point as SEC 1 writes it: 4, x, y (section 2.3.3).
+        let (x, y) = pair
+            .der_bytes()
+            .split_first()
+            .and_then(|(_, point)| point.split_at_checked(point.len() / 2))
+            .context("no public key for the token issuer")?;
+        let encode = |bytes| URL_SAFE_NO_PAD.encode(bytes);
+        let jwk = json!({
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": KEY_ID,
+            "x": encode(x), "y": encode(y),
+        });
+        Ok(Self {
+            key: EncodingKey::from_ec_der(pair.serialized_der()),
+            key_set: json!({ "keys": [jwk] }).to_string(),
+        })
+    }
+
+    /// The key set (RFC 7517, section 5).
+    pub(super) fn key_set(&self) -> &str {
+        &self.key_set
+    }
+
+    /// A token at `now` (Unix seconds); claims are taken from the query, `seconds` is its life.
+    pub(super) fn token(&self, query: &str, now: i64) -> anyhow::Result<String> {
+        let mut asked: BTreeMap<&str, &str> =
+            query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let life = asked.remove("seconds").and_then(|text| text.parse().ok()).unwrap_or(LIFE);
+        let mut claims = json!({
+            "iss": ISSUER, "aud": "shop", "sub": "alice", "iat": now,
+            "exp": now.saturating_add(life),
+        });
+        if let Value::Object(claims) = &mut claims {
+            for (name, value) in asked {
+                claims.insert(name.to_owned(), value.into());
+            }
+        }
+        let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
+        Ok(jsonwebtoken::encode(&header, &claims, &self.key)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::jwk::JwkSet;
+    use jsonwebtoken::{DecodingKey, Validation};
+
+    use super::*;
+
+    #[test]
+    fn tokens_verify_with_the_key_set_and_hold_what_was_asked_for() {
+        let issuer = Issuer::new().unwrap();
+        let keys: JwkSet = serde_json::from_str(issuer.key_set()).unwrap();
+        let key = DecodingKey::from_jwk(keys.find(KEY_ID).unwrap()).unwrap();
+        let mut rules = Validation::new(Algorithm::ES256);
+        rules.set_audience(&["shop"]);
+        rules.set_issuer(&[ISSUER]);
+        let token = issuer.token("sub=bob&seconds=60", crate::app::unix_seconds()).unwrap();
+        let claims = jsonwebtoken::decode::<Value>(&token, &key, &rules).unwrap().claims;
+        assert_eq!(claims["sub"], "bob");
+        let old = issuer.token("seconds=-600", crate::app::unix_seconds()).unwrap();
+        assert!(jsonwebtoken::decode::<Value>(&old, &key, &rules).is_err());
+    }
+}
