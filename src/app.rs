@@ -24,7 +24,9 @@ use crate::base::id::Generation;
 use crate::base::limit;
 use crate::compile::settings::CompileSettings;
 use crate::proxy::worker::{Command, Parts};
-use crate::reload::Loader;
+use crate::reload::{Loader, RootError};
+use crate::resources::MeshConfig;
+use crate::resources::mesh_config::AccessLogEncoding;
 use crate::snapshot::cell::SnapshotCell;
 use crate::source::watch::Watch;
 use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, WorkerTelemetry, logs};
@@ -42,9 +44,10 @@ use workers::{Commands, Workers};
 pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let level = logs::start(&settings.log_level, settings.log_format)?;
     raise_file_limit();
+    let loader = loader(&settings.inputs)?;
     let metrics = Metrics::new(source_labels(&settings.inputs))?;
     let access_log = AccessLog::start(
-        log_format(settings.access_log.unwrap_or_default()),
+        log_format(settings.access_log, loader.mesh_config().access_log_encoding),
         io::stdout(),
         metrics.access_log_dropped(),
     )?;
@@ -79,7 +82,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let files = Watch::new(watched(&settings.inputs));
     let stopper = files.stopper();
     let mut control = Control {
-        loader: Loader::new(settings.inputs.config.clone(), compile_settings(&settings.inputs)),
+        loader,
         cell,
         workers,
         jwks: Arc::new(jwks),
@@ -179,23 +182,41 @@ impl Signals {
     }
 }
 
-/// What compiling needs to know, from what the operator said.
-pub fn compile_settings(inputs: &Inputs) -> CompileSettings {
-    let or =
-        |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.into());
-    CompileSettings {
+/// Loads what the operator named, as `run` and `check` do.
+pub fn loader(inputs: &Inputs) -> Result<Loader, RootError> {
+    let (config, mesh_config) = (inputs.config.clone(), inputs.mesh_config.clone());
+    let (inputs, system_roots) = (inputs.clone(), system_roots());
+    let settle = move |mesh: &MeshConfig| compile_settings(&inputs, mesh, system_roots.clone());
+    Loader::new(config, mesh_config, Box::new(settle))
+}
+
+/// What compiling needs to know: defaults, then MeshConfig, then what the operator said.
+fn compile_settings(
+    inputs: &Inputs,
+    mesh: &MeshConfig,
+    system_roots: Option<Roots>,
+) -> CompileSettings {
+    let mut settings = CompileSettings {
         namespace: inputs.namespace.clone(),
-        root_namespace: or(&inputs.root_namespace, settings::DEFAULT_ROOT_NAMESPACE),
+        root_namespace: settings::DEFAULT_ROOT_NAMESPACE.into(),
         labels: inputs.labels.clone(),
-        trust_domain: or(&inputs.trust_domain, settings::DEFAULT_TRUST_DOMAIN),
+        trust_domain: settings::DEFAULT_TRUST_DOMAIN.into(),
         locality: inputs.locality.as_ref().map_or_else(String::new, ToString::to_string),
         bind: inputs.bind,
         port_map: inputs.port_map.iter().copied().collect(),
         certs: inputs.certs.clone(),
         identity: inputs.identity.clone(),
-        system_roots: system_roots(),
+        system_roots,
         ..CompileSettings::default()
     }
+    .with_mesh(mesh);
+    if let Some(namespace) = &inputs.root_namespace {
+        settings.root_namespace.clone_from(namespace);
+    }
+    if let Some(domain) = &inputs.trust_domain {
+        settings.trust_domain.clone_from(domain);
+    }
+    settings
 }
 
 /// The operating system's trust anchors; nothing when it has none that can be read.
@@ -233,11 +254,11 @@ fn source_labels(inputs: &Inputs) -> SourceLabels {
     }
 }
 
-fn log_format(format: AccessLogFormat) -> LogFormat {
-    match format {
-        AccessLogFormat::Text => LogFormat::Text,
-        AccessLogFormat::Json => LogFormat::Json,
-        AccessLogFormat::Off => LogFormat::Off,
+fn log_format(said: Option<AccessLogFormat>, mesh: AccessLogEncoding) -> LogFormat {
+    match (said, mesh) {
+        (Some(AccessLogFormat::Text), _) | (None, AccessLogEncoding::Text) => LogFormat::Text,
+        (Some(AccessLogFormat::Json), _) | (None, AccessLogEncoding::Json) => LogFormat::Json,
+        (Some(AccessLogFormat::Off), _) => LogFormat::Off,
     }
 }
 

@@ -122,6 +122,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let rules = DestinationRules::new(set, settings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     let upstream_tls = UpstreamTlsPass::new(&credentials, settings, &previous.originations);
+    let identity = upstream_tls.certificate(input.now, &mut findings);
     let known = (settings, &previous.labels);
     let mut clusters = ClusterPass::new(&services, rules, peers, upstream_tls, known);
     let mut server_tls = ServerTlsPass {
@@ -133,7 +134,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         built: Terminations::new(),
         last_good: &previous.last_good,
         good: LastGood::new(),
-        certificates: Vec::new(),
+        certificates: identity.into_iter().collect(),
     };
     let bindings = bindings::bindings(set, settings, &mut findings);
     let drafts = gateways::listeners(set, settings, &mut findings);

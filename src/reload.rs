@@ -4,6 +4,7 @@
 //! read changes nothing; equal bytes are never compiled twice.
 
 mod credentials;
+mod mesh;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,18 +14,21 @@ use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
 use crate::compile::files::{FileStore, Wanted, wanted};
-use crate::compile::settings::CompileSettings;
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic};
-use crate::resources::{self, ConfigFile, Parsed, ParsedFile};
+use crate::resources::{self, ConfigFile, MeshConfig, Parsed, ParsedFile};
 use crate::source::files;
+
+use mesh::Mesh;
+pub use mesh::Settle;
 
 /// A configuration that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-#[error("\"{path}\" cannot be read: {source}; check --config and the folder's permissions", path = path.display())]
+#[error("\"{}\" cannot be read: {source}; check {flag} and who may read it", .path.display())]
 pub struct RootError {
     path: PathBuf,
     source: std::io::Error,
+    flag: &'static str,
 }
 
 /// A configuration, compiled.
@@ -55,7 +59,7 @@ struct Assembled {
 /// Loads one configuration again and again.
 pub struct Loader {
     roots: Vec<PathBuf>,
-    settings: CompileSettings,
+    mesh: Mesh,
     known: HashMap<Arc<str>, Known>,
     assembled: Option<Assembled>,
     loaded: Option<Fingerprint>,
@@ -63,16 +67,26 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Loads `roots` (`--config`) for this gateway.
-    pub fn new(roots: Vec<PathBuf>, settings: CompileSettings) -> Self {
-        Self {
+    /// Loads `roots` (`--config`) with the settings that follow from a MeshConfig (`--mesh-config`),
+    /// which is read at once.
+    pub fn new(
+        roots: Vec<PathBuf>,
+        mesh_config: Option<PathBuf>,
+        settle: Settle,
+    ) -> Result<Self, RootError> {
+        Ok(Self {
             roots,
-            settings,
+            mesh: Mesh::new(mesh_config, settle)?,
             known: HashMap::new(),
             assembled: None,
             loaded: None,
             reuse: Reuse::default(),
-        }
+        })
+    }
+
+    /// The MeshConfig in use; one that sets nothing when none was named.
+    pub fn mesh_config(&self) -> &MeshConfig {
+        &self.mesh.config
     }
 
     /// Reads everything and compiles it as the snapshot `generation` at `now` (Unix seconds); nothing
@@ -84,12 +98,13 @@ impl Loader {
         now: i64,
     ) -> Result<Option<Loaded>, RootError> {
         for root in &self.roots {
-            let fail = |source| RootError { path: root.clone(), source };
+            let fail = |source| RootError { path: root.clone(), source, flag: "--config" };
             let meta = std::fs::metadata(root).map_err(fail)?;
             if meta.is_dir() {
                 std::fs::read_dir(root).map_err(fail)?;
             }
         }
+        self.mesh.update()?;
         let (files, unreadable) = files::read(&self.roots);
         let assembled = self.assemble(&files, &unreadable);
         let loaded = self.compile(&assembled, unreadable, keys, (generation, now));
@@ -112,7 +127,7 @@ impl Loader {
         let input = Input {
             set: &assembled.parsed.set,
             files: &store,
-            settings: &self.settings,
+            settings: &self.mesh.settings,
             keys,
             now,
             generation,
@@ -120,6 +135,7 @@ impl Loader {
         };
         let mut output = compile(&input, &self.reuse);
         let mut diagnostics = unreadable;
+        diagnostics.extend(self.mesh.diagnostics.iter().cloned());
         diagnostics.extend(assembled.parsed.diagnostics.iter().cloned());
         diagnostics.append(&mut output.diagnostics);
         diag::sort(&mut diagnostics);
@@ -138,6 +154,9 @@ impl Loader {
 
     fn assemble(&mut self, files: &[ConfigFile], unreadable: &[Diagnostic]) -> Assembled {
         let mut hasher = Hasher::default();
+        if let Some(mesh) = self.mesh.fingerprint() {
+            hasher.part(mesh.as_bytes());
+        }
         let mut known = HashMap::with_capacity(files.len());
         for file in files {
             let fingerprint = Fingerprint::of(&file.bytes);
@@ -161,7 +180,7 @@ impl Loader {
         let same = self.assembled.take().filter(|before| before.fingerprint == fingerprint);
         same.unwrap_or_else(|| {
             let parsed = resources::assemble(self.known.values().map(|known| &known.shown));
-            let wanted = wanted(&parsed.set, &self.settings);
+            let wanted = wanted(&parsed.set, &self.mesh.settings);
             Assembled { fingerprint, parsed, wanted }
         })
     }

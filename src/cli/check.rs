@@ -13,7 +13,6 @@ use crate::app::settings::ReportFormat;
 use crate::auth::jwt::{IssuerKeys, JwksSource, KeyState};
 use crate::base::id::Generation;
 use crate::diag::{count, render};
-use crate::reload::Loader;
 
 /// Say what is wrong with what `run` would load, by the same compiler
 #[derive(Clone, Debug, Args)]
@@ -45,7 +44,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let inputs = args.inputs.inputs();
-    let mut configuration = Loader::new(inputs.config.clone(), app::compile_settings(&inputs));
+    let mut configuration = app::loader(&inputs)?;
     let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
     let loaded = configuration.load(&keys, Generation(1), app::unix_seconds())?;
     let diagnostics = loaded.map_or_else(Vec::new, |loaded| loaded.diagnostics);

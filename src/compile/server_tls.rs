@@ -19,7 +19,7 @@ use super::gateways::{Kind, ServerDraft};
 use super::settings::CompileSettings;
 
 /// Days before expiry from which an operator is warned.
-const WARN_DAYS: u32 = 14;
+pub(super) const WARN_DAYS: u32 = 14;
 
 /// A certificate in use, for its expiry metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,12 +232,8 @@ impl ServerTlsPass<'_> {
             if own.is_empty() { mesh.to_vec() } else { own.to_vec() }
         };
         let defaults = &self.settings.tls_defaults;
-        let mesh_min = match defaults.min_protocol_version.as_str() {
-            "TLSV1_3" => Some(TlsVersion::V1_3),
-            _ => None,
-        };
         CryptoSpec {
-            min: version(tls.min_protocol_version).or(mesh_min),
+            min: version(tls.min_protocol_version).or(version(defaults.min_protocol_version)),
             max: version(tls.max_protocol_version),
             cipher_suites: or(&tls.cipher_suites, &defaults.cipher_suites),
             groups: or(&tls.ecdh_curves, &defaults.ecdh_curves),
@@ -284,7 +280,8 @@ fn version(written: TlsProtocol) -> Option<TlsVersion> {
     }
 }
 
-fn finding_code(finding: &Finding) -> &'static Code {
+/// The code of what is wrong with a certificate.
+pub(super) fn finding_code(finding: &Finding) -> &'static Code {
     match finding {
         Finding::Expired { .. } => &catalog::CERTIFICATE_EXPIRED,
         Finding::NotYetValid { .. } => &catalog::CERTIFICATE_NOT_YET_VALID,

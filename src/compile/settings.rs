@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use crate::base::limit;
 use crate::resources::Labels;
-use crate::snapshot::EdgeSettings;
+use crate::resources::gateway::TlsProtocol;
+use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, NormalizationType};
+use crate::route::path::Normalization;
+use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 use crate::tls::roots::Roots;
 
 /// Who this gateway is and where it listens.
@@ -51,8 +54,8 @@ pub struct CompileSettings {
 /// `MeshConfig.tlsDefaults`, for servers that do not say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsDefaults {
-    /// `minProtocolVersion`, as Istio writes it; empty when not set.
-    pub min_protocol_version: String,
+    /// `minProtocolVersion`.
+    pub min_protocol_version: TlsProtocol,
     /// `cipherSuites`.
     pub cipher_suites: Vec<String>,
     /// `ecdhCurves`.
@@ -79,5 +82,46 @@ impl Default for CompileSettings {
             system_roots: None,
             tls_defaults: TlsDefaults::default(),
         }
+    }
+}
+
+impl CompileSettings {
+    /// Takes over what MeshConfig sets.
+    #[must_use]
+    pub fn with_mesh(mut self, mesh: &MeshConfig) -> Self {
+        let take = |own: &mut String, set: &String| {
+            if !set.is_empty() {
+                own.clone_from(set);
+            }
+        };
+        take(&mut self.root_namespace, &mesh.root_namespace);
+        take(&mut self.trust_domain, &mesh.trust_domain);
+        self.trust_domain_aliases.clone_from(&mesh.trust_domain_aliases);
+        self.auto_mtls = mesh.enable_auto_mtls.unwrap_or(self.auto_mtls);
+        self.connect_timeout = mesh.connect_timeout.map_or(self.connect_timeout, |time| time.0);
+        self.tls_defaults = TlsDefaults {
+            min_protocol_version: mesh.tls_defaults.min_protocol_version,
+            cipher_suites: mesh.tls_defaults.cipher_suites.clone(),
+            ecdh_curves: mesh.tls_defaults.ecdh_curves.clone(),
+        };
+        self.edge.normalization = match mesh.path_normalization.normalization {
+            NormalizationType::Default | NormalizationType::Base => Normalization::Base,
+            NormalizationType::None => Normalization::None,
+            NormalizationType::MergeSlashes => Normalization::MergeSlashes,
+            NormalizationType::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
+        };
+        let topology = &mesh.default_config.gateway_topology;
+        self.edge.trusted_hops =
+            usize::try_from(topology.num_trusted_proxies).unwrap_or(usize::MAX);
+        self.edge.client_cert = match topology.forward_client_cert_details {
+            ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet => {
+                ClientCertForwarding::SanitizeSet
+            }
+            ForwardClientCertDetails::Sanitize => ClientCertForwarding::Sanitize,
+            ForwardClientCertDetails::ForwardOnly => ClientCertForwarding::ForwardOnly,
+            ForwardClientCertDetails::AppendForward => ClientCertForwarding::AppendForward,
+            ForwardClientCertDetails::AlwaysForwardOnly => ClientCertForwarding::AlwaysForwardOnly,
+        };
+        self
     }
 }

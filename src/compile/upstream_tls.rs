@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::base::hash::{Fingerprint, Hasher};
+use crate::diag::Diagnostic;
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
 use crate::snapshot::cluster::{Protocol, Sni, UpstreamTls};
 use crate::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
@@ -15,6 +16,8 @@ use crate::tls::material::Material;
 use crate::tls::roots::{Crls, Roots};
 
 use super::credentials::{CredentialError, Credentials};
+use super::findings::Findings;
+use super::server_tls::{CertificateFact, finding_code};
 use super::settings::CompileSettings;
 
 /// What was built, by what it was built from, so that unchanged clusters keep their sessions.
@@ -61,6 +64,21 @@ impl<'a> UpstreamTlsPass<'a> {
     ) -> Self {
         let identity = credentials.identity();
         Self { credentials, settings, identity, previous, built: ClientConfigs::new() }
+    }
+
+    /// The identity's certificate, for its expiry metric; what is wrong with it is told. It is short
+    /// lived and renewed by itself, so only what breaks connections is.
+    pub fn certificate(&self, now: i64, findings: &mut Findings) -> Option<CertificateFact> {
+        let (material, _) = self.identity.as_ref().ok()?;
+        let name = self.settings.identity.display().to_string();
+        for finding in material.findings(now, 0) {
+            let message = format!("the mesh identity in \"{name}\": {finding}");
+            let help = "renew it: backends refuse it until then";
+            findings.add(Diagnostic::new(finding_code(&finding), message).help(help));
+        }
+        let leaf = material.leaf();
+        let (serial, not_after) = (leaf.serial.clone(), leaf.not_after);
+        Some(CertificateFact { kind: "identity", name, serial, not_after })
     }
 
     /// The mesh identity, or why there is none.

@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::auth::jwt::KeyState;
+use crate::compile::settings::CompileSettings;
 
 struct Folder {
     dir: tempfile::TempDir,
@@ -14,7 +15,11 @@ impl Folder {
         let config = dir.path().join("config");
         fs::create_dir(&config).unwrap();
         let settings = CompileSettings { certs: dir.path().join("certs"), ..Default::default() };
-        Self { dir, loader: Loader::new(vec![config], settings) }
+        let settle: Settle = Box::new(move |mesh| settings.clone().with_mesh(mesh));
+        let mesh = dir.path().join("mesh.yaml");
+        fs::write(&mesh, "").unwrap();
+        let loader = Loader::new(vec![config], Some(mesh), settle).unwrap();
+        Self { dir, loader }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -87,4 +92,24 @@ fn a_root_that_is_gone_changes_nothing() {
     assert!(error.to_string().contains("config"), "{error}");
     fs::rename(folder.dir.path().join("other"), folder.dir.path().join("config")).unwrap();
     assert_eq!(folder.load(), None);
+}
+
+#[test]
+fn mesh_config_is_followed_and_a_broken_one_changes_nothing() {
+    let mut folder = Folder::new();
+    folder.write("config/a.yaml", &gateway(80));
+    assert!(folder.load().is_some());
+    let domain = |folder: &Folder| folder.loader.mesh.settings.trust_domain.clone();
+    assert_eq!(domain(&folder), "cluster.local");
+    folder.write("mesh.yaml", "trustDomain: other\n");
+    assert!(folder.load().is_some());
+    assert_eq!(domain(&folder), "other");
+    folder.write("mesh.yaml", "trustDomain: [\n");
+    let (listeners, codes) = folder.load().unwrap();
+    assert_eq!((listeners, codes.contains(&"PC004")), (1, true));
+    assert_eq!(domain(&folder), "other");
+    fs::remove_file(folder.dir.path().join("mesh.yaml")).unwrap();
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let error = folder.loader.load(&keys, Generation(1), 0).unwrap_err().to_string();
+    assert!(error.contains("mesh.yaml") && error.contains("--mesh-config"), "{error}");
 }

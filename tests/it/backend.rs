@@ -81,6 +81,7 @@ impl Backend {
                         "sni": session.server_name(),
                         "alpn": alpn,
                         "client_certificate": session.peer_certificates().is_some(),
+                        "client_leaf": session.peer_certificates().map(|chain| chain[0].to_vec()),
                     });
                     serve(stream, http2, seen).await;
                 });

@@ -12,6 +12,7 @@
 )]
 
 mod backend;
+mod check;
 mod client;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
@@ -19,8 +20,10 @@ mod gateway;
 mod http;
 mod jwt;
 mod keys;
+mod lifecycle;
 mod listeners;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
+mod reload;
 mod samples;
 mod tcp;

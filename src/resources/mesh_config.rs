@@ -1,0 +1,197 @@
+//! `MeshConfig` (mesh/v1alpha1), as far as it concerns a gateway.
+//!
+//! **Invariant**: what is not set is the type's zero value, so that a flag or a default may fill it.
+
+#![allow(missing_docs, reason = "fields are Istio's, named and documented in its API reference")]
+
+use serde::Deserialize;
+
+use super::gateway::TlsProtocol;
+use super::meta::ProtoDuration;
+use super::node::{self, Position};
+use super::{ConfigFile, de, nearest};
+use crate::diag::{Diagnostic, Location, catalog};
+
+/// What `--mesh-config` holds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshConfig {
+    pub root_namespace: String,
+    pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    pub enable_auto_mtls: Option<bool>,
+    pub connect_timeout: Option<ProtoDuration>,
+    pub tls_defaults: MeshTls,
+    pub path_normalization: PathNormalization,
+    pub access_log_encoding: AccessLogEncoding,
+    pub default_config: ProxyConfig,
+}
+
+/// `MeshConfig.tlsDefaults`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshTls {
+    pub min_protocol_version: TlsProtocol,
+    pub cipher_suites: Vec<String>,
+    pub ecdh_curves: Vec<String>,
+}
+
+/// `MeshConfig.pathNormalization`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathNormalization {
+    pub normalization: NormalizationType,
+}
+
+/// `MeshConfig.pathNormalization.normalization`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum NormalizationType {
+    #[default]
+    Default,
+    None,
+    Base,
+    MergeSlashes,
+    DecodeAndMergeSlashes,
+}
+
+/// `MeshConfig.accessLogEncoding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AccessLogEncoding {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `MeshConfig.defaultConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyConfig {
+    pub gateway_topology: Topology,
+}
+
+/// `ProxyConfig.gatewayTopology`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Topology {
+    pub num_trusted_proxies: u32,
+    pub forward_client_cert_details: ForwardClientCertDetails,
+}
+
+/// `ProxyConfig.gatewayTopology.forwardClientCertDetails`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ForwardClientCertDetails {
+    #[default]
+    Undefined,
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+/// Reads a MeshConfig; nothing when it cannot be, with the reason among the findings.
+pub fn parse_mesh_config(file: &ConfigFile) -> (Option<MeshConfig>, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
+    let mesh = read(file, &mut diagnostics);
+    (mesh, diagnostics)
+}
+
+fn read(file: &ConfigFile, diagnostics: &mut Vec<Diagnostic>) -> Option<MeshConfig> {
+    let place = |at: Position| Location::new(file.path.clone(), at.line, at.column);
+    let start = Position { line: 1, column: 1 };
+    let Ok(text) = std::str::from_utf8(&file.bytes) else {
+        let diagnostic = Diagnostic::new(&catalog::NOT_UTF8, "the file is not UTF-8");
+        diagnostics.push(diagnostic.at(place(start)).help("save the file as UTF-8"));
+        return None;
+    };
+    let mut roots = Vec::new();
+    for chunk in node::chunks(text) {
+        match node::read(chunk) {
+            Ok(found) => roots.extend(found.into_iter().filter(|root| !root.is_null())),
+            Err((at, error)) => {
+                let diagnostic = Diagnostic::new(&catalog::YAML_SYNTAX, error.to_string());
+                diagnostics.push(diagnostic.at(place(at)).help("correct the YAML"));
+                return None;
+            }
+        }
+    }
+    let Some((root, more)) = roots.split_first() else { return Some(MeshConfig::default()) };
+    if let Some(second) = more.first() {
+        let message = "a MeshConfig is one document, and this is another";
+        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, message);
+        diagnostics.push(diagnostic.at(place(second.position)).help("keep one of them"));
+        return None;
+    }
+    let mut unread = Vec::new();
+    let mesh = de::read(root, "", &mut unread);
+    for field in unread {
+        let help = match nearest::nearest(&field.name, field.known) {
+            Some(name) => format!("did you mean \"{name}\"?"),
+            None => "what this gateway reads of MeshConfig is in docs/mesh-config.md".to_owned(),
+        };
+        let message = format!("\"{}\" of MeshConfig has no effect here", field.name);
+        let diagnostic = Diagnostic::new(&catalog::FIELD_NOT_ACTED_ON, message);
+        diagnostics.push(diagnostic.at(place(field.position)).field(field.path).help(help));
+    }
+    let tell = |error: de::Error| {
+        let (path, at) = error.place.unwrap_or((String::new(), root.position));
+        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message);
+        diagnostics
+            .push(diagnostic.at(place(at)).field(path).help("the file is not used until then"));
+    };
+    mesh.map_err(tell).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expects each finding as `line:column code`.
+    fn check(text: &str, expected: Option<&MeshConfig>, findings: &[&str]) {
+        let file = ConfigFile { path: "mesh.yaml".into(), bytes: text.as_bytes().into() };
+        let (mesh, diagnostics) = parse_mesh_config(&file);
+        let shown: Vec<_> = diagnostics
+            .iter()
+            .map(|d| {
+                let at = d.location.as_ref().unwrap();
+                format!("{}:{} {}", at.line, at.column, d.code.id)
+            })
+            .collect();
+        assert_eq!(shown, findings, "{text}");
+        assert_eq!(mesh.as_ref(), expected, "{text}");
+    }
+
+    #[test]
+    fn what_concerns_a_gateway_is_read() {
+        let text = "trustDomain: td\nenableAutoMtls: false\naccessLogEncoding: JSON\n\
+                    pathNormalization: {normalization: MERGE_SLASHES}\n\
+                    defaultConfig:\n  gatewayTopology: {numTrustedProxies: 2}\n";
+        let mesh = MeshConfig {
+            trust_domain: "td".into(),
+            enable_auto_mtls: Some(false),
+            access_log_encoding: AccessLogEncoding::Json,
+            path_normalization: PathNormalization {
+                normalization: NormalizationType::MergeSlashes,
+            },
+            default_config: ProxyConfig {
+                gateway_topology: Topology { num_trusted_proxies: 2, ..Topology::default() },
+            },
+            ..MeshConfig::default()
+        };
+        check(text, Some(&mesh), &[]);
+        check("", Some(&MeshConfig::default()), &[]);
+    }
+
+    #[test]
+    fn the_rest_is_told_and_mistakes_make_it_unusable() {
+        let default = MeshConfig::default();
+        check("ingressClass: x\n", Some(&default), &["1:1 PC060"]);
+        check("trustDomain: [x]\n", None, &["1:1 PC011"]);
+        check("accessLogEncoding: XML\n", None, &["1:1 PC011"]);
+        check("a: [\n", None, &["2:1 PC004"]);
+        check("trustDomain: a\n---\ntrustDomain: b\n", None, &["3:1 PC011"]);
+    }
+}

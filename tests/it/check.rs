@@ -1,0 +1,162 @@
+//! `portcullis check`: every mistake is found where it was written.
+
+use crate::gateway::{Site, gateway, policy, routes, service, to};
+
+const JWT: &str = "---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: istio-system}
+spec: {jwtRules: [{issuer: i, jwks: '{\"keys\": []}'}]}
+";
+
+/// A configuration without a finding.
+fn good() -> (Site, String) {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    let text = gateway("g", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+        + &routes("r", "istio-system/g", "a.com", &to("echo"))
+        + &service("echo", "HTTP", 9000);
+    site.config("all", &text);
+    (site, text)
+}
+
+fn report(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = site.command(&[&["check"], arguments].concat());
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_good_configuration_is_clean() {
+    let (site, _) = good();
+    let (code, said) = report(&site, &["--strict"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Changes the good configuration and expects a code, at a line that holds `at`.
+fn check(change: impl FnOnce(&Site, &str) -> String, code: &str, at: &str) {
+    let (site, text) = good();
+    let text = change(&site, &text);
+    site.config("all", &text);
+    let (exit, said) = report(&site, &["-o", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let all = found["diagnostics"].as_array().unwrap();
+    let one = all.iter().find(|one| one["code"] == code);
+    let one = one.unwrap_or_else(|| panic!("no {code} in {said}"));
+    let line = usize::try_from(one["line"].as_u64().unwrap()).unwrap();
+    assert!(
+        text.lines().nth(line - 1).unwrap_or_default().contains(at),
+        "{code} at line {line}: {said}"
+    );
+    let errors = found["errors"].as_u64().unwrap();
+    assert_eq!(exit, Some(i32::from(errors > 0)), "{said}");
+    assert_eq!(report(&site, &["--strict"]).0, Some(1));
+    let text = report(&site, &[]).1;
+    assert!(text.contains(&format!("config/all.yaml:{line}:")) && text.contains(at), "{text}");
+    assert!(!said.contains("PRIVATE KEY") && !text.contains("PRIVATE KEY"));
+}
+
+fn replaced(from: &'static str, to: &'static str) -> impl FnOnce(&Site, &str) -> String {
+    move |_, text| {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text.replace(from, to)
+    }
+}
+
+fn with(more: String) -> impl FnOnce(&Site, &str) -> String {
+    move |_, text| format!("{text}{more}")
+}
+
+#[test]
+fn mistakes_in_fields_are_found() {
+    check(replaced("protocol: HTTPS", "protocoll: HTTPS"), "PC010", "protocoll");
+    check(replaced("number: 443", "number: [443]"), "PC011", "443");
+    check(
+        with(
+            "---\napiVersion: networking.istio.io/v1\nkind: Gatewaay\nmetadata: {name: x}\n".into(),
+        ),
+        "PC014",
+        "apiVersion",
+    );
+    check(with("---\napiVersion: [\n".into()), "PC004", "");
+}
+
+#[test]
+fn mistakes_in_references_are_found() {
+    check(replaced("host: echo.shop", "host: ecco.shop"), "IST0101", "ecco.shop");
+    check(
+        replaced("gateways: [istio-system/g]", "gateways: [istio-system/h]"),
+        "IST0101",
+        "istio-system/h",
+    );
+    check(
+        replaced("host: echo.shop.internal}", "host: echo.shop.internal, subset: v9}"),
+        "IST0101",
+        "v9",
+    );
+    check(replaced("credentialName: a", "credentialName: b"), "IST0101", "credentialName: b");
+    check(
+        with(gateway("g2", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")),
+        "PC031",
+        "a.com",
+    );
+}
+
+#[test]
+fn mistakes_in_certificates_are_found() {
+    let names = |site: &Site, names: &[&str], text: &str| {
+        site.certificate("a", names);
+        text.to_owned()
+    };
+    check(|site, text| names(site, &["b.com"], text), "PC027", "a.com");
+    check(
+        |site, text| {
+            let other = site.edge.leaf(&["a.com"], 9);
+            site.write("certs/a/tls.key", &other.key);
+            text.to_owned()
+        },
+        "PC022",
+        "credentialName",
+    );
+}
+
+#[test]
+fn mistakes_in_rules_are_found() {
+    check(
+        replaced("http: [{route", "http: [{match: [{uri: {regex: '[a'}}], route"),
+        "PC040",
+        "regex",
+    );
+    check(
+        replaced(
+            "route: [{destination: {host: echo.shop.internal}}]",
+            "route: [{destination: {host: echo.shop.internal}, weight: 30}, {destination: {host: echo.shop.internal}, weight: 30}]",
+        ),
+        "PC041",
+        "weight",
+    );
+    check(with(JWT.into()), "PC050", "jwks");
+    check(with(policy("echo", "tls: {mode: SIMPLE}") + &policy("echo", "")), "PC013", "name: echo");
+}
+
+#[test]
+fn sarif_names_rules_and_places() {
+    let (site, text) = good();
+    site.config("all", &text.replace("credentialName: a", "credentialName: b"));
+    let (code, said) = report(&site, &["-o", "sarif"]);
+    assert_eq!(code, Some(1));
+    let sarif: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let result = &sarif["runs"][0]["results"][0];
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "config/all.yaml");
+    assert!(place["region"]["startLine"].as_u64().unwrap() > 1);
+}
+
+#[test]
+fn a_missing_folder_is_an_error_with_advice() {
+    let site = Site::new();
+    std::fs::remove_dir(site.path("config")).unwrap();
+    let output = site.command(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("check --config"));
+}

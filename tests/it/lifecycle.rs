@@ -1,0 +1,140 @@
+//! Start and stop: signals, and starts that cannot be.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::backend::Backend;
+use crate::client::{Http, connect, tls};
+use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+
+async fn start(arguments: &[&str]) -> (Site, Backend, Gateway) {
+    let echo = Backend::http1().await;
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("echo"))
+            + &service("echo", "HTTP", echo.port)),
+    );
+    let gateway = site.start_with(&[80, 443], arguments);
+    (site, echo, gateway)
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
+    let (site, echo, gateway) = start(&[]).await;
+    let mut upload = connect(gateway.port(80)).await;
+    upload
+        .write_all(b"PUT / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 4\r\n\r\nab")
+        .await
+        .unwrap();
+    let mut idle = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    assert_eq!(idle.get("https://a.com/").await.status, 200);
+    gateway.wait("both are with the backend", || echo.connections() >= 2);
+    gateway.signal("-TERM");
+    gateway.wait("it is not ready", || gateway.status("/healthz/ready") == Some(503));
+    assert_eq!(gateway.status("/healthz/live"), Some(200));
+    upload.write_all(b"cd").await.unwrap();
+    let mut answer = String::new();
+    upload.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(gateway.ended().success());
+}
+
+#[tokio::test]
+async fn the_deadline_and_a_second_signal_cut_what_is_left() {
+    for (arguments, signals) in [(&["--drain-deadline", "200ms"][..], 1), (&[], 2)] {
+        let (_site, _echo, gateway) = start(arguments).await;
+        let mut stuck = connect(gateway.port(80)).await;
+        stuck
+            .write_all(b"PUT / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 4\r\n\r\nab")
+            .await
+            .unwrap();
+        gateway.wait("it is open", || gateway.metrics().contains("portcullis_connections_active"));
+        gateway.signal("-TERM");
+        if signals == 2 {
+            gateway.wait("it drains", || gateway.err().contains("draining"));
+            gateway.signal("-TERM");
+        }
+        assert!(gateway.ended().success());
+        assert!(gateway.err().contains("cut"), "{}", gateway.err());
+    }
+}
+
+/// Starts what cannot start, and says why.
+fn refused(site: &Site, ports: &[u16], arguments: &[&str]) -> String {
+    let gateway = site.spawn(ports, arguments);
+    assert_eq!(gateway.ended().code(), Some(1), "{}", gateway.err());
+    let said = gateway.err();
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_what_to_do() {
+    let site = Site::new();
+    site.config("g", &gateway("plain", 80, "HTTP", "'*'", ""));
+    fs::rename(site.path("config"), site.path("away")).unwrap();
+    let said = refused(&site, &[], &[]);
+    assert!(said.contains("\"config\" cannot be read") && said.contains("--config"), "{said}");
+    fs::rename(site.path("away"), site.path("config")).unwrap();
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let said = refused(&site, &[], &["--port-map", &format!("80={port}")]);
+    assert!(said.contains(&port.to_string()) && said.contains("the port is in use"), "{said}");
+    let said = refused(&site, &[80], &["--mesh-config", "nowhere.yaml"]);
+    assert!(said.contains("nowhere.yaml"), "{said}");
+}
+
+#[tokio::test]
+async fn hostile_files_harm_themselves_alone() {
+    let (site, _echo, gateway) = start(&[]).await;
+    let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for name in 'b'..='j' {
+        let before = char::from_u32(u32::from(name) - 1).unwrap();
+        let nine = vec![format!("*{before}"); 9].join(", ");
+        writeln!(bomb, "{name}: &{name} [{nine}]").unwrap();
+    }
+    gateway.reload(|| {
+        site.config("bomb", &bomb);
+    });
+    gateway.reload(|| site.write("config/huge.yaml", vec![b'#'; 50 << 20]));
+    gateway.reload(|| site.write("config/binary.yaml", [0, 159, 146, 150]));
+    gateway.reload(|| symlink("/proc/self/mem", site.path("config/odd.yaml")).unwrap());
+    let said = gateway.err();
+    for name in ["bomb", "huge", "binary"] {
+        assert!(said.contains(&format!("config/{name}.yaml")), "{name}: {said}");
+    }
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_named_and_its_server_goes_on() {
+    let (site, _echo, gateway) = start(&[]).await;
+    let key = site.path("certs/a/tls.key");
+    if rustix_is_root() {
+        // Nothing is unreadable to root; a folder in its place is.
+        gateway.reload(|| {
+            fs::remove_file(&key).unwrap();
+            fs::create_dir(&key).unwrap();
+        });
+    } else {
+        gateway.reload(|| fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap());
+    }
+    assert!(gateway.err().contains("certs/a/tls.key"), "{}", gateway.err());
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    assert_eq!(http.get("https://a.com/").await.status, 200);
+}
+
+fn rustix_is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+}

@@ -1,0 +1,169 @@
+//! Changes while it serves: what is live, what stays, and what a mistake harms.
+
+use std::fs;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::backend::Backend;
+use crate::client::{Http, connect, proven, shake, tls};
+use crate::gateway::{Gateway, Site, gateway, mounted, routes, service, to};
+
+const ANSWER: &str = "  http: [{directResponse: {status: 200, body: {string: TEXT}}}]\n";
+
+fn answers(text: &str) -> String {
+    routes("r", "istio-system/plain, istio-system/secure", "a.com", &ANSWER.replace("TEXT", text))
+}
+
+/// A plaintext and a TLS server for `a.com` that answer `one`.
+fn start() -> (Site, Gateway) {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.config(
+        "gateway",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")),
+    );
+    site.config("routes", &answers("one"));
+    let gateway = site.start(&[80, 443, 81]);
+    (site, gateway)
+}
+
+async fn said(http: &mut Http) -> String {
+    http.get("http://a.com/").await.text().to_owned()
+}
+
+#[tokio::test]
+async fn routes_change_under_an_open_connection() {
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(said(&mut http).await, "one");
+    gateway.reload(|| _ = site.config("routes", &answers("two")));
+    assert_eq!(said(&mut http).await, "two");
+    let metrics = gateway.metrics();
+    assert!(metrics.contains("portcullis_config_generation 2"), "{metrics}");
+    assert!(gateway.err().contains("generation=2"), "{}", gateway.err());
+}
+
+#[tokio::test]
+async fn equal_bytes_are_not_compiled_again() {
+    let (site, gateway) = start();
+    for _ in 0..5 {
+        site.config("routes", &answers("one"));
+    }
+    gateway.wait("the writes are seen", || gateway.metrics().contains("result=\"unchanged\""));
+    assert_eq!(gateway.generation(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_file_goes_on_as_it_was_and_the_rest_goes_live() {
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    gateway.reload(|| _ = site.config("routes", "apiVersion: networking.istio.io/v1\nkind: [\n"));
+    assert_eq!(said(&mut http).await, "one");
+    assert!(gateway.err().contains("config/routes.yaml:"), "{}", gateway.err());
+    let other = routes("o", "istio-system/plain", "b.com", &ANSWER.replace("TEXT", "other"));
+    gateway.reload(|| _ = site.config("other", &other));
+    assert_eq!(http.get("http://b.com/").await.text(), "other");
+    assert_eq!(said(&mut http).await, "one");
+    gateway.reload(|| _ = site.config("routes", &answers("three")));
+    assert_eq!(said(&mut http).await, "three");
+}
+
+#[tokio::test]
+async fn a_missing_folder_changes_nothing() {
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    fs::rename(site.path("config"), site.path("away")).unwrap();
+    gateway.wait("it is told", || gateway.metrics().contains("result=\"failed\""));
+    assert_eq!(said(&mut http).await, "one");
+    fs::rename(site.path("away"), site.path("config")).unwrap();
+    gateway.reload(|| _ = site.config("routes", &answers("back")));
+    assert_eq!(said(&mut http).await, "back");
+}
+
+#[tokio::test]
+async fn a_mounted_secret_is_swapped_whole_and_a_mismatch_keeps_the_last() {
+    let site = Site::new();
+    let (first, second) = (site.edge.leaf(&["a.com"], 11), site.edge.leaf(&["a.com"], 22));
+    let folder = site.path("certs/a");
+    fs::create_dir_all(&folder).unwrap();
+    let put = |version: &str, chain: &str, key: &str| {
+        mounted(&folder, version, &[("tls.crt", chain), ("tls.key", key)]);
+    };
+    put("v1", &first.chain, &first.key);
+    site.config(
+        "all",
+        &(gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+            + &routes("r", "istio-system/secure", "a.com", &ANSWER.replace("TEXT", "x"))),
+    );
+    let gateway = site.start(&[443]);
+    let config = tls(&site.edge, None, &[]);
+    let shown = async || {
+        let stream = shake(&config, gateway.port(443), "a.com").await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let before = shown().await;
+    gateway.reload(|| put("v2", &second.chain, &first.key));
+    assert_eq!(shown().await, before);
+    assert!(gateway.err().contains("PC022"), "{}", gateway.err());
+    gateway.reload(|| put("v3", &second.chain, &second.key));
+    assert_ne!(shown().await, before);
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_and_streams_of_both_stay() {
+    let echo = Backend::http1().await;
+    let (site, gateway) = start();
+    site.config("echo", &service("echo", "HTTP", echo.port));
+    let extra = gateway_and_routes();
+    gateway.reload(|| _ = site.config("extra", &extra));
+    let mut kept = Http::plain(gateway.port(81)).await;
+    assert_eq!(kept.get("http://c.com/").await.status, 200);
+    // A request that is under way while its listener goes.
+    let mut slow = connect(gateway.port(81)).await;
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: c.com\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+    let opened = || echo.connections() >= 1;
+    gateway.wait("the backend has a connection", opened);
+    gateway.reload(|| fs::remove_file(site.path("config/extra.yaml")).unwrap());
+    slow.write_all(b"cd").await.unwrap();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    gateway.wait("the port is closed", || {
+        std::net::TcpStream::connect(("127.0.0.1", gateway.port(81))).is_err()
+    });
+    assert!(proven(&tls(&site.edge, None, &[]), gateway.port(443), "a.com").await.is_ok());
+}
+
+fn gateway_and_routes() -> String {
+    gateway("extra", 81, "HTTP", "'*'", "")
+        + &routes("x", "istio-system/extra", "c.com", &to("echo"))
+}
+
+#[tokio::test]
+async fn the_mesh_identity_rotates_for_new_handshakes() {
+    let site = Site::new();
+    let cart = Backend::mutual(&site.workload("shop", "cart", 1), &site.mesh).await;
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("cart"))
+            + &service("cart", "HTTP", cart.port)
+            + &crate::gateway::policy("cart", "tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/cart']}")),
+    );
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let before = http.get("http://a.com/").await.json();
+    gateway.reload(|| site.identity("gateway", 2));
+    let kept = http.get("http://a.com/").await.json();
+    assert_eq!(
+        kept["tls"]["client_leaf"], before["tls"]["client_leaf"],
+        "an open connection stays"
+    );
+    assert_eq!(http.get("http://a.com/abort").await.status, 503);
+    let fresh = http.get("http://a.com/").await.json();
+    assert_ne!(fresh["tls"]["client_leaf"], before["tls"]["client_leaf"]);
+    let metrics = gateway.metrics();
+    let expiry = "portcullis_certificate_expiry_timestamp_seconds{kind=\"identity\"";
+    assert!(metrics.contains(expiry), "{metrics}");
+}
