@@ -28,7 +28,7 @@ async fn start(arguments: &[&str]) -> (Site, Backend, Gateway) {
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
-    let (site, echo, gateway) = start(&[]).await;
+    let (site, echo, gateway) = start(&["--workers", "1"]).await;
     let mut upload = connect(gateway.port(80)).await;
     upload
         .write_all(b"PUT / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 4\r\n\r\nab")
@@ -40,6 +40,8 @@ async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
     gateway.signal("-TERM");
     gateway.wait("it is not ready", || gateway.status("/healthz/ready") == Some(503));
     assert_eq!(gateway.status("/healthz/live"), Some(200));
+    let one = "portcullis_connections_active{kind=\"http\"} 1";
+    gateway.wait("the idle one is closed", || gateway.metrics().contains(one));
     upload.write_all(b"cd").await.unwrap();
     let mut answer = String::new();
     upload.read_to_string(&mut answer).await.unwrap();
