@@ -26,7 +26,8 @@ async fn start(arguments: &[&str]) -> (Site, Backend, Gateway) {
     (site, echo, gateway)
 }
 
-#[tokio::test]
+// The client answers the goodbye while this thread waits.
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
     let (site, echo, gateway) = start(&["--workers", "1"]).await;
     let mut upload = connect(gateway.port(80)).await;
