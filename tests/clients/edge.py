@@ -103,14 +103,19 @@ class Edge:
         ports = self.ports
         command = [BINARY, "run", "--config", "config", "--certs", "certs"]
         command += ["--bind", "127.0.0.1", "--workers", "2", "--state", "off"]
-        command += ["--access-log", "off"]
+        command += ["--access-log", "json", "--log-level", "debug"]
         command += [f"--port-map=80={ports['http']}", f"--port-map=443={ports['https']}"]
         for flag in ["status", "metrics", "admin"]:
             command += [f"--{flag}", f"127.0.0.1:{ports[flag]}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
-        wait("the gateway is ready", self._ready)
-        wait("the issuer's keys are there", lambda: 'result="success"' in self._jwks())
+        try:
+            wait("the gateway is ready", self._ready)
+            wait("the issuer's keys are there", lambda: "_jwks_keys" in self.own("metrics", "/metrics"))
+        except BaseException:
+            self.process.kill()
+            self.nginx.stop()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -123,13 +128,10 @@ class Edge:
     def _ready(self):
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return self.own("status", "/healthz/ready")
+            self.own("status", "/healthz/ready")
         except (urllib.error.URLError, ConnectionError):
-            return None
-
-    def _jwks(self):
-        lines = self.own("metrics", "/metrics").splitlines()
-        return "\n".join(line for line in lines if "jwks" in line)
+            return False
+        return True
 
     def config(self, name, text):
         self.write(f"config/{name}.yaml", text)

@@ -14,6 +14,7 @@ worker_processes 1;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
+    types {{ text/css css; text/html html; }}
     default_type text/html;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;

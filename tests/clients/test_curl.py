@@ -76,7 +76,7 @@ def test_tokens(edge):
 def test_client_certificates(edge, flag):
     url = "https://admin.example.com/"
     refused = edge.curl(flag, url)
-    assert refused.returncode != 0 and "certificate required" in refused.stderr, refused
+    assert refused.returncode in (55, 56) and refused.stdout == "", refused
     allowed = edge.curl(flag, *edge.client(), url).stdout
     assert allowed.startswith("admin xfcc=") and "Hash=" in allowed, allowed
     mesh = ["--cert", edge.cert("identity/cert-chain.pem"), "--key", edge.cert("identity/key.pem")]

@@ -1,5 +1,6 @@
 """A WebSocket server and clients through the gateway."""
 
+import socket
 import ssl
 import threading
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ NAME = "live.shop.example.com"
 
 @contextmanager
 def server(edge):
-    def echo(socket):
-        for message in socket:
-            socket.send(message)
+    def echo(peer):
+        for message in peer:
+            peer.send(message)
 
     with serve(echo, "127.0.0.1", edge.ports["websocket"], max_size=None) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -26,6 +27,6 @@ def server(edge):
 
 def client(edge):
     trust = ssl.create_default_context(cafile=edge.ca)
-    return connect(
-        f"wss://{NAME}/", host="127.0.0.1", port=edge.ports["https"], ssl=trust, max_size=None
-    )
+    port = edge.ports["https"]
+    stream = socket.create_connection(("127.0.0.1", port))
+    return connect(f"wss://{NAME}:{port}/", sock=stream, ssl=trust, max_size=None)
