@@ -58,7 +58,7 @@ spec:
     - {number: 80, name: http, protocol: HTTP}
     - {number: 81, name: grpc, protocol: GRPC}
   endpoints:
-    - {address: 127.0.0.1, ports: {http: WEBSOCKET, grpc: RPC}}
+    - {address: 127.0.0.1, ports: {http: WEBSOCKET_PORT, grpc: GRPC_PORT}}
 """
 
 
@@ -95,15 +95,18 @@ class Edge:
             for written, port in self.backends.items():
                 text = text.replace(written, str(port))
             self.config(sample.stem, text)
-        text = EXTRAS.replace("WEBSOCKET", str(self.ports["websocket"]))
-        self.config("extras", text.replace("RPC", str(self.ports["rpc"])))
+        self.config("extras", self.extras())
+
+    def extras(self):
+        text = EXTRAS.replace("WEBSOCKET_PORT", str(self.ports["websocket"]))
+        return text.replace("GRPC_PORT", str(self.ports["rpc"]))
 
     def __enter__(self):
         self.nginx = Nginx(self)
         ports = self.ports
         command = [BINARY, "run", "--config", "config", "--certs", "certs"]
         command += ["--bind", "127.0.0.1", "--workers", "2", "--state", "off"]
-        command += ["--access-log", "json", "--log-level", "debug"]
+        command += ["--access-log", "json"]
         command += [f"--port-map=80={ports['http']}", f"--port-map=443={ports['https']}"]
         for flag in ["status", "metrics", "admin"]:
             command += [f"--{flag}", f"127.0.0.1:{ports[flag]}"]

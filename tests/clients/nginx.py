@@ -46,6 +46,9 @@ http {{
         listen 127.0.0.1:{catalogue};
         root {folder}/www;
         location /admin/ {{ return 200 "admin xfcc=$http_x_forwarded_client_cert\\n"; }}
+        client_max_body_size 0;
+        location /upload {{ proxy_pass http://127.0.0.1:{catalogue}/size; }} # read whole, then passed on
+        location /size {{ return 200 $content_length; }}
         location /headers {{ return 200 "$http_x_forwarded_for|$http_x_forwarded_proto|$http_x_request_id\\n"; }}
     }}
 }}

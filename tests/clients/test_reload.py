@@ -79,8 +79,7 @@ def change(edge, number, made):
     """One change of four kinds in turn: a route, a certificate, a broken file, the file mended."""
     kind, turn = number % 4, number // 4
     if kind == 0:
-        text = edge_module.EXTRAS.replace("WEBSOCKET", str(edge.ports["websocket"]))
-        text = text.replace("RPC", str(edge.ports["rpc"]))
+        text = edge.extras()
         last = "    - route: [{destination: {host: catalogue.shop.internal, port: {number: 80}}}]\n"
         assert last in text
         headers = f"      headers: {{response: {{set: {{x-turn: '{turn}'}}}}}}\n"

@@ -1,9 +1,11 @@
 //! Bodies on their way through: counted, with a deadline on a client that stalls.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -24,61 +26,90 @@ pub enum BodyError {
     /// No byte came for [`limit::STALL_TIME`].
     #[error("body stalled")]
     Stalled,
+    /// The backend's answer is complete: nobody waits for the rest.
+    #[error("body abandoned")]
+    Abandoned,
 }
 
-/// Counts of a request body, read when the exchange ends.
+/// A client's body, shared by what sends it on and by the exchange it belongs to.
 #[derive(Debug, Default)]
 pub struct Upload {
+    incoming: RefCell<Option<Incoming>>,
     /// Bytes that came.
-    pub bytes: AtomicU64,
+    pub bytes: Cell<u64>,
     /// The client stalled.
-    pub stalled: AtomicBool,
-    /// The whole body came.
-    pub ended: AtomicBool,
-    /// For `Expect: 100-continue`: the backend wants the body.
-    gate: Option<Gate>,
+    pub stalled: Cell<bool>,
+    ended: Cell<bool>,
+    sender: RefCell<Option<Waker>>,
 }
 
+impl Upload {
+    /// Takes the body in; what sends it on gets the handle.
+    pub fn begin(self: &Rc<Self>, incoming: Incoming, gate: Option<Arc<Gate>>) -> RequestBody {
+        let empty = incoming.is_end_stream();
+        let size = incoming.size_hint();
+        self.ended.set(empty);
+        self.incoming.replace(Some(incoming));
+        RequestBody { upload: self.clone(), gate, size, stall: None }
+    }
+
+    /// Gives up what has not come yet: the client is told to stop, the backend's connection ends.
+    fn abandon(&self) {
+        drop(self.incoming.take());
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut slot = self.incoming.borrow_mut();
+        let Some(incoming) = slot.as_mut() else {
+            let rest = (!self.ended.get()).then_some(Err(BodyError::Abandoned));
+            return Poll::Ready(rest);
+        };
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            self.sender.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        };
+        if let Some(Ok(frame)) = &frame {
+            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.bytes.set(self.bytes.get() + count);
+        }
+        if frame.is_none() || incoming.is_end_stream() {
+            self.ended.set(true);
+        }
+        Poll::Ready(frame.map(|result| result.map_err(BodyError::Peer)))
+    }
+}
+
+/// Holds a body back until the backend asks for it (`Expect: 100-continue`).
 #[derive(Debug, Default)]
-struct Gate {
+pub struct Gate {
     open: AtomicBool,
     waker: AtomicWaker,
 }
 
-impl Upload {
-    /// An upload that waits until the backend asks for it.
-    pub fn gated() -> Self {
-        Self { gate: Some(Gate::default()), ..Self::default() }
-    }
-
+impl Gate {
     /// The backend wants the body.
     pub fn open(&self) {
-        if let Some(gate) = &self.gate {
-            gate.open.store(true, Relaxed);
-            gate.waker.wake();
-        }
+        self.open.store(true, Relaxed);
+        self.waker.wake();
     }
 
-    fn is_held(&self, cx: &Context<'_>) -> bool {
-        let Some(gate) = &self.gate else { return false };
-        gate.waker.register(cx.waker());
-        !gate.open.load(Relaxed)
+    fn is_shut(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        !self.open.load(Relaxed)
     }
 }
 
 /// A client's body on its way to the backend.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
-    upload: Arc<Upload>,
+    upload: Rc<Upload>,
+    gate: Option<Arc<Gate>>,
+    /// As it was before the first byte.
+    size: SizeHint,
     stall: Option<Pin<Box<Sleep>>>,
-}
-
-impl RequestBody {
-    /// Wraps a client's body.
-    pub fn new(incoming: Incoming, upload: Arc<Upload>) -> Self {
-        Self { incoming, upload, stall: None }
-    }
 }
 
 impl Body for RequestBody {
@@ -89,35 +120,27 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.upload.is_held(cx) {
+        if self.gate.as_ref().is_some_and(|gate| gate.is_shut(cx)) {
             return Poll::Pending;
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = self.upload.poll_frame(cx) else {
             let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::STALL_TIME)));
             ready!(stall.as_mut().poll(cx));
-            self.upload.stalled.store(true, Relaxed);
+            self.upload.stalled.set(true);
             return Poll::Ready(Some(Err(BodyError::Stalled)));
         };
         if let Some(stall) = &mut self.stall {
             stall.as_mut().reset(Instant::now() + limit::STALL_TIME);
         }
-        match &frame {
-            Some(Ok(frame)) => {
-                let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.upload.bytes.store(self.upload.bytes.load(Relaxed) + count, Relaxed);
-            }
-            None => self.upload.ended.store(true, Relaxed),
-            Some(Err(_)) => {}
-        }
-        Poll::Ready(frame.map(|result| result.map_err(BodyError::Peer)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.upload.ended.get()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.size
     }
 }
 
@@ -125,6 +148,9 @@ impl Body for RequestBody {
 pub struct ResponseBody {
     content: Content,
     exchange: Option<Box<Exchange>>,
+    /// An HTTP/2 client is still sending: once the answer is out it is told to stop
+    /// (RFC 9113 section 8.1). HTTP/1.1 has no word for that.
+    unfinished: Option<Rc<Upload>>,
     handed: bool,
 }
 
@@ -136,28 +162,34 @@ enum Content {
 impl ResponseBody {
     /// A body of our own making; empty for none.
     pub fn own(content: Bytes, exchange: Box<Exchange>) -> Self {
-        Self { content: Content::Own(content), exchange: Some(exchange), handed: false }
+        let content = Content::Own(content);
+        Self { content, exchange: Some(exchange), unfinished: None, handed: false }
     }
 
     /// No body, and nothing that ends with it.
     pub fn none() -> Self {
-        Self { content: Content::Own(Bytes::new()), exchange: None, handed: false }
+        let content = Content::Own(Bytes::new());
+        Self { content, exchange: None, unfinished: None, handed: false }
     }
 
     /// A backend's body and the connection it comes over.
     pub fn backend(incoming: Incoming, lease: Lease<RequestBody>, exchange: Box<Exchange>) -> Self {
         let content = Content::Backend(incoming, Some(Box::new(lease)));
-        let mut body = Self { content, exchange: Some(exchange), handed: false };
+        let unfinished =
+            (exchange.is_http2() && !exchange.upload.ended.get()).then(|| exchange.upload.clone());
+        let mut body = Self { content, exchange: Some(exchange), unfinished, handed: false };
         if body.is_end_stream() {
             body.complete();
         }
         body
     }
 
-    /// The last byte was handed over: the connection can be used again.
+    /// The last byte was handed over: the connection can be used again, unless the client is still
+    /// sending over it.
     fn complete(&mut self) {
         if let Content::Backend(_, lease) = &mut self.content
             && let Some(lease) = lease.take()
+            && self.exchange.as_ref().is_some_and(|one| one.upload.ended.get())
         {
             lease.give_back();
         }
@@ -245,6 +277,9 @@ impl Drop for ResponseBody {
                 exchange.client_left();
             }
             exchange.finish();
+        }
+        if let Some(upload) = &self.unfinished {
+            upload.abandon();
         }
     }
 }

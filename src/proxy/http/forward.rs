@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use http::header::{EXPECT, HOST, SERVER};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -13,7 +12,7 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{RequestBody, ResponseBody, Upload};
+use super::body::{Gate, RequestBody, ResponseBody};
 use super::head::{Head, Plan, RequestValues, strip_hop_by_hop};
 use super::service::Exchange;
 use super::{respond, upgrade};
@@ -85,7 +84,11 @@ pub async fn forward(
                 version,
             };
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            finish_head(&work, &mut response, &values, (began, switched));
+            let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Some(log) = &mut exchange.record.log {
+                log.upstream_service_milliseconds = Some(millis);
+            }
+            finish_head(&work, &mut response, &values, (millis, switched));
             exchange.record.details = "via_upstream".into();
             exchange.answered(&response);
             if switched {
@@ -95,7 +98,7 @@ pub async fn forward(
         }
         Err(reject) => {
             let reject =
-                if exchange.upload.stalled.load(Relaxed) { Reject::RequestTimeout } else { reject };
+                if exchange.upload.stalled.get() { Reject::RequestTimeout } else { reject };
             respond::reject(exchange, work.snapshot, Some(work.head), &reject)
         }
     }
@@ -137,15 +140,12 @@ fn prepare(
         request.headers_mut().insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(millis));
     }
     let gated = request.headers().contains_key(EXPECT) && cluster.protocol == Protocol::Http1;
-    if gated {
-        exchange.upload = Arc::new(Upload::gated());
-    }
-    let upload = exchange.upload.clone();
-    let mut request = request.map(|body| RequestBody::new(body, upload.clone()));
-    if gated {
+    let gate = gated.then(|| Arc::new(Gate::default()));
+    let mut request = request.map(|body| exchange.upload.begin(body, gate.clone()));
+    if let Some(gate) = gate {
         hyper::ext::on_informational(&mut request, move |response| {
             if response.status() == StatusCode::CONTINUE {
-                upload.open();
+                gate.open();
             }
         });
     }
@@ -295,12 +295,11 @@ fn finish_head(
     work: &Work<'_>,
     response: &mut Response<Incoming>,
     values: &RequestValues<'_>,
-    (began, switched): (Instant, bool),
+    (millis, switched): (u64, bool),
 ) {
     let headers = response.headers_mut();
     strip_hop_by_hop(headers, switched);
     headers.remove(X_ENVOY_DECORATOR_OPERATION);
-    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
     if let Some(server) = &work.snapshot.edge.server_header {
         headers.insert(SERVER, server.clone());

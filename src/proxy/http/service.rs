@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use http::header::HeaderMap;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -28,7 +27,8 @@ pub struct Exchange {
     /// What will be logged and counted.
     pub record: RequestRecord,
     /// The request's body.
-    pub upload: Arc<Upload>,
+    pub upload: Rc<Upload>,
+    http2: bool,
     _active: ActiveRequest,
 }
 
@@ -46,7 +46,10 @@ impl Exchange {
             log.path = request.uri().path_and_query().cloned();
             log.version = Some(request.version());
             log.user_agent = header(http::header::USER_AGENT);
-            log.authority = header(http::header::HOST);
+            let authority = request.uri().authority();
+            log.authority = authority
+                .and_then(|name| HeaderValue::from_str(name.as_str()).ok())
+                .or_else(|| header(http::header::HOST));
             log.downstream_local = Some(connection.local);
             log.downstream_remote = Some(connection.peer);
             log.server_name.clone_from(&connection.server_name);
@@ -56,7 +59,8 @@ impl Exchange {
         Box::new(Self {
             connection: connection.clone(),
             record,
-            upload: Arc::default(),
+            upload: Rc::default(),
+            http2: request.version() == Version::HTTP_2,
             _active: telemetry.metrics.request_started(),
         })
     }
@@ -74,6 +78,11 @@ impl Exchange {
     /// Whether the client asked by gRPC.
     pub fn is_grpc(&self) -> bool {
         self.record.protocol == Protocol::Grpc
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.http2
     }
 
     /// Notes the answer's head.
@@ -141,7 +150,7 @@ impl Exchange {
     /// Ends the exchange.
     pub fn finish(mut self) {
         self.liveness().request_ended();
-        self.record.bytes_received = self.upload.bytes.load(Relaxed);
+        self.record.bytes_received = self.upload.bytes.get();
         let Self { record, connection, .. } = self;
         record.finish(&connection.registered.worker.telemetry);
     }
