@@ -1,12 +1,14 @@
 //! Names of backends, resolved on the control runtime and read by workers through a cell.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
@@ -25,18 +27,23 @@ pub struct Resolver {
     runtime: Handle,
 }
 
-/// The system's DNS configuration could not be read.
+/// The resolver could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("DNS set-up failed; check /etc/resolv.conf")]
 pub struct ResolverError(#[source] hickory_resolver::net::NetError);
 
 impl Resolver {
-    /// A resolver with the system's configuration; its work runs on `runtime`.
+    /// A resolver with the system's configuration, or where there is none (an image's root may have
+    /// no file) the local machine's, as resolv.conf(5) says. Its work runs on `runtime`.
     pub fn new(runtime: Handle) -> Result<Self, ResolverError> {
         let _guard = runtime.enter();
-        let dns = TokioResolver::builder_tokio()
-            .and_then(hickory_resolver::ResolverBuilder::build)
-            .map_err(ResolverError)?;
+        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no usable /etc/resolv.conf: names are asked of 127.0.0.1");
+            let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+            let config = ResolverConfig::from_name_servers(vec![local]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        });
+        let dns = builder.build().map_err(ResolverError)?;
         Ok(Self { names: Arc::default(), dns: Arc::new(dns), runtime })
     }
 
