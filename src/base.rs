@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here does I/O, reads a clock or is asynchronous.
 
 pub mod duration;
+pub mod file;
 pub mod hash;
 pub mod header;
 pub mod host;

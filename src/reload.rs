@@ -18,6 +18,7 @@ use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic};
 use crate::resources::{self, ConfigFile, MeshConfig, Parsed, ParsedFile};
 use crate::source::files;
+use crate::source::reader::Reader;
 
 use mesh::Mesh;
 pub use mesh::Settle;
@@ -59,6 +60,7 @@ struct Assembled {
 /// Loads one configuration again and again.
 pub struct Loader {
     roots: Vec<PathBuf>,
+    reader: Reader,
     mesh: Mesh,
     known: HashMap<Arc<str>, Known>,
     assembled: Option<Assembled>,
@@ -74,9 +76,11 @@ impl Loader {
         mesh_config: Option<PathBuf>,
         settle: Settle,
     ) -> Result<Self, RootError> {
+        let mut reader = Reader::default();
         Ok(Self {
             roots,
-            mesh: Mesh::new(mesh_config, settle)?,
+            mesh: Mesh::new(mesh_config, settle, &mut reader)?,
+            reader,
             known: HashMap::new(),
             assembled: None,
             loaded: None,
@@ -104,8 +108,9 @@ impl Loader {
                 std::fs::read_dir(root).map_err(fail)?;
             }
         }
-        self.mesh.update()?;
-        let (files, unreadable) = files::read(&self.roots);
+        self.reader.begin();
+        self.mesh.update(&mut self.reader)?;
+        let (files, unreadable) = files::read(&self.roots, &mut self.reader);
         let assembled = self.assemble(&files, &unreadable);
         let loaded = self.compile(&assembled, unreadable, keys, (generation, now));
         self.assembled = Some(assembled);
@@ -119,7 +124,7 @@ impl Loader {
         keys: &dyn Fn(&JwksSource) -> Arc<IssuerKeys>,
         (generation, now): (Generation, i64),
     ) -> Option<Loaded> {
-        let store = credentials::read(&assembled.wanted);
+        let store = credentials::read(&assembled.wanted, &mut self.reader);
         let hash = digest(assembled.fingerprint, &store);
         if self.loaded == Some(hash) {
             return None;
@@ -152,17 +157,20 @@ impl Loader {
         })
     }
 
-    fn assemble(&mut self, files: &[ConfigFile], unreadable: &[Diagnostic]) -> Assembled {
+    fn assemble(
+        &mut self,
+        files: &[(ConfigFile, Fingerprint)],
+        unreadable: &[Diagnostic],
+    ) -> Assembled {
         let mut hasher = Hasher::default();
         if let Some(mesh) = self.mesh.fingerprint() {
             hasher.part(mesh.as_bytes());
         }
         let mut known = HashMap::with_capacity(files.len());
-        for file in files {
-            let fingerprint = Fingerprint::of(&file.bytes);
+        for (file, fingerprint) in files {
             hasher.part(file.path.as_bytes()).part(fingerprint.as_bytes());
             let before = self.known.remove(&file.path);
-            known.insert(file.path.clone(), look(file, fingerprint, before));
+            known.insert(file.path.clone(), look(file, *fingerprint, before));
         }
         for diagnostic in unreadable {
             let Some(location) = &diagnostic.location else { continue };
@@ -187,11 +195,11 @@ impl Loader {
 }
 
 fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
-    if let Some(before) = before.as_ref().filter(|before| before.fingerprint == fingerprint) {
-        return Known { fingerprint, shown: before.shown.clone(), good: before.good.clone() };
-    }
+    let good = match before {
+        Some(before) if before.fingerprint == fingerprint => return before,
+        before => before.and_then(|before| before.good),
+    };
     let parsed = resources::parse_file(file);
-    let good = before.and_then(|before| before.good);
     match good {
         Some(good) if parsed.syntax_error => Known {
             fingerprint,
@@ -208,7 +216,7 @@ fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> K
 /// Digest of the configuration and of every file it refers to.
 fn digest(configuration: Fingerprint, store: &FileStore) -> Fingerprint {
     let mut files: Vec<_> = store.iter().collect();
-    files.sort_by_key(|(path, _)| *path);
+    files.sort_unstable_by_key(|(path, _)| path.as_os_str());
     let mut hasher = Hasher::default();
     hasher.part(configuration.as_bytes());
     for (path, content) in files {

@@ -3,4 +3,5 @@
 //! **Invariant:** what is read is bounded, and a file that cannot be read harms no other.
 
 pub mod files;
+pub mod reader;
 pub mod watch;

@@ -219,7 +219,7 @@ impl<'a> Credentials<'a> {
             Parts::Secret(secret) => secret.spec.value(key),
             Parts::Folder(folder) => match self.files.file(&folder.join(key)) {
                 None => None,
-                Some(Ok(file)) => Some(file.bytes()),
+                Some(Ok(file)) => Some(&**file.bytes()),
                 Some(Err(error)) => {
                     let path = folder.join(key).display().to_string();
                     return Err(CredentialError::File { path, source: error.clone() });
@@ -254,7 +254,7 @@ impl<'a> Credentials<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::files::FileBytes;
+    use crate::base::file::FileBytes;
     use crate::resources::{ConfigFile, parse};
     use crate::tls::pki::Authority;
 

@@ -5,11 +5,9 @@
 //! **Invariant:** nothing here touches a file; a path that is not in the store does not exist.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::base::hash::Fingerprint;
+use crate::base::file::FileBytes;
 use crate::resources::ResourceSet;
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode, TrafficPolicy};
 use crate::resources::gateway::{ServerTls, TlsMode};
@@ -45,37 +43,6 @@ pub enum ReadError {
     /// More bytes than any credential needs.
     #[error("it is larger than {max} bytes", max = crate::base::limit::CREDENTIAL_FILE_BYTES)]
     TooLarge,
-}
-
-/// Bytes of a file with their digest. `Debug` shows the digest only.
-#[derive(Clone)]
-pub struct FileBytes {
-    bytes: Arc<[u8]>,
-    fingerprint: Fingerprint,
-}
-
-impl FileBytes {
-    /// Takes bytes and works out their digest.
-    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
-        let bytes = bytes.into();
-        Self { fingerprint: Fingerprint::of(&bytes), bytes }
-    }
-
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// SHA-256 of the bytes.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-}
-
-impl fmt::Debug for FileBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileBytes({})", self.fingerprint)
-    }
 }
 
 /// The files that were read, by path as [`wanted`] gave it (with the key's name for folders).

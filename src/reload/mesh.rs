@@ -10,6 +10,7 @@ use crate::compile::settings::CompileSettings;
 use crate::diag::Diagnostic;
 use crate::resources::{MeshConfig, parse_mesh_config};
 use crate::source::files;
+use crate::source::reader::Reader;
 
 /// How settings follow from MeshConfig and from what the operator said, which wins.
 pub type Settle = Box<dyn Fn(&MeshConfig) -> CompileSettings + Send>;
@@ -29,11 +30,15 @@ pub(super) struct Mesh {
 
 impl Mesh {
     /// Reads the file for the first time, when one is named; it must be usable.
-    pub(super) fn new(path: Option<PathBuf>, settle: Settle) -> Result<Self, RootError> {
+    pub(super) fn new(
+        path: Option<PathBuf>,
+        settle: Settle,
+        reader: &mut Reader,
+    ) -> Result<Self, RootError> {
         let config = MeshConfig::default();
         let settings = settle(&config);
         let mut mesh = Self { path, settle, read: None, config, settings, diagnostics: Vec::new() };
-        if !mesh.update()? {
+        if !mesh.update(reader)? {
             let why = mesh.diagnostics.iter().find_map(|finding| {
                 Some(format!("{}: {}", finding.location.as_ref()?, finding.message))
             });
@@ -43,19 +48,18 @@ impl Mesh {
     }
 
     /// Reads the file again; says whether it can be used.
-    pub(super) fn update(&mut self) -> Result<bool, RootError> {
+    pub(super) fn update(&mut self, reader: &mut Reader) -> Result<bool, RootError> {
         let Some(path) = &self.path else { return Ok(true) };
-        let (found, unreadable) = files::read(std::slice::from_ref(path));
-        let Some(file) = found.first() else {
+        let (found, unreadable) = files::read(std::slice::from_ref(path), reader);
+        let Some((file, fingerprint)) = found.first() else {
             let why = unreadable.first().map_or("it is not a file", |finding| &finding.message);
             return Err(self.unreadable(why));
         };
-        let fingerprint = Fingerprint::of(&file.bytes);
-        if self.read == Some(fingerprint) {
+        if self.read == Some(*fingerprint) {
             return Ok(true);
         }
         let (config, diagnostics) = parse_mesh_config(file);
-        self.read = Some(fingerprint);
+        self.read = Some(*fingerprint);
         self.diagnostics = diagnostics;
         let usable = config.is_some();
         if let Some(config) = config {

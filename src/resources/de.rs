@@ -305,6 +305,11 @@ impl<'n> SeqAccess<'n> for Items<'n, '_, '_> {
             .map(Some)
             .map_err(|error| error.at(path, node.position))
     }
+
+    /// Exact, so that lists take no more room than they need.
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.rest.len())
+    }
 }
 
 struct Fields<'n, 'i, 'p> {

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::reader::Reader;
+use crate::base::hash::Fingerprint;
 use crate::base::limit;
 use crate::diag::{Diagnostic, Location, catalog};
 use crate::resources::ConfigFile;
@@ -15,8 +16,11 @@ use crate::resources::ConfigFile;
 /// Folders below each other; deeper ones are not looked into.
 const FOLDER_DEPTH: usize = 16;
 
-/// Reads every configuration file; what cannot be read is told.
-pub fn read(roots: &[PathBuf]) -> (Vec<ConfigFile>, Vec<Diagnostic>) {
+/// Reads every configuration file, with the digest of each; what cannot be read is told.
+pub fn read(
+    roots: &[PathBuf],
+    reader: &mut Reader,
+) -> (Vec<(ConfigFile, Fingerprint)>, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let mut paths = BTreeSet::new();
     for root in roots {
@@ -27,9 +31,13 @@ pub fn read(roots: &[PathBuf]) -> (Vec<ConfigFile>, Vec<Diagnostic>) {
     }
     let mut files = Vec::new();
     for path in paths.into_iter().take(limit::CONFIG_FILES) {
-        match content(&path) {
-            Ok(bytes) => files.push(ConfigFile { path: shown(&path).into(), bytes: bytes.into() }),
-            Err(diagnostic) => diagnostics.push(*diagnostic),
+        match reader.read(&path, limit::CONFIG_FILE_BYTES) {
+            Ok(Some(content)) => {
+                let file = ConfigFile { path: shown(&path).into(), bytes: content.bytes().clone() };
+                files.push((file, content.fingerprint()));
+            }
+            Ok(None) => diagnostics.push(too_large(&path)),
+            Err(error) => diagnostics.push(unreadable(&path, &error.to_string())),
         }
     }
     (files, diagnostics)
@@ -41,24 +49,31 @@ fn collect(
     paths: &mut BTreeSet<PathBuf>,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let meta = match fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
-    };
-    if !meta.is_dir() {
-        if meta.is_file() && is_configuration(path) {
+    let entries = match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::read_dir(path),
+        Ok(meta) if meta.is_file() && is_configuration(path) => {
             paths.insert(path.to_owned());
+            return;
         }
-        return;
-    }
-    let entries = match fs::read_dir(path) {
+        Ok(_) => return,
+        Err(error) => Err(error),
+    };
+    let entries = match entries {
         Ok(entries) => entries,
         Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
     };
     for entry in entries.flatten() {
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && depth > 0 && paths.len() < limit::CONFIG_FILES {
-            collect(&entry.path(), depth - 1, paths, diagnostics);
+        if hidden || depth == 0 || paths.len() >= limit::CONFIG_FILES {
+            continue;
+        }
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_file() && is_configuration(&path) => {
+                paths.insert(path);
+            }
+            Ok(kind) if kind.is_file() => {}
+            _ => collect(&path, depth - 1, paths, diagnostics),
         }
     }
 }
@@ -68,20 +83,11 @@ fn is_configuration(path: &Path) -> bool {
     matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn content(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
-    let fail = |error: std::io::Error| Box::new(unreadable(path, &error.to_string()));
-    let file = fs::File::open(path).map_err(fail)?;
-    let mut bytes = Vec::new();
-    file.take(limit::CONFIG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-    if bytes.len() as u64 > limit::CONFIG_FILE_BYTES {
-        let most = limit::CONFIG_FILE_BYTES;
-        let message = format!("the file is larger than {most} bytes");
-        let diagnostic = Diagnostic::new(&catalog::FILE_TOO_LARGE, message);
-        return Err(Box::new(
-            diagnostic.at(Location::new(shown(path).into(), 1, 1)).help("split it"),
-        ));
-    }
-    Ok(bytes)
+fn too_large(path: &Path) -> Diagnostic {
+    let message = format!("the file is larger than {} bytes", limit::CONFIG_FILE_BYTES);
+    Diagnostic::new(&catalog::FILE_TOO_LARGE, message)
+        .at(Location::new(shown(path).into(), 1, 1))
+        .help("split it")
 }
 
 fn unreadable(path: &Path, why: &str) -> Diagnostic {
@@ -105,10 +111,10 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "a: 1").unwrap();
         }
-        let (files, diagnostics) = read(&[dir.path().to_owned()]);
+        let (files, diagnostics) = read(&[dir.path().to_owned()], &mut Reader::default());
         assert!(diagnostics.is_empty(), "{diagnostics:?}");
         let base = format!("{}/", dir.path().display());
-        files.iter().map(|file| file.path.strip_prefix(&*base).unwrap().to_owned()).collect()
+        files.iter().map(|(file, _)| file.path.strip_prefix(&*base).unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -119,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_missing_folder_is_told_with_its_path() {
-        let (files, diagnostics) = read(&["no/such/folder".into()]);
+        let (files, diagnostics) = read(&["no/such/folder".into()], &mut Reader::default());
         assert!(files.is_empty());
         assert_eq!(diagnostics[0].code.id, "PC001");
         assert_eq!(&*diagnostics[0].location.as_ref().unwrap().file, "no/such/folder");
@@ -131,7 +137,7 @@ mod tests {
         let large = fs::File::create(dir.path().join("large.yaml")).unwrap();
         large.set_len(50 << 20).unwrap();
         fs::write(dir.path().join("small.yaml"), "a: 1").unwrap();
-        let (files, diagnostics) = read(&[dir.path().to_owned()]);
+        let (files, diagnostics) = read(&[dir.path().to_owned()], &mut Reader::default());
         assert_eq!((files.len(), diagnostics[0].code.id), (1, "PC002"));
     }
 }
