@@ -26,10 +26,10 @@ fn check(name: &str) {
     let settle = Box::new(move |mesh: &_| settings.clone().with_mesh(mesh));
     let mut loader = Loader::new(vec![config.into()], None, settle).unwrap();
     let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
-    let loaded = loader.load(&keys, Generation(1), 0).unwrap().expect("the first load is new");
+    let first = loader.load(&keys, Generation(1), 0).unwrap().expect("the first load is new");
     let read = |path: &str| fs::read(path).ok().map(Into::into);
-    let mut text = render::text(&loaded.diagnostics, &read).trim_end().to_owned();
-    let mut shown = view::snapshot(&loaded.output.snapshot);
+    let mut text = render::text(&first.diagnostics, &read).trim_end().to_owned();
+    let mut shown = view::snapshot(&first.output.snapshot);
     shown.as_object_mut().unwrap().retain(|key, _| key != "hash");
     write!(text, "\n\n{}\n", serde_json::to_string_pretty(&shown).unwrap()).unwrap();
     let path = format!("tests/golden/{name}.expected");
