@@ -87,6 +87,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         cell,
         workers,
         jwks: Arc::new(jwks),
+        resolver,
+        names: Vec::new(),
         metrics: metrics.clone(),
         access_log: access_log.clone(),
         report,

@@ -20,7 +20,7 @@ use crate::base::hash::Fingerprint;
 use crate::base::id::{Generation, Origin};
 use crate::route::path::Normalization;
 
-use cluster::{Cluster, ClusterId};
+use cluster::{Cluster, ClusterId, Endpoints};
 use listener::Listener;
 
 /// Everything the data path knows.
@@ -59,6 +59,18 @@ impl Snapshot {
     /// The cluster of an id from this snapshot's routes.
     pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
         self.clusters.get(id.index())
+    }
+
+    /// Every name of an endpoint that DNS has to resolve.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.clusters
+            .iter()
+            .flat_map(|cluster| match &cluster.endpoints {
+                Endpoints::Static(_) => &[],
+                Endpoints::Dns(names) => &names[..],
+                Endpoints::LogicalDns(name) => std::slice::from_ref(&**name),
+            })
+            .map(|endpoint| &endpoint.name)
     }
 }
 

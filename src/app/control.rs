@@ -17,6 +17,7 @@ use crate::source::watch::{Wake, Watch};
 use crate::telemetry::metrics::{CertificateExpiry, ReloadResult, ReloadSample};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::jwks::JwksEngine;
+use crate::upstream::resolve::{Addresses, Resolver};
 
 use super::workers::Workers;
 
@@ -39,6 +40,9 @@ pub(super) struct Control {
     pub(super) cell: SnapshotCell,
     pub(super) workers: Workers,
     pub(super) jwks: Arc<JwksEngine>,
+    pub(super) resolver: Resolver,
+    /// The names of the live snapshot, so that they are resolved before they are used.
+    pub(super) names: Vec<Arc<Addresses>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access_log: Arc<AccessLog>,
     pub(super) report: SharedReport,
@@ -120,6 +124,7 @@ impl Control {
         self.cell.publish(snapshot.clone());
         self.workers.adopt(fresh, &snapshot);
         self.jwks.update(&key_sources);
+        self.names = snapshot.names().map(|name| self.resolver.addresses(name)).collect();
         self.generation = snapshot.generation;
         self.unbound = !failed.is_empty();
         self.metrics.set_certificates(certificates.iter().map(expiry).collect());

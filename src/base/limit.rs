@@ -53,6 +53,10 @@ limits! {
     TCP_IDLE_TIME: Duration = Duration::from_hours(1), "1 h";
     /// Connecting to an endpoint, TLS included (Istio's default).
     CONNECT_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// Wait before a request is tried again; doubles with each try (Envoy's default).
+    RETRY_BASE_TIME: Duration = Duration::from_millis(25), "25 ms";
+    /// Longest wait before a request is tried again (Envoy's default).
+    RETRY_MOST_TIME: Duration = Duration::from_millis(250), "250 ms";
     /// Unused upstream connection: below the usual keep-alive times of backends.
     UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(55), "55 s";
     /// Unused upstream connections kept per endpoint and worker.

@@ -103,7 +103,12 @@ impl ServerTlsPass<'_> {
         } else {
             let client_rule = Fingerprint::of(b"unusable");
             let tls = Err(Unusable { reason });
-            let termination = Termination { tls, client_rule, certificate_names: Vec::new() };
+            let termination = Termination {
+                tls,
+                client_rule,
+                certificate_names: Vec::new(),
+                certificate_uris: Vec::new(),
+            };
             (termination, "until it is mended, handshakes with this server fail; others go on")
         };
         let field = format!("{}.tls", draft.field);
@@ -212,6 +217,8 @@ impl ServerTlsPass<'_> {
         let fingerprint = hasher.finish();
         let names = materials.iter().flat_map(|material| material.leaf().names.dns.iter());
         let certificate_names = names.filter_map(|name| HostPattern::parse(name).ok()).collect();
+        let first = materials.first();
+        let certificate_uris = first.map(|material| material.leaf().names.uris.clone());
         let server = if let Some(known) = self.previous.get(&fingerprint) {
             known.clone()
         } else {
@@ -221,7 +228,8 @@ impl ServerTlsPass<'_> {
             Arc::new(built.map_err(|error| CredentialError::Foreign(error.to_string()))?)
         };
         self.built.insert(fingerprint, server.clone());
-        Ok(Termination { tls: Ok(server), client_rule, certificate_names })
+        let certificate_uris = certificate_uris.unwrap_or_default();
+        Ok(Termination { tls: Ok(server), client_rule, certificate_names, certificate_uris })
     }
 
     fn crypto_spec(&self, tls: &Written) -> CryptoSpec {

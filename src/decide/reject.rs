@@ -34,8 +34,8 @@ pub enum Reject {
     ClusterNotFound,
     /// The service has no endpoint.
     NoHealthyUpstream,
-    /// The endpoint could not be reached.
-    ConnectFailed(ConnectFailure),
+    /// No endpoint could be reached; whether others were tried before.
+    ConnectFailed(ConnectFailure, Tried),
     /// The endpoint closed the connection before it answered.
     UpstreamClosed,
     /// The endpoint reset the stream before it answered.
@@ -63,6 +63,15 @@ pub enum BadRequest {
     NotOriginForm,
     /// `Connection` nominates too many headers, or one that must not be removed.
     ConnectionHeader,
+}
+
+/// How often a request was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// Once.
+    Once,
+    /// As often as the retry policy allows.
+    Repeatedly,
 }
 
 /// Why an endpoint could not be reached.
@@ -122,8 +131,6 @@ impl Answer {
     }
 }
 
-const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
-
 macro_rules! reset {
     ($reason:literal) => {
         concat!(
@@ -165,7 +172,7 @@ impl Reject {
                 answer(503, "no healthy upstream", "UH", "no_healthy_upstream", "no_endpoint")
                     .blame(Upstream)
             }
-            Self::ConnectFailed(failure) => failure.answer().blame(Upstream),
+            Self::ConnectFailed(failure, tried) => failure.answer(*tried).blame(Upstream),
             Self::UpstreamClosed => answer(
                 503,
                 reset!("connection termination"),
@@ -213,7 +220,7 @@ impl Reject {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::Jwt(failure) => failure.message().into(),
-            Self::ConnectFailed(failure) => failure.body(),
+            Self::ConnectFailed(failure, tried) => failure.body(*tried).into(),
             _ => Cow::Borrowed(self.answer().body),
         }
     }
@@ -238,7 +245,7 @@ impl Reject {
     /// What failed between us and the endpoint, for the log.
     pub fn transport_failure(&self) -> Option<&str> {
         match self {
-            Self::ConnectFailed(ConnectFailure::Tls(why) | ConnectFailure::Unusable(why)) => {
+            Self::ConnectFailed(ConnectFailure::Tls(why) | ConnectFailure::Unusable(why), _) => {
                 Some(why)
             }
             _ => None,
@@ -259,7 +266,7 @@ impl BadRequest {
 }
 
 impl ConnectFailure {
-    fn answer(&self) -> Answer {
+    fn answer(&self, tried: Tried) -> Answer {
         let (details, code) = match self {
             Self::Refused => (
                 "upstream_reset_before_response_started{remote_connection_failure}",
@@ -277,19 +284,31 @@ impl ConnectFailure {
                 "upstream_tls_unusable",
             ),
         };
-        answer(503, RESET, "UF", details, code)
+        let flag = match tried {
+            Tried::Once => "UF",
+            Tried::Repeatedly => "UF,URX",
+        };
+        answer(503, "", flag, details, code)
     }
 
-    fn body(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            Self::Refused => reset!(
-                "remote connection failure, transport failure reason: delayed connect error: Connection refused"
-            ),
-            Self::Timeout => reset!("connection timeout"),
-            Self::Tls(_) | Self::Unusable(_) => {
-                reset!("remote connection failure, transport failure reason: TLS_error")
+    fn body(&self, tried: Tried) -> String {
+        let tried = match tried {
+            Tried::Once => "",
+            Tried::Repeatedly => "retried and the latest ",
+        };
+        let reason = match self {
+            Self::Refused => {
+                "remote connection failure, transport failure reason: delayed connect error: \
+                 Connection refused"
             }
-        })
+            Self::Timeout => "connection timeout",
+            Self::Tls(_) | Self::Unusable(_) => {
+                "remote connection failure, transport failure reason: TLS_error"
+            }
+        };
+        format!(
+            "upstream connect error or disconnect/reset before headers. {tried}reset reason: {reason}"
+        )
     }
 }
 
@@ -315,11 +334,24 @@ mod tests {
             "UC",
         );
         check(Reject::Misdirected, 421, "", "NR");
+        check(
+            Reject::ConnectFailed(ConnectFailure::Timeout, Tried::Once),
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+            "UF",
+        );
+        check(
+            Reject::ConnectFailed(ConnectFailure::Refused, Tried::Repeatedly),
+            503,
+            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused",
+            "UF,URX",
+        );
     }
 
     #[test]
     fn what_went_wrong_in_tls_is_for_the_log_only() {
-        let reject = Reject::ConnectFailed(ConnectFailure::Tls("secret detail".into()));
+        let failure = ConnectFailure::Tls("secret detail".into());
+        let reject = Reject::ConnectFailed(failure, Tried::Once);
         assert!(!reject.body().contains("secret"));
         assert_eq!(reject.transport_failure(), Some("secret detail"));
     }

@@ -250,8 +250,10 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
             return Some(Next::Terminated(connection, block.clone(), stream));
         }
         Some(Chain::Http(block)) => {
-            let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;
-            let client = Client::of(&stream, connection.snapshot.edge.client_cert);
+            let termination = block.tls.as_ref()?;
+            let stream = handshake(&connection, &block.key, termination, start).await?;
+            let forwarding = connection.snapshot.edge.client_cert;
+            let client = Client::of(&stream, &termination.certificate_uris, forwarding);
             let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
             let serving = serving(&connection, block.clone());
             return Some(Next::Http(connection, serving, stream, client, alpn));

@@ -1,5 +1,6 @@
 //! HTTP over one connection: version, limits, deadlines; requests go to [`service::serve`].
 
+pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod head;
@@ -48,8 +49,12 @@ impl Client {
         Self::default()
     }
 
-    /// The client of a finished handshake.
-    pub fn of<S>(stream: &TlsStream<S>, forwarding: ClientCertForwarding) -> Self {
+    /// The client of a finished handshake with a certificate that has these URI names.
+    pub fn of<S>(
+        stream: &TlsStream<S>,
+        own_uris: &[String],
+        forwarding: ClientCertForwarding,
+    ) -> Self {
         let (_, session) = stream.get_ref();
         let wanted = matches!(
             forwarding,
@@ -58,7 +63,7 @@ impl Client {
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
         let xfcc = leaf.filter(|_| wanted).and_then(|leaf| {
             let identity = PeerIdentity::from_der(leaf).ok()?;
-            HeaderValue::try_from(identity.xfcc(&[], leaf)).ok()
+            HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok()
         });
         Self { tls: true, xfcc }
     }

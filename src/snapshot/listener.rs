@@ -86,6 +86,8 @@ pub struct Termination {
     pub client_rule: Fingerprint,
     /// Names of the certificate: what a connection may be reused for.
     pub certificate_names: Vec<HostPattern>,
+    /// URI names of the certificate: `By` of `x-forwarded-client-cert`.
+    pub certificate_uris: Vec<String>,
 }
 
 /// TLS material that cannot serve; its handshakes fail.

@@ -2,7 +2,7 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
     RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
@@ -41,7 +41,17 @@ impl Authority {
         self.leaf_until(names, serial, 2096)
     }
 
+    #[allow(dead_code, reason = "black-box tests share this file")]
+    pub(crate) fn rsa_leaf(&self, names: &[&str], serial: u64) -> Leaf {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        self.leaf_of(&key, names, serial, 2096)
+    }
+
     pub(crate) fn leaf_until(&self, names: &[&str], serial: u64, year: i32) -> Leaf {
+        self.leaf_of(&KeyPair::generate().unwrap(), names, serial, year)
+    }
+
+    fn leaf_of(&self, key: &KeyPair, names: &[&str], serial: u64, year: i32) -> Leaf {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = names
@@ -55,9 +65,8 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from(serial));
         params.not_after = date_time_ymd(year, 1, 1);
-        let key = KeyPair::generate().unwrap();
         let issuer = Issuer::from_params(&self.params, &self.key);
-        let chain = params.signed_by(&key, &issuer).unwrap().pem();
+        let chain = params.signed_by(key, &issuer).unwrap().pem();
         Leaf { chain, key: key.serialize_pem() }
     }
 

@@ -10,8 +10,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use smallvec::SmallVec;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connect::{ConnectError, Security, Stream, connect};
 use super::resolve::{Addresses, Resolver};
@@ -26,7 +27,7 @@ use crate::telemetry::worker::{ConnectOutcome, UpstreamMetrics};
 pub struct Pool<B> {
     cluster: RefCell<Arc<Cluster>>,
     hosts: RefCell<Hosts<B>>,
-    names: RefCell<Vec<(DnsEndpoint, Addresses)>>,
+    names: RefCell<Vec<(DnsEndpoint, Arc<Addresses>)>>,
     turn: Turn,
     metrics: UpstreamMetrics,
 }
@@ -80,6 +81,16 @@ enum Sender<B> {
     Http1(http1::SendRequest<B>),
     /// HTTP/2: one of several.
     Http2(http2::SendRequest<B>),
+}
+
+/// What kind of connection will do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any that can carry a request.
+    #[default]
+    Any,
+    /// One that carried nothing yet.
+    Fresh,
 }
 
 /// No connection could be had.
@@ -165,7 +176,7 @@ where
     fn hosts(&self) -> Rc<[Rc<Host<B>>]> {
         let names = self.names.borrow();
         if !names.is_empty() {
-            let answers: Vec<_> = names.iter().map(|(_, cell)| cell.load_full()).collect();
+            let answers: Vec<_> = names.iter().map(|(_, addresses)| addresses.latest()).collect();
             let same = {
                 let known = &self.hosts.borrow().answers;
                 known.len() == answers.len()
@@ -191,20 +202,29 @@ where
         self.hosts.borrow().list.clone()
     }
 
+    /// An endpoint by the cluster's strategy; one in `avoid` only where there is no other.
     fn pick(&self, avoid: &[SocketAddr]) -> Option<Rc<Host<B>>> {
         let hosts = self.hosts();
         let strategy = self.cluster.borrow().strategy;
-        let mut chosen = None;
-        for _ in 0..5 {
-            let index = choose(strategy, &hosts, &self.turn, || fastrand::u32(..))?;
-            let host = hosts.get(index)?;
-            chosen = Some(host.clone());
-            match &host.endpoint.address {
-                Address::Socket(socket) if avoid.contains(socket) && hosts.len() > 1 => {}
-                _ => break,
+        let index = choose(strategy, &hosts, &self.turn, || fastrand::u32(..))?;
+        let tried = |host: &Host<B>| matches!(&host.endpoint.address, Address::Socket(socket) if avoid.contains(socket));
+        let (before, after) = hosts.split_at_checked(index)?;
+        let untried = after.iter().chain(before).find(|host| !tried(host));
+        untried.or(after.first()).cloned()
+    }
+
+    /// An endpoint once the cluster's names were asked for: a request that comes before DNS answered
+    /// waits as it would for a connection.
+    async fn first_host(&self) -> Option<Rc<Host<B>>> {
+        let names: Vec<_> = self.names.borrow().iter().map(|(_, name)| name.clone()).collect();
+        let most = self.cluster.borrow().connect_timeout;
+        let answers = async {
+            for name in &names {
+                name.answered().await;
             }
-        }
-        chosen
+        };
+        let _ = timeout(most, answers).await;
+        self.pick(&[])
     }
 
     /// A connection that can carry a request for `host_name` now. Endpoints in `avoid` are left out
@@ -212,16 +232,22 @@ where
     pub async fn acquire(
         &self,
         host_name: &str,
-        avoid: &mut smallvec::SmallVec<[SocketAddr; 2]>,
+        avoid: &mut SmallVec<[SocketAddr; 2]>,
+        wanted: Wanted,
     ) -> Result<Lease<B>, AcquireError> {
-        let host = self.pick(avoid).ok_or(AcquireError::NoEndpoint)?;
+        let host = match self.pick(avoid) {
+            Some(host) => host,
+            None => Box::pin(self.first_host()).await.ok_or(AcquireError::NoEndpoint)?,
+        };
         let cluster = self.cluster.borrow().clone();
         let security = security(&cluster, &host.endpoint, host_name)?;
         let name = match &security {
             Security::Tls(_, name) if has_own_name(&cluster) => Some(name.clone()),
             _ => None,
         };
-        if let Some(lease) = self.reuse(&host, name.as_ref(), cluster.protocol) {
+        if wanted == Wanted::Any
+            && let Some(lease) = self.reuse(&host, name.as_ref(), cluster.protocol)
+        {
             return Ok(lease);
         }
         // Boxed: most requests find a connection and need no room for making one.
@@ -238,7 +264,10 @@ where
 
     /// A raw connection, for TCP routes.
     pub async fn open_raw(&self) -> Result<(Stream, Option<SocketAddr>), AcquireError> {
-        let host = self.pick(&[]).ok_or(AcquireError::NoEndpoint)?;
+        let host = match self.pick(&[]) {
+            Some(host) => host,
+            None => self.first_host().await.ok_or(AcquireError::NoEndpoint)?,
+        };
         let cluster = self.cluster.borrow().clone();
         let security = security(&cluster, &host.endpoint, "")?;
         let peer = match host.endpoint.address {

@@ -10,14 +10,31 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::runtime::Handle;
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep};
 
 use crate::base::limit;
 
-/// The latest addresses of one name; empty until the first answer.
-pub type Addresses = Arc<ArcSwap<Vec<IpAddr>>>;
+/// What is known of one name; it is asked for again as long as somebody holds this.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    latest: ArcSwap<Vec<IpAddr>>,
+    answered: SetOnce<()>,
+}
 
-type Names = HashMap<Arc<str>, Weak<ArcSwap<Vec<IpAddr>>>>;
+impl Addresses {
+    /// The latest addresses; none until the first good answer.
+    pub fn latest(&self) -> Arc<Vec<IpAddr>> {
+        self.latest.load_full()
+    }
+
+    /// Waits until the name was asked for once, whatever the outcome.
+    pub async fn answered(&self) {
+        self.answered.wait().await;
+    }
+}
+
+type Names = HashMap<Arc<str>, Weak<Addresses>>;
 
 /// Resolves names as long as somebody holds their [`Addresses`].
 #[derive(Clone)]
@@ -48,13 +65,13 @@ impl Resolver {
     }
 
     /// The addresses of a name; resolution starts with the first call.
-    pub fn addresses(&self, name: &Arc<str>) -> Addresses {
+    pub fn addresses(&self, name: &Arc<str>) -> Arc<Addresses> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = names.get(name).and_then(Weak::upgrade) {
             return known;
         }
         names.retain(|_, addresses| addresses.strong_count() > 0);
-        let addresses = Addresses::default();
+        let addresses = Arc::<Addresses>::default();
         names.insert(name.clone(), Arc::downgrade(&addresses));
         self.runtime.spawn(follow(self.dns.clone(), name.clone(), Arc::downgrade(&addresses)));
         addresses
@@ -68,15 +85,16 @@ impl std::fmt::Debug for Resolver {
 }
 
 /// Asks again whenever the answer's time is over; the last good answer stays when DNS fails.
-async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<ArcSwap<Vec<IpAddr>>>) {
+async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<Addresses>) {
     loop {
-        let wait = match dns.lookup_ip(&*name).await {
+        let answer = dns.lookup_ip(&*name).await;
+        let Some(known) = addresses.upgrade() else { return };
+        let wait = match answer {
             Ok(answer) => {
                 let mut found: Vec<IpAddr> = answer.iter().take(limit::DNS_ADDRESSES).collect();
                 found.sort_unstable();
-                let Some(cell) = addresses.upgrade() else { return };
-                if **cell.load() != found {
-                    cell.store(Arc::new(found));
+                if **known.latest.load() != found {
+                    known.latest.store(Arc::new(found));
                 }
                 let until = Instant::from_std(answer.valid_until());
                 until.saturating_duration_since(Instant::now()).max(limit::DNS_MIN_TIME)
@@ -86,6 +104,8 @@ async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<ArcSwap
                 limit::DNS_RETRY_TIME
             }
         };
+        let _ = known.answered.set(());
+        drop(known);
         sleep(jittered(wait)).await;
         if addresses.strong_count() == 0 {
             return;

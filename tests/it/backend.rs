@@ -1,5 +1,6 @@
 //! HTTP backends on loopback.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -23,8 +24,14 @@ use crate::pki::{Authority, Leaf};
 /// A backend that answers with what it saw, as JSON.
 pub struct Backend {
     pub port: u16,
-    connections: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 impl Drop for Backend {
@@ -59,36 +66,61 @@ impl Backend {
 
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.counts.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests received so far.
+    pub fn requests(&self) -> usize {
+        self.counts.requests.load(Ordering::Relaxed)
+    }
+
+    /// Listens on a Unix socket.
+    pub fn unix(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let counts = Arc::<Counts>::default();
+        let shared = counts.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, false, Value::Null, shared.clone()));
+            }
+        });
+        Self { port: 0, counts, task }
     }
 
     async fn start(tls: Option<Arc<ServerConfig>>, http2: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connections = Arc::<AtomicUsize>::default();
-        let count = connections.clone();
+        let counts = Arc::<Counts>::default();
+        let shared = counts.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                count.fetch_add(1, Ordering::Relaxed);
-                let tls = tls.clone();
-                tokio::spawn(async move {
-                    let Some(config) = tls else { return serve(stream, http2, Value::Null).await };
-                    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
-                    let session = stream.get_ref().1;
-                    let alpn = session.alpn_protocol().map(String::from_utf8_lossy);
-                    let seen = json!({
-                        "sni": session.server_name(),
-                        "alpn": alpn,
-                        "client_certificate": session.peer_certificates().is_some(),
-                        "client_leaf": session.peer_certificates().map(|chain| chain[0].to_vec()),
-                    });
-                    serve(stream, http2, seen).await;
-                });
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(accept(stream, tls.clone(), http2, shared.clone()));
             }
         });
-        Self { port, connections, task }
+        Self { port, counts, task }
     }
+}
+
+async fn accept(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    http2: bool,
+    counts: Arc<Counts>,
+) {
+    let Some(config) = tls else { return serve(stream, http2, Value::Null, counts).await };
+    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    let session = stream.get_ref().1;
+    let alpn = session.alpn_protocol().map(String::from_utf8_lossy);
+    let seen = json!({
+        "sni": session.server_name(),
+        "alpn": alpn,
+        "client_certificate": session.peer_certificates().is_some(),
+        "client_leaf": session.peer_certificates().map(|chain| chain[0].to_vec()),
+    });
+    serve(stream, http2, seen, counts).await;
 }
 
 fn config(own: &Leaf, clients: Option<&Authority>) -> Arc<ServerConfig> {
@@ -110,11 +142,14 @@ fn config(own: &Leaf, clients: Option<&Authority>) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-async fn serve<S>(stream: S, http2: bool, tls: Value)
+async fn serve<S>(stream: S, http2: bool, tls: Value, counts: Arc<Counts>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| echo(request, tls.clone()));
+    let service = service_fn(move |request| {
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+        echo(request, tls.clone())
+    });
     let stream = TokioIo::new(stream);
     if http2 {
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

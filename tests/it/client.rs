@@ -7,9 +7,11 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -59,6 +61,59 @@ pub fn tls(trusted: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<Client
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Arc::new(config)
+}
+
+/// As [`tls`], for a client that verifies signatures of one scheme alone.
+pub fn tls_with(trusted: &Authority, scheme: SignatureScheme) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::clone(&tls(trusted, None, &[]));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.pem().as_bytes()).unwrap()).unwrap();
+    let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.into());
+    let verifier = OneScheme { inner: inner.build().unwrap(), scheme };
+    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct OneScheme {
+    inner: Arc<WebPkiServerVerifier>,
+    scheme: SignatureScheme,
+}
+
+impl ServerCertVerifier for OneScheme {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![self.scheme]
+    }
 }
 
 pub async fn connect(port: u16) -> TcpStream {

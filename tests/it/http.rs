@@ -1,8 +1,11 @@
 //! Requests through the gateway: versions, headers, routes, and what it answers itself.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::backend::Backend;
-use crate::client::{Http, tls};
+use crate::client::{Http, connect, raw, tls};
 use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
+use crate::scripted::{Scripted, Step};
 
 /// One plaintext and one HTTPS server for `a.com`, before an echoing backend.
 async fn shop(rules: &str) -> (Site, Backend, Gateway) {
@@ -221,9 +224,117 @@ async fn failures_of_backends_have_istios_answers() {
     backend.stop().await;
     let reply = http.get("http://a.com/").await;
     assert_eq!(reply.status, 503);
-    assert!(reply.text().contains("remote connection failure"), "{}", reply.text());
+    let refused = "retried and the latest reset reason: remote connection failure";
+    assert!(reply.text().contains(refused), "{}", reply.text());
     gateway.wait("the access log tells", || {
         let log = gateway.out();
-        log.contains(" 503 UF ") && log.contains(" 503 UC ")
+        log.contains(" 503 UF,URX ") && log.contains(" 503 UC ")
     });
+}
+
+/// A plaintext server for `a.com` before a scripted backend.
+async fn before(script: &'static [Step]) -> (Site, Gateway) {
+    let backend = Scripted::start(script).await;
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("b"))
+            + &service("b", "HTTP", backend.port)),
+    );
+    let gateway = site.start(&[80, 443]);
+    (site, gateway)
+}
+
+const EXPECTING: &[u8] =
+    b"PUT / HTTP/1.1\r\nhost: a.com\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_is_asked_for_when_the_backend_wants_it() {
+    let (_site, _backend, gateway) = shop(&to("echo")).await;
+    let mut client = connect(gateway.port(80)).await;
+    client.write_all(EXPECTING).await.unwrap();
+    let mut interim = [0; 25];
+    client.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"body").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let count = client.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"body_bytes\":4"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_is_not_asked_for_when_the_backend_refuses_it() {
+    let refusal = Step::Say("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n");
+    let (_site, gateway) = before(Box::leak(Box::new([refusal]))).await;
+    let mut client = connect(gateway.port(80)).await;
+    client.write_all(EXPECTING).await.unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn trailers_come_through_in_both_versions() {
+    const WITH_TRAILERS: Step = Step::Say(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: \
+         7\r\n\r\n",
+    );
+    let (site, gateway) = before(&[WITH_TRAILERS, WITH_TRAILERS]).await;
+    for alpn in ["h2", "http/1.1"] {
+        let config = tls(&site.edge, None, &[alpn]);
+        let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+        let reply = http.ask("https://a.com/", &[("te", "trailers")]).await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (200, "ok"), "{alpn}");
+        assert_eq!(reply.trailers.unwrap()["x-sum"], "7", "{alpn}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_could_be_read_two_ways_are_refused() {
+    let (_site, backend, gateway) = shop(&to("echo")).await;
+    for (request, status) in [
+        (
+            "GET / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+            "400",
+        ),
+        ("GET / HTTP/1.1\r\nhost: a.com\r\nhost: b.com\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a.com\r\ntransfer-encoding: gzip\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost : a.com\r\n\r\n", "400"),
+        ("GET /\0 HTTP/1.1\r\nhost: a.com\r\n\r\n", "400"),
+        ("GET / HTTP/1.0\r\nhost: a.com\r\n\r\n", "426"),
+        ("CONNECT a.com:443 HTTP/1.1\r\nhost: a.com\r\n\r\n", "403"),
+        ("GET / HTTP/1.1\r\nhost: a.com\r\nconnection: upgrade\r\nupgrade: tls\r\n\r\n", "403"),
+    ] {
+        let mut bytes = request.as_bytes().to_vec();
+        bytes
+            .extend_from_slice(b"GET /second HTTP/1.1\r\nhost: a.com\r\nconnection: close\r\n\r\n");
+        let answer = String::from_utf8(raw(gateway.port(80), &bytes).await).unwrap();
+        assert_eq!(answer.get(9..12), Some(status), "{request:?}: {answer}");
+    }
+    let seen = backend.requests();
+    let both = b"POST / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 5\r\ntransfer-encoding: \
+                 chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a.com\r\n\r\n";
+    let answer = String::from_utf8(raw(gateway.port(80), both).await).unwrap();
+    assert!(!answer.contains("/smuggled"), "{answer}");
+    assert!(backend.requests() - seen <= 1);
+}
+
+#[tokio::test]
+async fn a_head_too_large_or_with_too_many_fields_is_refused() {
+    let (site, _backend, gateway) = shop(&to("echo")).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: a.com\r\nx: {}\r\n\r\n", "y".repeat(70 << 10));
+    let many = format!("GET / HTTP/1.1\r\nhost: a.com\r\n{}\r\n", "x: y\r\n".repeat(200));
+    for head in [long, many] {
+        let answer = String::from_utf8(raw(gateway.port(80), head.as_bytes()).await).unwrap();
+        assert_eq!(answer.get(9..12), Some("431"), "{answer}");
+    }
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    let name = "y".repeat(70 << 10);
+    let request = http.request("GET", "https://a.com/", &[("x", &name)], "");
+    assert!(http.try_send(request).await.map_or(true, |reply| reply.status == 431));
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -136,6 +137,29 @@ async fn a_key_that_cannot_be_read_is_named_and_its_server_goes_on() {
     assert!(gateway.err().contains("certs/a/tls.key"), "{}", gateway.err());
     let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
     assert_eq!(http.get("https://a.com/").await.status, 200);
+}
+
+#[tokio::test]
+async fn without_file_descriptors_what_is_open_goes_on_and_the_rest_waits() {
+    let (_site, _echo, gateway) = start(&["--workers", "1"]).await;
+    let mut kept = Http::plain(gateway.port(80)).await;
+    assert_eq!(kept.get("http://a.com/").await.status, 200);
+    let open = fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count() as u64;
+    let limits = format!("--nofile={0}:{0}", open + 8);
+    let pid = format!("--pid={}", gateway.pid());
+    assert!(Command::new("prlimit").args([pid, limits]).status().unwrap().success());
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(connect(gateway.port(80)).await);
+    }
+    gateway.wait("it says so", || gateway.err().contains("ulimit -n"));
+    for _ in 0..5 {
+        assert_eq!(kept.get("http://a.com/").await.status, 200);
+    }
+    drop(crowd);
+    let mut fresh = Http::plain(gateway.port(80)).await;
+    assert_eq!(fresh.get("http://a.com/").await.status, 200);
+    assert!(!gateway.err().contains("panicked"));
 }
 
 fn rustix_is_root() -> bool {

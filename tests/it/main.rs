@@ -14,6 +14,7 @@
 mod backend;
 mod check;
 mod client;
+mod credentials;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
 mod gateway;
@@ -22,8 +23,11 @@ mod jwt;
 mod keys;
 mod lifecycle;
 mod listeners;
+mod observability;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod reload;
 mod samples;
+mod scripted;
 mod tcp;
+mod upstream;

@@ -53,6 +53,16 @@ impl Upload {
         RequestBody { upload: self.clone(), gate, size, stall: None }
     }
 
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.ended.get() && self.bytes.get() == 0
+    }
+
+    /// Another handle for what sends the request a second time.
+    pub fn again(self: &Rc<Self>) -> RequestBody {
+        RequestBody { upload: self.clone(), gate: None, size: SizeHint::with_exact(0), stall: None }
+    }
+
     /// Gives up what has not come yet: the client is told to stop, the backend's connection ends.
     fn abandon(&self) {
         drop(self.incoming.take());

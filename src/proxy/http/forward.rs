@@ -1,32 +1,27 @@
 //! Sending a request to its destination, and its answer back.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST, SERVER};
+use http::header::{EXPECT, HOST, HeaderMap, SERVER};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{Gate, RequestBody, ResponseBody};
 use super::head::{Head, Plan, RequestValues, strip_hop_by_hop};
 use super::service::Exchange;
-use super::{respond, upgrade};
+use super::{attempt, respond, upgrade};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, X_REQUEST_ID,
 };
-use crate::base::host::without_port;
-use crate::decide::reject::{ConnectFailure, Reject};
+use crate::decide::reject::Reject;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::snapshot::route::{Destination, Forward};
-use crate::upstream::connect::ConnectError;
-use crate::upstream::pool::{AcquireError, Lease, Pool};
 
 /// What there is to do.
 pub struct Work<'a> {
@@ -42,9 +37,6 @@ pub struct Work<'a> {
     pub plan: Plan,
 }
 
-/// Tries after the first when the endpoint could not be reached (Istio's default retry policy).
-const CONNECT_RETRIES: usize = 2;
-
 /// Forwards a request and answers it.
 pub async fn forward(
     mut exchange: Box<Exchange>,
@@ -57,14 +49,16 @@ pub async fn forward(
     };
     exchange.record.destination = cluster.labels.clone();
     let deadline = work.rule.timeout.map(|time| Instant::now() + time);
-    let values_headers = needs_values(work.destination).then(|| request.headers().clone());
-    let (method, query, version) =
-        (request.method().clone(), request.uri().query().map(str::to_owned), request.version());
+    let (method, version) = (request.method().clone(), request.version());
+    let (headers, query) = if needs_values(work.destination) {
+        (request.headers().clone(), request.uri().query().map(str::to_owned))
+    } else {
+        (HeaderMap::new(), None)
+    };
     let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
     log_request(&mut exchange, &cluster, &request);
-    let host = request_host(&request, work.head);
     let sent = {
-        let mut sending = pin!(send(&mut exchange, &cluster, &host, request));
+        let mut sending = pin!(attempt::send(&mut exchange, &cluster, work.head, request));
         match deadline {
             None => sending.await,
             Some(deadline) => {
@@ -79,7 +73,7 @@ pub async fn forward(
                 head: work.head,
                 connection: &connection,
                 method: &method,
-                headers: Cow::Owned(values_headers.unwrap_or_default()),
+                headers: Cow::Owned(headers),
                 query: query.as_deref(),
                 version,
             };
@@ -163,37 +157,28 @@ fn rewrite_host(work: &Work<'_>, request: &mut Request<Incoming>) {
 }
 
 fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incoming>) {
-    let sent = work.plan.path_and_query.as_deref();
-    let current = sent.or_else(|| request.uri().path_and_query().map(PathAndQuery::as_str));
-    let current = current.unwrap_or("/").to_owned();
-    let rewritten = work.rule.path.as_ref().map(|rewrite| {
-        let (path, query) = match current.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (current.as_str(), None),
-        };
-        let path = rewrite.apply(path);
-        match query {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if work.plan.path_and_query.is_some() || work.rule.path.is_some() {
+        let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+        let current = work.plan.path_and_query.as_deref().unwrap_or(sent);
+        let target = rewritten(work.rule, current);
+        if work.rule.path.is_some()
+            && target != current
+            && let Ok(original) = HeaderValue::from_str(current)
+        {
+            request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, original);
         }
-    });
-    if rewritten.as_ref().is_some_and(|new| *new != current)
-        && let Ok(original) = HeaderValue::from_str(&current)
-    {
-        request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, original);
+        parts.path_and_query = PathAndQuery::try_from(target.into_owned()).ok();
     }
-    let target = rewritten.unwrap_or(current);
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    (parts.scheme, parts.authority) = (None, None);
     if cluster.protocol == Protocol::Http2 {
-        let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
-        parts.authority = host.and_then(|host| Authority::try_from(host).ok());
+        let host = request.headers_mut().remove(HOST);
+        parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
         parts.scheme = parts.authority.is_some().then_some(if work.head.scheme == "https" {
             Scheme::HTTPS
         } else {
             Scheme::HTTP
         });
-        request.headers_mut().remove(HOST);
     }
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
@@ -204,10 +189,13 @@ fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incomin
     };
 }
 
-fn request_host(request: &Request<RequestBody>, head: &Head) -> String {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
-    without_port(host.unwrap_or(&head.authority)).to_owned()
+/// Path and query as the rule wants them.
+fn rewritten<'a>(rule: &Forward, current: &'a str) -> Cow<'a, str> {
+    let Some(rewrite) = &rule.path else { return Cow::Borrowed(current) };
+    Cow::Owned(match current.split_once('?') {
+        Some((path, query)) => format!("{}?{query}", rewrite.apply(path)),
+        None => rewrite.apply(current),
+    })
 }
 
 fn log_request(exchange: &mut Exchange, cluster: &Cluster, request: &Request<RequestBody>) {
@@ -215,78 +203,6 @@ fn log_request(exchange: &mut Exchange, cluster: &Cluster, request: &Request<Req
         log.upstream_cluster = Some(cluster.name.clone());
         log.forwarded_for = request.headers().get(X_FORWARDED_FOR).cloned();
         log.request_id = request.headers().get(X_REQUEST_ID).cloned();
-    }
-}
-
-type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
-
-/// Finds a connection and sends. What was not sent is tried again elsewhere; what was sent is not,
-/// for the backend may have acted on it.
-async fn send(
-    exchange: &mut Exchange,
-    cluster: &Arc<Cluster>,
-    host: &str,
-    mut request: Request<RequestBody>,
-) -> Result<Sent, Reject> {
-    let connection = exchange.connection().clone();
-    let worker = &connection.registered.worker;
-    let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    let mut avoid = SmallVec::new();
-    loop {
-        let mut lease = acquire(&pool, host, &mut avoid).await?;
-        if let Some(log) = &mut exchange.record.log {
-            log.upstream_host = lease.peer;
-            log.upstream_local = lease.local;
-        }
-        let began = Instant::now();
-        match lease.send(request).await {
-            Ok(response) => return Ok((response, lease, began)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if lease.reused => request = unsent,
-                _ => return Err(failure(error.error())),
-            },
-        }
-    }
-}
-
-async fn acquire(
-    pool: &Pool<RequestBody>,
-    host: &str,
-    avoid: &mut SmallVec<[SocketAddr; 2]>,
-) -> Result<Lease<RequestBody>, Reject> {
-    let mut retries = 0;
-    loop {
-        match pool.acquire(host, avoid).await {
-            Ok(lease) => return Ok(lease),
-            Err(AcquireError::NoEndpoint) => return Err(Reject::NoHealthyUpstream),
-            Err(AcquireError::Connect(error)) => {
-                if retries == CONNECT_RETRIES || matches!(error, ConnectError::Unusable(_)) {
-                    return Err(Reject::ConnectFailed(connect_failure(&error)));
-                }
-                retries += 1;
-            }
-        }
-    }
-}
-
-fn connect_failure(error: &ConnectError) -> ConnectFailure {
-    match error {
-        ConnectError::Refused(_) => ConnectFailure::Refused,
-        ConnectError::Timeout => ConnectFailure::Timeout,
-        ConnectError::Tls(source) => ConnectFailure::Tls(source.to_string().into()),
-        ConnectError::Unusable(reason) => ConnectFailure::Unusable(reason.to_string().into()),
-    }
-}
-
-fn failure(error: &hyper::Error) -> Reject {
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        Reject::UpstreamProtocol
-    } else if error.is_user() {
-        Reject::ClientGone
-    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        Reject::UpstreamClosed
-    } else {
-        Reject::UpstreamReset
     }
 }
 

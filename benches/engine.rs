@@ -1,0 +1,183 @@
+//! The decisions of the data path and their compilation, without a network: `cargo bench`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    dead_code,
+    missing_docs,
+    reason = "a benchmark that cannot go on stops"
+)]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
+use portcullis::auth::jwt::{IssuerKeys, JwksSource, KeyState};
+use portcullis::base::hash::Fingerprint;
+use portcullis::base::host::HostPattern;
+use portcullis::base::id::Generation;
+use portcullis::compile::files::FileStore;
+use portcullis::compile::settings::CompileSettings;
+use portcullis::compile::{Input, Reuse, compile};
+use portcullis::decide::request::{Outcome, RequestFacts, decide};
+use portcullis::resources::{ConfigFile, ResourceSet, parse};
+use portcullis::route::hosts::HostIndex;
+use portcullis::route::matcher::RequestHead;
+use portcullis::snapshot::Snapshot;
+use portcullis::snapshot::listener::Servers;
+
+#[path = "../src/auth/jwt/fixture.rs"]
+mod fixture;
+
+const SIZES: [u32; 3] = [10, 1_000, 10_000];
+const NOW: i64 = 1_800_000_000;
+
+/// One plaintext server, and for each host a backend and ten rules, the last of them for any path.
+fn site(hosts: u32) -> String {
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, \
+                    namespace: istio-system}\nspec: {selector: {istio: ingressgateway}, servers: \
+                    [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}\n"
+        .to_owned();
+    for host in 0..hosts {
+        let to = format!("route: [{{destination: {{host: h{host}.internal}}}}]");
+        let mut rules = String::new();
+        for rule in 0..9 {
+            writeln!(rules, "  - {{match: [{{uri: {{prefix: /part{rule}/}}}}], {to}}}").unwrap();
+        }
+        writeln!(rules, "  - {{{to}}}").unwrap();
+        write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: \
+             h{host}, namespace: shop}}\nspec:\n  hosts: [h{host}.example.com]\n  gateways: \
+             [istio-system/edge]\n  http:\n{rules}---\napiVersion: networking.istio.io/v1\nkind: \
+             ServiceEntry\nmetadata: {{name: h{host}, namespace: shop}}\nspec: {{hosts: \
+             [h{host}.internal], resolution: STATIC, ports: [{{number: 80, name: http, protocol: \
+             HTTP}}], endpoints: [{{address: 127.0.0.1}}]}}\n"
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn parsed(text: &str) -> ResourceSet {
+    let bytes = text.as_bytes().to_vec().into();
+    parse(&[ConfigFile { path: "site.yaml".into(), bytes }]).set
+}
+
+fn snapshot(set: &ResourceSet) -> Snapshot {
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let input = Input {
+        set,
+        files: &FileStore::default(),
+        settings: &CompileSettings::default(),
+        keys: &keys,
+        now: NOW,
+        generation: Generation(1),
+        hash: Fingerprint::of(b""),
+    };
+    compile(&input, &Reuse::default()).snapshot
+}
+
+/// Decides a GET; whether it is forwarded.
+fn forwards(snapshot: &Snapshot, host: &str, path: &str, headers: &HeaderMap) -> bool {
+    let listener = &snapshot.listeners[0];
+    let Servers::Http(block) = &listener.servers else { return false };
+    let head = RequestHead {
+        method: &Method::GET,
+        scheme: "http",
+        authority: host,
+        path,
+        query: None,
+        headers,
+    };
+    let facts = RequestFacts { head, path_and_query: path, now: NOW, random: 0 };
+    matches!(decide(snapshot, listener, block, &facts).outcome, Outcome::Forward(..))
+}
+
+fn names(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sni lookup");
+    for size in SIZES {
+        let mut index = HostIndex::default();
+        for host in 0..size {
+            for name in [format!("h{host}.example.com"), format!("*.w{host}.example.com")] {
+                index.entry(&HostPattern::parse(&name).unwrap(), || host);
+            }
+        }
+        for (kind, name, found) in [
+            ("exact", "h7.example.com", true),
+            ("wildcard", "a.b.w7.example.com", true),
+            ("unknown", "a.b.example.org", false),
+        ] {
+            assert_eq!(index.lookup(name).is_some(), found);
+            group.bench_function(BenchmarkId::new(kind, size), |bencher| {
+                bencher.iter(|| index.lookup(black_box(name)));
+            });
+        }
+    }
+}
+
+fn routes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route match");
+    for size in SIZES {
+        let snapshot = snapshot(&parsed(&site(size)));
+        let headers = HeaderMap::new();
+        for (kind, path) in [("first rule", "/part0/x"), ("tenth rule", "/other")] {
+            assert!(forwards(&snapshot, "h7.example.com", path, &headers));
+            group.bench_function(BenchmarkId::new(kind, size), |bencher| {
+                bencher.iter(|| forwards(&snapshot, black_box("h7.example.com"), path, &headers));
+            });
+        }
+    }
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("jwt check");
+    let issuer = fixture::issuer();
+    let claims = serde_json::json!({
+        "iss": "https://issuer", "sub": "alice", "aud": "shop", "exp": NOW + 3600,
+    });
+    for algorithm in ["RS256", "PS256", "ES256", "ES384", "EdDSA"] {
+        let rule = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: \
+             tokens, namespace: istio-system}}\nspec: {{jwtRules: [{{issuer: https://issuer, jwks: \
+             '{}'}}]}}\n",
+            issuer.key_set(algorithm, "k")
+        );
+        let snapshot = snapshot(&parsed(&(site(1) + &rule)));
+        let header = serde_json::json!({"alg": algorithm, "kid": "k"});
+        let bearer = |token: &str| {
+            let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+            HeaderMap::from_iter([(AUTHORIZATION, value)])
+        };
+        let good = bearer(&issuer.token(&header, &claims));
+        let forged = bearer(&fixture::stranger().token(&header, &claims));
+        assert!(forwards(&snapshot, "h0.example.com", "/", &good));
+        assert!(!forwards(&snapshot, "h0.example.com", "/", &forged));
+        group.bench_function(algorithm, |bencher| {
+            bencher.iter(|| forwards(&snapshot, "h0.example.com", "/", black_box(&good)));
+        });
+    }
+}
+
+fn compilation(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("configuration");
+    group.sample_size(10);
+    for size in SIZES {
+        let text = site(size);
+        group.bench_function(BenchmarkId::new("parse", size), |bencher| {
+            bencher.iter(|| parsed(black_box(&text)));
+        });
+        let set = parsed(&text);
+        assert_eq!(snapshot(&set).clusters.len(), size as usize);
+        group.bench_function(BenchmarkId::new("compile", size), |bencher| {
+            bencher.iter(|| snapshot(black_box(&set)));
+        });
+    }
+}
+
+criterion_group!(benches, names, routes, tokens, compilation);
+criterion_main!(benches);

@@ -1,0 +1,131 @@
+//! Certificates of servers, and what is asked of clients beyond their CA.
+
+use rustls::SignatureScheme;
+
+use crate::client::{Http, proven, shake, tls, tls_with};
+use crate::gateway::{Gateway, Site, gateway, routes};
+use crate::pki::Leaf;
+
+const ANSWER: &str = "  http: [{directResponse: {status: 200, body: {string: in}}}]\n";
+
+/// A server for `a.com` with these TLS settings.
+fn start(site: &Site, settings: &str) -> Gateway {
+    site.config(
+        "all",
+        &(gateway("edge", 443, "HTTPS", "a.com", settings)
+            + &routes("r", "istio-system/edge", "a.com", ANSWER)),
+    );
+    site.start(&[443])
+}
+
+/// Whether a client with this certificate gets an answer.
+async fn enters(site: &Site, gateway: &Gateway, own: &Leaf) -> bool {
+    proven(&tls(&site.edge, Some(own), &[]), gateway.port(443), "a.com").await.is_ok()
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_refused_and_a_new_list_is_taken_up() {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    site.write("certs/a/ca.crl", site.clients.revoke(&[2]).0);
+    let gateway = start(&site, "mode: MUTUAL, credentialName: a");
+    let (one, two) = (site.clients.leaf(&["one"], 1), site.clients.leaf(&["two"], 2));
+    assert!(enters(&site, &gateway, &one).await);
+    assert!(!enters(&site, &gateway, &two).await);
+    gateway.reload(|| site.write("certs/a/ca.crl", site.clients.revoke(&[1, 2]).0));
+    assert!(!enters(&site, &gateway, &one).await);
+    // A list that cannot be read never opens the door again.
+    gateway.reload(|| site.write("certs/a/ca.crl", "nonsense"));
+    assert!(!enters(&site, &gateway, &one).await && !enters(&site, &gateway, &two).await);
+    assert!(gateway.metrics().contains("outcome=\"client_certificate\""));
+}
+
+#[tokio::test]
+async fn names_and_pins_of_client_certificates_are_compared() {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    let (one, two) = (site.clients.leaf(&["one"], 1), site.clients.leaf(&["two"], 2));
+    let settings = |more: &str| format!("mode: MUTUAL, credentialName: a, {more}");
+    let gateway = start(&site, &settings("subjectAltNames: [one]"));
+    assert!(enters(&site, &gateway, &one).await && !enters(&site, &gateway, &two).await);
+    for pin in [
+        format!("verifyCertificateHash: ['{}']", certificate_pin(&one)),
+        format!("verifyCertificateSpki: ['{}']", key_pin(&one)),
+    ] {
+        let with_pin = gateway_with(&settings(&pin));
+        gateway.reload(|| _ = site.config("all", &with_pin));
+        assert!(enters(&site, &gateway, &one).await, "{pin}: {}", gateway.err());
+        assert!(!enters(&site, &gateway, &two).await, "{pin}");
+    }
+}
+
+fn gateway_with(settings: &str) -> String {
+    gateway("edge", 443, "HTTPS", "a.com", settings)
+        + &routes("r", "istio-system/edge", "a.com", ANSWER)
+}
+
+fn der(leaf: &Leaf) -> Vec<u8> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    CertificateDer::from_pem_slice(leaf.chain.as_bytes()).unwrap().to_vec()
+}
+
+/// Hexadecimal SHA-256 of the certificate.
+fn certificate_pin(leaf: &Leaf) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der(leaf));
+    digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// Base64 of the SHA-256 of the public key.
+fn key_pin(leaf: &Leaf) -> String {
+    use base64::Engine as _;
+    let der = der(leaf);
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+    let key = certificate.tbs_certificate.subject_pki.raw;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key);
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
+#[tokio::test]
+async fn of_several_certificates_the_one_that_the_client_understands_is_shown() {
+    let site = Site::new();
+    let ecdsa = site.certificate("ecdsa", &["a.com"]);
+    let rsa = site.edge.rsa_leaf(&["a.com"], 2);
+    site.write("certs/rsa/tls.key", &rsa.key);
+    site.write("certs/rsa/tls.crt", &rsa.chain);
+    let gateway = start(&site, "mode: SIMPLE, credentialNames: [rsa, ecdsa]");
+    for (scheme, expected) in
+        [(SignatureScheme::RSA_PSS_SHA256, &rsa), (SignatureScheme::ECDSA_NISTP256_SHA256, &ecdsa)]
+    {
+        let config = tls_with(&site.edge, scheme);
+        let stream = shake(&config, gateway.port(443), "a.com").await.unwrap();
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        assert_eq!(shown, der(expected), "{scheme:?}");
+    }
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    assert_eq!(http.get("https://a.com/").await.text(), "in");
+}
+
+#[tokio::test]
+async fn cipher_suites_and_files_are_as_written() {
+    let site = Site::new();
+    let leaf = site.certificate("a", &["a.com"]);
+    let file = |name: &str| site.path(&format!("certs/a/{name}")).display().to_string();
+    let gateway = start(
+        &site,
+        &format!(
+            "mode: SIMPLE, serverCertificate: '{}', privateKey: '{}', maxProtocolVersion: TLSV1_2, \
+             cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384]",
+            file("tls.crt"),
+            file("tls.key")
+        ),
+    );
+    let stream = shake(&tls(&site.edge, None, &[]), gateway.port(443), "a.com").await.unwrap();
+    let session = stream.get_ref().1;
+    assert_eq!(session.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
+    let agreed = session.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(agreed, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+    assert_eq!(session.peer_certificates().unwrap()[0].to_vec(), der(&leaf));
+}
