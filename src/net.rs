@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** nothing here knows a snapshot.
 
+pub mod coalesce;
 pub mod copy;
 pub mod guarded;
 pub mod listener;

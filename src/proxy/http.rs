@@ -8,6 +8,7 @@ pub mod respond;
 pub mod service;
 pub mod upgrade;
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use self::body::ResponseBody;
 use super::connection::{Connection, ServingCell};
 use super::worker::Registered;
 use crate::base::limit;
+use crate::net::coalesce::coalesce;
 use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
@@ -120,7 +122,7 @@ where
         local,
         server_name,
     });
-    let io = TokioIo::new(Guarded::new(stream, liveness.clone()));
+    let io = Guarded::new(stream, liveness.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
         // Boxed: the connection holds the future's place even while it is idle.
@@ -129,13 +131,17 @@ where
     });
     if http2 {
         liveness.begin(Kind::Http2);
-        let served = Box::pin(http2_builder().serve_connection(io, service));
-        Some(Box::pin(supervise(served, liveness, open, http2::Connection::graceful_shutdown)))
+        let (io, waiting) = coalesce(io);
+        let served = Box::pin(http2_builder().serve_connection(TokioIo::new(io), service));
+        let finish = http2::Connection::graceful_shutdown;
+        let flush = move |cx: &mut Context<'_>| waiting.poll_drain(cx);
+        Some(Box::pin(supervise(served, liveness, open, (finish, flush))))
     } else {
         liveness.begin(Kind::Http1);
+        let io = TokioIo::new(io);
         let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
-        let drain = http1::UpgradeableConnection::graceful_shutdown;
-        Some(Box::pin(supervise(served, liveness, open, drain)))
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        Some(Box::pin(supervise(served, liveness, open, (finish, |_| Poll::Ready(Ok(()))))))
     }
 }
 
@@ -183,30 +189,44 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
     builder
 }
 
-/// Drives a connection and carries out the worker's orders.
+/// Drives a connection and carries out the worker's orders: `finish` asks it to end, `flush` sends
+/// what a turn of it wrote.
 async fn supervise<C>(
     mut served: Pin<Box<C>>,
     liveness: Arc<Liveness>,
     _open: OpenConnection,
-    drain: impl Fn(Pin<&mut C>),
+    (finish, mut flush): (
+        impl Fn(Pin<&mut C>),
+        impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ),
 ) where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut drained = false;
+    let mut ended = false;
     std::future::poll_fn(move |cx: &mut Context<'_>| {
         match liveness.watch(cx.waker()) {
             Order::Cut => return Poll::Ready(()),
             Order::Drain if !drained => {
                 drained = true;
-                drain(served.as_mut());
+                finish(served.as_mut());
             }
             Order::Serve | Order::Drain => {}
         }
-        served.as_mut().poll(cx).map(|result| {
+        if !ended && let Poll::Ready(result) = served.as_mut().poll(cx) {
+            ended = true;
             if let Err(error) = result {
                 tracing::debug!(%error, "connection ended");
             }
-        })
+        }
+        match flush(cx) {
+            Poll::Ready(Ok(())) if ended => Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "connection ended");
+                Poll::Ready(())
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
     })
     .await;
 }
