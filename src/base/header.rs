@@ -51,6 +51,9 @@ names! {
     GRPC_TIMEOUT = "grpc-timeout";
 }
 
+/// What the names of Envoy's control headers begin with.
+pub const CONTROL_PREFIX: &str = "x-envoy-";
+
 /// Envoy's control headers, removed from every request of an outside client.
 pub const STRIPPED_FROM_CLIENTS: [HeaderName; 21] = [
     X_ENVOY_INTERNAL,
@@ -75,3 +78,13 @@ pub const STRIPPED_FROM_CLIENTS: [HeaderName; 21] = [
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_headers_have_the_prefix() {
+        assert!(STRIPPED_FROM_CLIENTS.iter().all(|name| name.as_str().starts_with(CONTROL_PREFIX)));
+    }
+}

@@ -101,6 +101,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
         if !ready!(inner.poll_room(cx, more))? {
             return Pin::new(&mut inner.stream).poll_write_vectored(cx, bufs);
         }
+        if inner.waiting.capacity() == 0 {
+            inner.waiting.reserve_exact(RECORD_BYTES);
+        }
         for buf in bufs {
             inner.waiting.extend_from_slice(buf);
         }

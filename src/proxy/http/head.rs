@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::HttpConnection;
 use crate::auth::jwt::Verdict;
 use crate::base::header::{
-    KEEP_ALIVE, PROXY_CONNECTION, STRIPPED_FROM_CLIENTS, X_ENVOY_ATTEMPT_COUNT,
+    CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION, STRIPPED_FROM_CLIENTS, X_ENVOY_ATTEMPT_COUNT,
     X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
     X_REQUEST_ID,
 };
@@ -195,6 +195,9 @@ fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(address.to_string()).ok()
 }
 
+/// Most headers that [`prepare`] adds.
+const ADDED_HEADERS: usize = 7;
+
 /// Makes a request's head what the backend shall see, apart from the route's own operations.
 pub fn prepare(
     connection: &HttpConnection,
@@ -216,9 +219,12 @@ pub fn prepare(
     }
     let headers = request.headers_mut();
     strip_hop_by_hop(headers, head.upgrade);
-    for name in &STRIPPED_FROM_CLIENTS {
-        headers.remove(name);
+    if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
+        for name in &STRIPPED_FROM_CLIENTS {
+            headers.remove(name);
+        }
     }
+    headers.reserve(ADDED_HEADERS);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
     forwarded_for(headers, &connection.peer_ip);
     let client = head.trusted.as_ref().unwrap_or(&connection.peer_ip);
@@ -236,6 +242,10 @@ pub fn prepare(
 
 /// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    // One look at the names costs less than a search for each that is usually not there.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -264,6 +274,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "te" | "upgrade"
+    )
 }
 
 fn forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
