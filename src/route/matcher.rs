@@ -56,7 +56,14 @@ fn build(written: &str, pattern: &str) -> Result<Regex, InvalidRegex> {
     // Compiled as written first, so that a stray ")" cannot escape the anchors.
     compile(written)
         .and_then(|_| compile(pattern))
-        .map_err(|error| InvalidRegex::Syntax(error.to_string()))
+        .map_err(|error| InvalidRegex::Syntax(reason(&error)))
+}
+
+/// The reason alone: the library draws the pattern over several lines.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 impl ValueMatch {
