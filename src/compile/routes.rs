@@ -250,7 +250,7 @@ impl Rule<'_, '_> {
         let rule = self.written;
         if let Some(redirect) = &rule.redirect {
             let operations =
-                self.operations(".headers.response", response(rule.headers.as_ref()))?;
+                self.operations(".headers.response", response(rule.headers.as_deref()))?;
             return Ok(Action::Redirect(self.redirect(redirect, uri)?, operations));
         }
         if let Some(direct) = &rule.direct_response {
@@ -266,7 +266,7 @@ impl Rule<'_, '_> {
                 }
             });
             let response_headers =
-                self.operations(".headers.response", response(rule.headers.as_ref()))?;
+                self.operations(".headers.response", response(rule.headers.as_deref()))?;
             return Ok(Action::Respond(DirectResponse { status, body, response_headers }));
         }
         self.forward(uri, find).map(Action::Forward)
@@ -318,15 +318,16 @@ impl Rule<'_, '_> {
         };
         let rewritten = rule.rewrite.as_ref().map_or("", |rewrite| rewrite.authority.as_str());
         let mut own_request =
-            self.operations(".headers.request", request(rule.headers.as_ref()))?;
-        let own_response = self.operations(".headers.response", response(rule.headers.as_ref()))?;
+            self.operations(".headers.request", request(rule.headers.as_deref()))?;
+        let own_response =
+            self.operations(".headers.response", response(rule.headers.as_deref()))?;
         let own_host = take_host(&mut own_request);
         let authority = HeaderValue::from_str(rewritten).ok().filter(|value| !value.is_empty());
         let single = rule.route.len() == 1;
         let mut destinations = Vec::new();
         for (index, route) in rule.route.iter().enumerate() {
             let field = format!(".route[{index}]");
-            let headers = route.headers.as_ref();
+            let headers = route.headers.as_deref();
             let mut to = self.operations(&format!("{field}.headers.request"), request(headers))?;
             let back = self.operations(&format!("{field}.headers.response"), response(headers))?;
             let host = take_host(&mut to);

@@ -22,26 +22,26 @@ pub struct VirtualService {
     pub export_to: Vec<String>,
 }
 
-/// `VirtualService.spec.http[]`.
+/// `VirtualService.spec.http[]`. What few rules have is boxed: thousands are kept.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     pub name: String,
     pub r#match: Vec<HttpMatch>,
     pub route: Vec<HttpDestination>,
-    pub redirect: Option<HttpRedirect>,
+    pub redirect: Option<Box<HttpRedirect>>,
     pub direct_response: Option<DirectResponse>,
-    pub delegate: Option<Delegate>,
-    pub rewrite: Option<HttpRewrite>,
+    pub delegate: Option<Box<Delegate>>,
+    pub rewrite: Option<Box<HttpRewrite>>,
     pub timeout: Option<ProtoDuration>,
-    pub retries: Option<HttpRetry>,
-    pub fault: Option<HttpFault>,
-    pub mirror: Option<Destination>,
+    pub retries: Option<Box<HttpRetry>>,
+    pub fault: Option<Box<HttpFault>>,
+    pub mirror: Option<Box<Destination>>,
     pub mirrors: Vec<HttpMirror>,
     pub mirror_percent: Option<u32>,
     pub mirror_percentage: Option<Percent>,
-    pub cors_policy: Option<CorsPolicy>,
-    pub headers: Option<Headers>,
+    pub cors_policy: Option<Box<CorsPolicy>>,
+    pub headers: Option<Box<Headers>>,
 }
 
 /// `VirtualService.spec.http[].match[]`.
@@ -70,7 +70,7 @@ pub struct HttpMatch {
 pub struct HttpDestination {
     pub destination: Option<Destination>,
     pub weight: i32,
-    pub headers: Option<Headers>,
+    pub headers: Option<Box<Headers>>,
 }
 
 /// `VirtualService.spec.http[].route[].destination`.

@@ -1,11 +1,11 @@
 //! Termination: certificates and client rules of one server block as rustls configurations.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::crypto::{CryptoProfile, SuiteOrder};
@@ -71,9 +71,6 @@ pub enum ServerTlsError {
     /// The versions and suites do not go together.
     #[error("TLS parameters cannot be used together")]
     Parameters(#[source] rustls::Error),
-    /// No ticket keys could be made.
-    #[error("session ticket keys could not be made")]
-    Tickets(#[source] rustls::Error),
 }
 
 /// TLS of one server: its sessions are its own, so that nothing resumed here was agreed elsewhere.
@@ -109,7 +106,7 @@ impl ServerTls {
         let keys = spec.certificates.iter().map(|material| material.certified_key().clone());
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys.collect())));
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Ticketer::new().map_err(ServerTlsError::Tickets)?;
+        config.ticketer = Arc::<Tickets>::default();
         config.send_tls13_tickets = 1;
         config.ignore_client_order = spec.crypto.order == SuiteOrder::Server;
         let without_alpn = Arc::new(config.clone());
@@ -128,6 +125,35 @@ impl ServerTls {
             .as_mut()
             .is_some_and(|offered| offered.any(|name| known.iter().any(|known| known == name)));
         if common { &self.with_alpn } else { &self.without_alpn }
+    }
+}
+
+/// Keys for session tickets, made with the first ticket: most of many servers rarely meet a client,
+/// and the keys are the largest part of one.
+#[derive(Debug, Default)]
+struct Tickets(OnceLock<Option<Arc<dyn ProducesTickets>>>);
+
+impl Tickets {
+    fn keys(&self) -> Option<&Arc<dyn ProducesTickets>> {
+        self.0.get_or_init(|| Ticketer::new().ok()).as_ref()
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.keys().map_or(0, |keys| keys.lifetime())
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.keys()?.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.get()?.as_ref()?.decrypt(cipher)
     }
 }
 

@@ -77,9 +77,13 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
     destinations(weighted, path, findings);
     for (index, destination) in route.route.iter().enumerate() {
-        headers(destination.headers.as_ref(), &format!("{path}.route[{index}].headers"), findings);
+        headers(
+            destination.headers.as_deref(),
+            &format!("{path}.route[{index}].headers"),
+            findings,
+        );
     }
-    headers(route.headers.as_ref(), &format!("{path}.headers"), findings);
+    headers(route.headers.as_deref(), &format!("{path}.headers"), findings);
     if let Some(redirect) = &route.redirect {
         check_redirect(redirect, &format!("{path}.redirect"), findings);
     }
