@@ -93,6 +93,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         access_log: access_log.clone(),
         report,
         generation: Generation(0),
+        retired: Vec::new(),
         unbound: false,
     };
     control.first()?;

@@ -10,4 +10,5 @@ pub mod host;
 pub mod id;
 pub mod labels;
 pub mod limit;
+pub mod memory;
 pub mod secret;

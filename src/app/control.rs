@@ -1,11 +1,13 @@
 //! The control thread: loads, adopts, publishes, reports; then waits for the next change.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use crate::base::id::Generation;
+use crate::base::{limit, memory};
 use crate::compile::Output;
 use crate::compile::server_tls::CertificateFact;
 use crate::diag::{Diagnostic, Severity, catalog, count};
@@ -47,6 +49,9 @@ pub(super) struct Control {
     pub(super) access_log: Arc<AccessLog>,
     pub(super) report: SharedReport,
     pub(super) generation: Generation,
+    /// Former snapshots that a request may still look at; the last to let go frees all of it, and
+    /// that is no work for a worker.
+    pub(super) retired: Vec<Arc<Snapshot>>,
     /// Whether some listener of the live snapshot could not be bound.
     pub(super) unbound: bool,
 }
@@ -70,6 +75,7 @@ impl Control {
                 return Err(StartError::Bind(error));
             }
         }
+        self.let_go();
         Ok(())
     }
 
@@ -101,6 +107,7 @@ impl Control {
                 for error in self.publish(loaded, seen) {
                     tracing::error!(%error, "a listener is not served; it is tried again");
                 }
+                self.let_go();
             }
             Ok(None) => {
                 let (errors, warnings) = count(&self.report().diagnostics);
@@ -121,6 +128,7 @@ impl Control {
         let snapshot = Arc::new(snapshot);
         let (fresh, failed) = self.workers.bind(&snapshot);
         self.access_log.set_token_parameters(token_parameters);
+        self.retired.push(self.cell.load());
         self.cell.publish(snapshot.clone());
         self.workers.adopt(fresh, &snapshot);
         self.jwks.update(&key_sources);
@@ -139,6 +147,17 @@ impl Control {
         self.sample(ReloadResult::Published, since, counts);
         log_published(&snapshot, since, counts);
         failed.into_iter().map(|(_, error)| error).collect()
+    }
+
+    /// Frees former snapshots that nobody looks at any more, and what the load left behind.
+    fn let_go(&mut self) {
+        let asked = Instant::now();
+        let in_use = |snapshot: &Arc<Snapshot>| Arc::strong_count(snapshot) > 1;
+        while self.retired.iter().any(in_use) && asked.elapsed() < limit::SNAPSHOT_HANDOVER_TIME {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.retired.retain(in_use);
+        memory::give_back();
     }
 
     fn bind_again(&mut self) {

@@ -88,6 +88,9 @@ impl Workers {
             }
             self.bound.remove(&address);
         }
+        for worker in &self.commands {
+            let _ = worker.blocking_send(Command::Adopt);
+        }
     }
 
     /// Senders of every worker's commands.

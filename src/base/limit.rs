@@ -112,6 +112,8 @@ limits! {
     RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
     /// Time between two looks at files of which no change was told.
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
+    /// Waiting for workers to move on to a new snapshot, before the old one is freed later.
+    SNAPSHOT_HANDOVER_TIME: Duration = Duration::from_millis(100), "100 ms";
     /// Distinct label sets of request metrics; further ones are counted under `other`.
     METRIC_SERIES: usize = 2_000, "2,000 label sets";
     /// Lines waiting for the access log's writer; further ones are dropped and counted.

@@ -31,6 +31,8 @@ pub enum Command {
     Listen(ListenAddress, Socket),
     /// Stop accepting on an address, after what already waits in its queue.
     Unlisten(ListenAddress),
+    /// Move on to the live snapshot, so that the last one can go.
+    Adopt,
     /// Finish requests under way; answer new ones and close their connections.
     Drain,
     /// Stop accepting altogether.
@@ -206,6 +208,7 @@ pub async fn run(parts: Parts, mut commands: mpsc::Receiver<Command>) {
                         task.abort();
                     }
                 }
+                Some(Command::Adopt) => _ = worker.snapshot(),
                 Some(Command::Drain) => {
                     worker.draining.set(true);
                     worker.order_all(Order::Drain);
