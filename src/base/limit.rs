@@ -49,6 +49,9 @@ limits! {
     IDLE_HTTP2_TIME: Duration = Duration::from_mins(5), "300 s";
     /// A request body, or a client's reading of a response, that makes no progress.
     STALL_TIME: Duration = Duration::from_mins(1), "60 s";
+    /// Waiting for a backend to ask for a body announced with `Expect: 100-continue`; curl waits as
+    /// long.
+    EXPECT_TIME: Duration = Duration::from_secs(1), "1 s";
     /// TCP stream without a byte either way (Istio's default).
     TCP_IDLE_TIME: Duration = Duration::from_hours(1), "1 h";
     /// Connecting to an endpoint, TLS included (Istio's default).

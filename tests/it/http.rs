@@ -278,6 +278,22 @@ async fn a_body_is_not_asked_for_when_the_backend_refuses_it() {
 }
 
 #[tokio::test]
+async fn a_body_is_sent_to_a_backend_that_never_asks_for_it() {
+    let (_site, gateway) =
+        before(&[Step::Read(4, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")]).await;
+    let mut client = connect(gateway.port(80)).await;
+    client.write_all(EXPECTING).await.unwrap();
+    client.write_all(b"body").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let mut seen = String::new();
+    while !seen.contains("HTTP/1.1 200") {
+        let count = client.read(&mut answer).await.unwrap();
+        assert!(count > 0, "{seen}");
+        seen += std::str::from_utf8(&answer[..count]).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn trailers_come_through_in_both_versions() {
     const WITH_TRAILERS: Step = Step::Say(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: \

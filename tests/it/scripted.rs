@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub enum Step {
     /// Write these bytes.
     Say(&'static str),
+    /// Read so many bytes of a body, then write these.
+    Read(usize, &'static str),
     /// End the connection without a word.
     Leave,
 }
@@ -54,6 +56,10 @@ async fn follow(mut stream: TcpStream, script: &[Step], heads: Arc<AtomicUsize>)
         heads.fetch_add(1, Ordering::Relaxed);
         match step {
             Step::Say(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+            Step::Read(count, text) => {
+                stream.read_exact(&mut vec![0; *count]).await.unwrap();
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
             Step::Leave => return,
         }
     }

@@ -92,7 +92,8 @@ impl Upload {
     }
 }
 
-/// Holds a body back until the backend asks for it (`Expect: 100-continue`).
+/// Holds a body back until the backend asks for it (`Expect: 100-continue`), or for
+/// [`limit::EXPECT_TIME`]: many a backend never asks (RFC 9110 section 10.1.1).
 #[derive(Debug, Default)]
 pub struct Gate {
     open: AtomicBool,
@@ -131,7 +132,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.gate.as_ref().is_some_and(|gate| gate.is_shut(cx)) {
-            return Poll::Pending;
+            let patience = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::EXPECT_TIME)));
+            ready!(patience.as_mut().poll(cx));
+        }
+        if self.gate.take().is_some() {
+            self.stall = None;
         }
         let Poll::Ready(frame) = self.upload.poll_frame(cx) else {
             let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::STALL_TIME)));
