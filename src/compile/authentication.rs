@@ -94,7 +94,8 @@ fn judge(
     }
     if spec.jwt_rules.is_empty() {
         let message = "without jwtRules the policy has no effect";
-        findings.add(at(policy, "spec", &catalog::INEFFECTIVE_POLICY, message));
+        let finding = at(policy, "spec", &catalog::INEFFECTIVE_POLICY, message);
+        findings.add(finding.help("add jwtRules, or remove the policy"));
     }
     Effect::Use
 }

@@ -99,13 +99,15 @@ fn is_silent(policy: &Policy, findings: &mut Findings) -> bool {
         }
         "1" | "t" | "T" | "true" | "TRUE" | "True" => {
             let message = "action CUSTOM has no dry run";
-            findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message));
+            let finding = at(policy, field, &catalog::INVALID_ANNOTATION, message);
+            findings.add(finding.help("remove the annotation; the policy is in force"));
             false
         }
         "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
         other => {
             let message = format!("\"{other}\" is neither \"true\" nor \"false\"");
-            findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message));
+            let finding = at(policy, field, &catalog::INVALID_ANNOTATION, message);
+            findings.add(finding.help("the policy is in force; write \"true\" for a dry run"));
             false
         }
     }

@@ -76,12 +76,9 @@ pub fn listeners<'a>(
     let mut claimed: HashSet<(ListenAddress, &'a str)> = HashSet::new();
     for gateway in &set.gateways {
         if !selects(&gateway.spec.selector, &settings.labels) {
-            findings.add(at(
-                gateway,
-                "spec.selector",
-                &catalog::GATEWAY_NOT_SELECTED,
-                "the selector asks for other labels than this gateway has",
-            ));
+            let message = "the selector asks for other labels than this gateway has";
+            let finding = at(gateway, "spec.selector", &catalog::GATEWAY_NOT_SELECTED, message);
+            findings.add(finding.help("it is another gateway's; --labels says this one's"));
             continue;
         }
         for (index, server) in gateway.spec.servers.iter().enumerate() {

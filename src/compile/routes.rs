@@ -66,12 +66,9 @@ pub fn http_routes(
         routes.extend(compiled);
         if all && index + 1 < resource.spec.http.len() {
             let field = format!("spec.http[{}]", index + 1);
-            findings.add(at(
-                resource,
-                field,
-                &catalog::UNREACHABLE_RULE,
-                "the rule before takes every request",
-            ));
+            let message = "the rule before takes every request";
+            let finding = at(resource, field, &catalog::UNREACHABLE_RULE, message);
+            findings.add(finding.help("put the rule without a match last"));
             break;
         }
     }

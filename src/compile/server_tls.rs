@@ -272,7 +272,8 @@ impl ServerTlsPass<'_> {
             let about = material.findings(self.now, WARN_DAYS);
             for finding in about.into_iter().chain(material.uncovered(named.iter().copied())) {
                 let code = finding_code(&finding);
-                findings.add(at(draft.gateway, field, code, finding.to_string()));
+                let told = at(draft.gateway, field, code, finding.to_string());
+                findings.add(told.help(finding_help(&finding)));
             }
         }
     }
@@ -296,6 +297,19 @@ pub(super) fn finding_code(finding: &Finding) -> &'static Code {
         Finding::ExpiresSoon { .. } => &catalog::CERTIFICATE_EXPIRES_SOON,
         Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => &catalog::CHAIN_INCOMPLETE,
         Finding::HostNotCovered { .. } => &catalog::SAN_MISSING,
+    }
+}
+
+/// What to do about a finding whose message does not say it.
+pub(super) fn finding_help(finding: &Finding) -> &'static str {
+    match finding {
+        Finding::Expired { .. } => "replace it: clients refuse it; no restart is needed",
+        Finding::NotYetValid { .. } => "clients refuse it until then; compare the issuer's clock",
+        Finding::ExpiresSoon { .. } => "renew it; new files are taken up without a restart",
+        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => "",
+        Finding::HostNotCovered { .. } => {
+            "have it issued with this name, or take the host off the server"
+        }
     }
 }
 
