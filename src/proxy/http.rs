@@ -41,6 +41,8 @@ use crate::upstream::pool::LocalExecutor;
 pub struct Client {
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// What its certificate says.
+    pub identity: Option<Box<PeerIdentity>>,
     /// `x-forwarded-client-cert` element of its certificate.
     pub xfcc: Option<HeaderValue>,
 }
@@ -63,11 +65,12 @@ impl Client {
             ClientCertForwarding::SanitizeSet | ClientCertForwarding::AppendForward
         );
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
-        let xfcc = leaf.filter(|_| wanted).and_then(|leaf| {
-            let identity = PeerIdentity::from_der(leaf).ok()?;
-            HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok()
-        });
-        Self { tls: true, xfcc }
+        let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
+        let xfcc = leaf
+            .zip(identity.as_ref())
+            .filter(|_| wanted)
+            .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
+        Self { tls: true, identity, xfcc }
     }
 }
 

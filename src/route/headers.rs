@@ -192,13 +192,14 @@ impl HeaderOps {
         for name in &self.remove {
             headers.remove(name);
         }
-        let names = self.set.iter().chain(&self.add).map(|(name, _)| name);
-        for (place, (name, value)) in names.zip(rendered).enumerate() {
-            let Some(value) = value else { continue };
-            if place < self.set.len() {
-                headers.insert(name, value);
-            } else {
-                headers.append(name, value);
+        let entries = self.set.iter().chain(&self.add);
+        for (place, ((name, template), value)) in entries.zip(rendered).enumerate() {
+            match value {
+                Some(value) if place < self.set.len() => _ = headers.insert(name, value),
+                Some(value) => _ = headers.append(name, value),
+                // What a client wrote must not pass for what could not be filled in.
+                None if matches!(template, Template::Parts(_)) => _ = headers.remove(name),
+                None => {}
             }
         }
     }

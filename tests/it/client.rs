@@ -248,13 +248,8 @@ pub fn tls12(trusted: &Authority) -> Arc<ClientConfig> {
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A connection of a mesh workload to a server that shows a SPIFFE certificate, proven to work.
-pub async fn mesh_peer(
-    mesh: &Authority,
-    own: Option<&Leaf>,
-    port: u16,
-    name: &str,
-) -> std::io::Result<()> {
+/// As [`tls`], for a mesh workload that expects the gateway's SPIFFE identity.
+pub fn mesh_tls(mesh: &Authority, own: Option<&Leaf>) -> Arc<ClientConfig> {
     use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
     use portcullis::tls::crypto::CryptoProfile;
     use portcullis::tls::material::Material;
@@ -262,7 +257,7 @@ pub async fn mesh_peer(
 
     let identity = own
         .map(|leaf| Arc::new(Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap()));
-    let config = client_config(&ClientTlsSpec {
+    client_config(&ClientTlsSpec {
         identity,
         crypto: CryptoProfile::standard(),
         alpn: Vec::new(),
@@ -274,8 +269,7 @@ pub async fn mesh_peer(
             host: HostCheck::Off,
         },
     })
-    .unwrap();
-    proven(&config, port, name).await
+    .unwrap()
 }
 
 /// A relay to a port of loopback that passes on what clients write in single bytes.

@@ -2,8 +2,9 @@
 
 use rustls::SignatureScheme;
 
+use crate::backend::Backend;
 use crate::client::{Http, proven, shake, tls, tls_with};
-use crate::gateway::{Gateway, Site, gateway, routes};
+use crate::gateway::{Gateway, Site, gateway, routes, service};
 use crate::pki::Leaf;
 
 const ANSWER: &str = "  http: [{directResponse: {status: 200, body: {string: in}}}]\n";
@@ -128,4 +129,31 @@ async fn cipher_suites_and_files_are_as_written() {
     let agreed = session.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(agreed, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
     assert_eq!(session.peer_certificates().unwrap()[0].to_vec(), der(&leaf));
+}
+
+#[tokio::test]
+async fn header_templates_tell_of_the_clients_certificate_and_the_endpoint() {
+    let echo = Backend::http1().await;
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    let rules = "  http:
+  - headers: {request: {set: {x-peer: '%DOWNSTREAM_PEER_SUBJECT%'}}, response: {set: {x-from: \
+                 '%UPSTREAM_HOST%'}}}
+    route: [{destination: {host: echo.shop.internal}}]
+";
+    site.config(
+        "all",
+        &(gateway("edge", 443, "HTTPS", "a.com", "mode: MUTUAL, credentialName: a")
+            + &routes("r", "istio-system/edge", "a.com", rules)
+            + &service("echo", "HTTP", echo.port)),
+    );
+    let gateway = site.start(&[443]);
+    let own = site.clients.leaf(&["alice"], 1);
+    let config = tls(&site.edge, Some(&own), &["h2"]);
+    let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+    let reply = http.ask("https://a.com/", &[("x-peer", "forged")]).await;
+    assert_eq!(reply.header("x-from"), format!("127.0.0.1:{}", echo.port));
+    // The certificate has no subject.
+    assert_eq!(reply.json()["headers"]["x-peer"], "-");
 }

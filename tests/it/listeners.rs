@@ -110,10 +110,17 @@ async fn client_certificates_are_asked_for_as_the_mode_says() {
     }
     // The gateway's own identity has no DNS name, so its chain is looked at without the name.
     for (shown, accepted) in [(None, false), (Some(&own), false), (Some(&workload), true)] {
-        let outcome =
-            crate::client::mesh_peer(&site.mesh, shown, gateway.port(443), "mesh.com").await;
+        let config = crate::client::mesh_tls(&site.mesh, shown);
+        let outcome = proven(&config, gateway.port(443), "mesh.com").await;
         assert_eq!(outcome.is_ok(), accepted, "{outcome:?}");
     }
+    let config = crate::client::mesh_tls(&site.mesh, Some(&workload));
+    let mut http = Http::secure(&config, gateway.port(443), "mesh.com").await;
+    let seen = http.get("https://mesh.com/").await.json();
+    let xfcc = seen["headers"]["x-forwarded-client-cert"].as_str().unwrap();
+    let by = "By=spiffe://cluster.local/ns/istio-system/sa/gateway;Hash=";
+    assert!(xfcc.starts_with(by), "{xfcc}");
+    assert!(xfcc.ends_with("URI=spiffe://cluster.local/ns/web/sa/frontend"), "{xfcc}");
     let mut http =
         Http::secure(&tls(&site.edge, Some(&own), &["h2"]), gateway.port(443), "mutual.com").await;
     let seen = http.get("https://mutual.com/").await.json();

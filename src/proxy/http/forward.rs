@@ -76,6 +76,7 @@ pub async fn forward(
                 headers: Cow::Owned(headers),
                 query: query.as_deref(),
                 version,
+                upstream: lease.peer,
             };
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -122,6 +123,7 @@ fn prepare(
             headers: Cow::Owned(received),
             query: query.as_deref(),
             version: request.version(),
+            upstream: None,
         };
         for step in &work.destination.request_headers {
             step.apply(request.headers_mut(), &values);

@@ -1,6 +1,7 @@
 //! Request heads: judged when they come in, made fit for the backend before they go out.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
@@ -106,6 +107,7 @@ impl Head {
             headers: Cow::Borrowed(request.headers()),
             query: request.uri().query(),
             version: request.version(),
+            upstream: None,
         }
     }
 }
@@ -349,6 +351,8 @@ pub struct RequestValues<'a> {
     pub query: Option<&'a str>,
     /// Its version.
     pub version: Version,
+    /// The endpoint that answered it.
+    pub upstream: Option<SocketAddr>,
 }
 
 impl Values for RequestValues<'_> {
@@ -379,7 +383,15 @@ impl Values for RequestValues<'_> {
                 Some(query) => format!("{}?{query}", self.head.path).into(),
                 None => self.head.path.as_str().into(),
             }),
-            Variable::PeerUriSan | Variable::PeerSubject | Variable::UpstreamHost => None,
+            Variable::PeerUriSan => {
+                let names = self.connection.client.identity.as_ref().map(|peer| &peer.uri_sans)?;
+                (!names.is_empty()).then(|| names.join(",").into())
+            }
+            Variable::PeerSubject => {
+                let subject = self.connection.client.identity.as_ref().map(|peer| &peer.subject)?;
+                (!subject.is_empty()).then(|| subject.as_str().into())
+            }
+            Variable::UpstreamHost => text(self.upstream?.to_string()),
         }
     }
 }
