@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -128,16 +128,18 @@ impl Site {
         }
         command.args(arguments).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out = collect(child.stdout.take().unwrap());
-        let err = collect(child.stderr.take().unwrap());
+        let (out, out_reader) = collect(child.stdout.take().unwrap());
+        let (err, err_reader) = collect(child.stderr.take().unwrap());
         let [status, metrics, admin] = own;
-        Gateway { child: Mutex::new(child), out, err, map, status, metrics, admin }
+        let readers = Mutex::new(vec![out_reader, err_reader]);
+        Gateway { child: Mutex::new(child), readers, out, err, map, status, metrics, admin }
     }
 }
 
 /// A running gateway; it is killed when dropped.
 pub struct Gateway {
     child: Mutex<Child>,
+    readers: Mutex<Vec<JoinHandle<()>>>,
     out: Arc<Mutex<Vec<u8>>>,
     err: Arc<Mutex<Vec<u8>>>,
     map: Vec<(u16, u16)>,
@@ -208,11 +210,13 @@ impl Gateway {
         );
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the end of the process, and of what it said.
     pub fn ended(&self) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+            let over = self.child.lock().unwrap().try_wait().unwrap();
+            if let Some(status) = over {
+                self.readers.lock().unwrap().drain(..).for_each(|reader| reader.join().unwrap());
                 return status;
             }
             assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.err());
@@ -239,16 +243,16 @@ impl Drop for Gateway {
     }
 }
 
-fn collect(mut from: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
+fn collect(mut from: impl std::io::Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
     let into = Arc::<Mutex<Vec<u8>>>::default();
     let shared = into.clone();
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             shared.lock().unwrap().extend_from_slice(&buffer[..count]);
         }
     });
-    into
+    (into, reader)
 }
 
 /// A port nobody listens on; below the range from which the system takes ports for connections.

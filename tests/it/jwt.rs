@@ -141,5 +141,5 @@ async fn an_access_policy_that_is_not_enforced_refuses() {
     });
     let reply = http.get("http://a.com/").await;
     assert_eq!((reply.status.as_u16(), reply.text()), (403, "RBAC: access denied"));
-    assert!(gateway.err().contains("PC054"), "{}", gateway.err());
+    gateway.wait("it is told", || gateway.err().contains("PC054"));
 }

@@ -113,9 +113,8 @@ async fn hostile_files_harm_themselves_alone() {
     gateway.reload(|| site.write("config/huge.yaml", vec![b'#'; 50 << 20]));
     gateway.reload(|| site.write("config/binary.yaml", [0, 159, 146, 150]));
     gateway.reload(|| symlink("/proc/self/mem", site.path("config/odd.yaml")).unwrap());
-    let said = gateway.err();
     for name in ["bomb", "huge", "binary"] {
-        assert!(said.contains(&format!("config/{name}.yaml")), "{name}: {said}");
+        gateway.wait(name, || gateway.err().contains(&format!("config/{name}.yaml")));
     }
     let mut http = Http::plain(gateway.port(80)).await;
     assert_eq!(http.get("http://a.com/").await.status, 200);
@@ -134,7 +133,7 @@ async fn a_key_that_cannot_be_read_is_named_and_its_server_goes_on() {
     } else {
         gateway.reload(|| fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap());
     }
-    assert!(gateway.err().contains("certs/a/tls.key"), "{}", gateway.err());
+    gateway.wait("it is told", || gateway.err().contains("certs/a/tls.key"));
     let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
     assert_eq!(http.get("https://a.com/").await.status, 200);
 }

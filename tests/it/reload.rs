@@ -41,7 +41,7 @@ async fn routes_change_under_an_open_connection() {
     assert_eq!(said(&mut http).await, "two");
     let metrics = gateway.metrics();
     assert!(metrics.contains("portcullis_config_generation 2"), "{metrics}");
-    assert!(gateway.err().contains("generation=2"), "{}", gateway.err());
+    gateway.wait("it is told", || gateway.err().contains("generation=2"));
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_broken_file_goes_on_as_it_was_and_the_rest_goes_live() {
     let mut http = Http::plain(gateway.port(80)).await;
     gateway.reload(|| _ = site.config("routes", "apiVersion: networking.istio.io/v1\nkind: [\n"));
     assert_eq!(said(&mut http).await, "one");
-    assert!(gateway.err().contains("config/routes.yaml:"), "{}", gateway.err());
+    gateway.wait("it is told", || gateway.err().contains("config/routes.yaml:"));
     let other = routes("o", "istio-system/plain", "b.com", &ANSWER.replace("TEXT", "other"));
     gateway.reload(|| _ = site.config("other", &other));
     assert_eq!(http.get("http://b.com/").await.text(), "other");
@@ -105,7 +105,7 @@ async fn a_mounted_secret_is_swapped_whole_and_a_mismatch_keeps_the_last() {
     let before = shown().await;
     gateway.reload(|| put("v2", &second.chain, &first.key));
     assert_eq!(shown().await, before);
-    assert!(gateway.err().contains("PC022"), "{}", gateway.err());
+    gateway.wait("it is told", || gateway.err().contains("PC022"));
     gateway.reload(|| put("v3", &second.chain, &second.key));
     assert_ne!(shown().await, before);
 }
