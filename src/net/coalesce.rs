@@ -4,7 +4,7 @@
 //! written here waits until its owner calls [`Drain::poll_drain`], once for each turn of the
 //! connection, so that the answers of one turn leave together.
 //!
-//! **Invariant:** at most [`RECORD_BYTES`] wait; what is larger is written at once.
+//! **Invariant:** at most one TLS record waits; what is larger is written at once.
 
 use std::cell::RefCell;
 use std::io;
