@@ -16,11 +16,11 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
 use super::body::RequestBody;
-use super::head::Head;
 use super::service::Exchange;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
 use crate::base::limit;
+use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
 use crate::snapshot::cluster::Cluster;
 use crate::upstream::connect::ConnectError;

@@ -11,13 +11,14 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{Gate, RequestBody, ResponseBody};
-use super::head::{Head, Plan, RequestValues, strip_hop_by_hop};
+use super::head::{Plan, RequestValues, strip_hop_by_hop};
 use super::service::Exchange;
 use super::{attempt, respond, upgrade};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, X_REQUEST_ID,
 };
+use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};

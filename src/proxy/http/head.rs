@@ -1,4 +1,4 @@
-//! Request heads: judged when they come in, made fit for the backend before they go out.
+//! Request heads, made fit for the backend before they go out.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -16,185 +16,15 @@ use crate::base::header::{
     X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
     X_REQUEST_ID,
 };
-use crate::base::host::{HostPattern, without_port};
-use crate::base::limit;
-use crate::decide::reject::{BadRequest, Reject};
+use crate::decide::head::{Head, nominated};
 use crate::route::headers::{Values, Variable};
-use crate::route::matcher::RequestHead;
-use crate::route::path::normalize;
-use crate::snapshot::{ClientCertForwarding, EdgeSettings, Snapshot};
-
-/// What was read from a request's head.
-#[derive(Debug)]
-pub struct Head {
-    /// Host and port as sent.
-    pub authority: String,
-    /// `https` or `http`, as the client sees it.
-    pub scheme: &'static str,
-    /// Path in normal form, without query.
-    pub path: String,
-    /// A WebSocket upgrade is asked for.
-    pub upgrade: bool,
-    /// The trusted client address, when it is not the peer's.
-    trusted: Option<HeaderValue>,
-}
+use crate::snapshot::{ClientCertForwarding, Snapshot};
 
 /// What a prepared request still needs to know.
 #[derive(Debug)]
 pub struct Plan {
     /// Path and query for the backend, when they differ from what was sent.
     pub path_and_query: Option<String>,
-}
-
-impl Head {
-    /// Judges a head.
-    pub fn read(
-        connection: &HttpConnection,
-        edge: &EdgeSettings,
-        request: &Request<Incoming>,
-    ) -> Result<Self, Reject> {
-        if request.version() < Version::HTTP_11 {
-            return Err(Reject::Http10);
-        }
-        if *request.method() == Method::CONNECT {
-            return Err(Reject::UpgradeRefused);
-        }
-        let headers = request.headers();
-        if headers.len() > limit::HEADER_FIELDS {
-            return Err(Reject::TooManyHeaders);
-        }
-        check_nominations(headers)?;
-        let authority = authority(request)?;
-        if !request.uri().path().starts_with('/') {
-            return Err(Reject::BadRequest(BadRequest::NotOriginForm));
-        }
-        let path = normalize(request.uri().path(), edge.normalization)
-            .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
-            .into_owned();
-        let upgrade = upgrade(headers)?;
-        let scheme = scheme(connection, edge, headers);
-        let trusted = trusted_address(edge.trusted_hops, headers);
-        Ok(Self { authority, scheme, path, upgrade, trusted })
-    }
-
-    /// What routing looks at.
-    pub fn for_routing<'a>(
-        &'a self,
-        method: &'a Method,
-        headers: &'a HeaderMap,
-        query: Option<&'a str>,
-    ) -> RequestHead<'a> {
-        RequestHead {
-            method,
-            scheme: self.scheme,
-            authority: &self.authority,
-            path: &self.path,
-            query,
-            headers,
-        }
-    }
-
-    /// Values for header templates.
-    pub fn values<'a>(
-        &'a self,
-        connection: &'a HttpConnection,
-        request: &'a Request<Incoming>,
-    ) -> RequestValues<'a> {
-        RequestValues {
-            head: self,
-            connection,
-            method: request.method(),
-            headers: Cow::Borrowed(request.headers()),
-            query: request.uri().query(),
-            version: request.version(),
-            upstream: None,
-        }
-    }
-}
-
-fn authority(request: &Request<Incoming>) -> Result<String, Reject> {
-    let authority = if let Some(authority) = request.uri().authority() {
-        authority.as_str()
-    } else {
-        let mut lines = request.headers().get_all(HOST).iter();
-        let host = lines.next().ok_or(Reject::BadRequest(BadRequest::MissingHost))?;
-        if lines.next().is_some() {
-            return Err(Reject::BadRequest(BadRequest::InvalidHost));
-        }
-        host.to_str().map_err(|_| Reject::BadRequest(BadRequest::InvalidHost))?
-    };
-    let host = without_port(authority);
-    let valid = matches!(HostPattern::parse(host.trim_end_matches('.')), Ok(HostPattern::Exact(_)));
-    if !(valid || authority.is_empty()) {
-        return Err(Reject::BadRequest(BadRequest::InvalidHost));
-    }
-    Ok(authority.to_owned())
-}
-
-/// Too many nominations, or one that would hide what later parts trust, is an attack.
-fn check_nominations(headers: &HeaderMap) -> Result<(), Reject> {
-    let mut names = headers.get_all(CONNECTION).iter().flat_map(nominated);
-    let bad = |name: &[u8]| {
-        name.eq_ignore_ascii_case(b"x-forwarded-for")
-            || name.eq_ignore_ascii_case(b"x-forwarded-proto")
-            || name.eq_ignore_ascii_case(b"host")
-    };
-    let mut count = 0;
-    let refused = names.any(|name| {
-        count += 1;
-        count >= limit::CONNECTION_NOMINATIONS || bad(name)
-    });
-    if refused { Err(Reject::BadRequest(BadRequest::ConnectionHeader)) } else { Ok(()) }
-}
-
-fn nominated(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
-}
-
-/// Whether a WebSocket is asked for; `h2c` is ignored, any other upgrade refused.
-fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
-    let Some(wanted) = headers.get(UPGRADE) else { return Ok(false) };
-    let asked = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(nominated)
-        .any(|name| name.eq_ignore_ascii_case(b"upgrade"));
-    if !asked || wanted.as_bytes().eq_ignore_ascii_case(b"h2c") {
-        return Ok(false);
-    }
-    if wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
-        return Ok(true);
-    }
-    Err(Reject::UpgradeRefused)
-}
-
-fn scheme(connection: &HttpConnection, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {
-    let own = if connection.client.tls { "https" } else { "http" };
-    if edge.trusted_hops == 0 {
-        return own;
-    }
-    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => "https",
-        Some(b"http") => "http",
-        _ => own,
-    }
-}
-
-/// The entry that the outermost trusted proxy added (`gatewayTopology.numTrustedProxies`).
-fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
-    if hops == 0 {
-        return None;
-    }
-    let all: Vec<&str> = headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .collect();
-    let entry = all.get(all.len().checked_sub(hops)?)?;
-    let address: std::net::IpAddr = entry.parse().ok()?;
-    HeaderValue::try_from(address.to_string()).ok()
 }
 
 /// Most headers that [`prepare`] adds.
@@ -334,6 +164,23 @@ fn client_certificate(
         (SanitizeSet, Some(own)) => {
             headers.insert(X_FORWARDED_CLIENT_CERT, own.clone());
         }
+    }
+}
+
+/// Values for the header templates of a request that is not sent on.
+pub fn values<'a>(
+    head: &'a Head,
+    connection: &'a HttpConnection,
+    request: &'a Request<Incoming>,
+) -> RequestValues<'a> {
+    RequestValues {
+        head,
+        connection,
+        method: request.method(),
+        headers: Cow::Borrowed(request.headers()),
+        query: request.uri().query(),
+        version: request.version(),
+        upstream: None,
     }
 }
 

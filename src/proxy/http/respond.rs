@@ -5,10 +5,11 @@ use http::header::{CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
-use super::head::{Head, RequestValues};
+use super::head::RequestValues;
 use super::service::Exchange;
 use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::route::headers::HeaderOps;
 use crate::route::rewrite::Redirect;

@@ -10,10 +10,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{ResponseBody, Upload};
-use super::head::{self, Head};
+use super::head;
 use super::{HttpConnection, forward, respond};
 use crate::base::header::GRPC_STATUS;
 use crate::base::id::Origin;
+use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide, is_grpc};
 use crate::net::liveness::Liveness;
@@ -167,7 +168,7 @@ pub async fn serve(
 ) -> Response<ResponseBody> {
     let snapshot = connection.registered.worker.snapshot();
     let exchange = Exchange::begin(&connection, &request);
-    let head = match Head::read(&connection, &snapshot.edge, &request) {
+    let head = match Head::read(connection.client.tls, &snapshot.edge, &request) {
         Ok(head) => head,
         Err(reject) => return respond::reject(exchange, &snapshot, None, &reject),
     };
@@ -202,11 +203,11 @@ async fn phases(
             respond::https_redirect(exchange, snapshot, &head, request.uri().query())
         }
         Outcome::Redirect(redirect, operations) => {
-            let values = head.values(connection, &request);
+            let values = head::values(&head, connection, &request);
             respond::redirect(exchange, snapshot, &values, redirect, operations)
         }
         Outcome::Respond(response) => {
-            let values = head.values(connection, &request);
+            let values = head::values(&head, connection, &request);
             respond::direct(exchange, snapshot, &values, response)
         }
         Outcome::Forward(rule, destination) => {

@@ -1,0 +1,158 @@
+//! From a request's head to what deciding looks at, or to why it is refused.
+
+use http::header::{CONNECTION, HOST, HeaderMap, UPGRADE};
+use http::{HeaderValue, Method, Request, Version};
+
+use super::reject::{BadRequest, Reject};
+use crate::base::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use crate::base::host::{HostPattern, without_port};
+use crate::base::limit;
+use crate::route::matcher::RequestHead;
+use crate::route::path::normalize;
+use crate::snapshot::EdgeSettings;
+
+/// What was read from a request's head.
+#[derive(Debug)]
+pub struct Head {
+    /// Host and port as sent.
+    pub authority: String,
+    /// `https` or `http`, as the client sees it.
+    pub scheme: &'static str,
+    /// Path in normal form, without query.
+    pub path: String,
+    /// A WebSocket upgrade is asked for.
+    pub upgrade: bool,
+    /// The trusted client address, when it is not the peer's.
+    pub trusted: Option<HeaderValue>,
+}
+
+impl Head {
+    /// Judges a head that came over a connection with or without TLS.
+    pub fn read<B>(tls: bool, edge: &EdgeSettings, request: &Request<B>) -> Result<Self, Reject> {
+        if request.version() < Version::HTTP_11 {
+            return Err(Reject::Http10);
+        }
+        if *request.method() == Method::CONNECT {
+            return Err(Reject::UpgradeRefused);
+        }
+        let headers = request.headers();
+        if headers.len() > limit::HEADER_FIELDS {
+            return Err(Reject::TooManyHeaders);
+        }
+        check_nominations(headers)?;
+        let authority = authority(request)?;
+        if !request.uri().path().starts_with('/') {
+            return Err(Reject::BadRequest(BadRequest::NotOriginForm));
+        }
+        let path = normalize(request.uri().path(), edge.normalization)
+            .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
+            .into_owned();
+        let upgrade = upgrade(headers)?;
+        let scheme = scheme(tls, edge, headers);
+        let trusted = trusted_address(edge.trusted_hops, headers);
+        Ok(Self { authority, scheme, path, upgrade, trusted })
+    }
+
+    /// What routing looks at.
+    pub fn for_routing<'a>(
+        &'a self,
+        method: &'a Method,
+        headers: &'a HeaderMap,
+        query: Option<&'a str>,
+    ) -> RequestHead<'a> {
+        RequestHead {
+            method,
+            scheme: self.scheme,
+            authority: &self.authority,
+            path: &self.path,
+            query,
+            headers,
+        }
+    }
+}
+
+fn authority<B>(request: &Request<B>) -> Result<String, Reject> {
+    let authority = if let Some(authority) = request.uri().authority() {
+        authority.as_str()
+    } else {
+        let mut lines = request.headers().get_all(HOST).iter();
+        let host = lines.next().ok_or(Reject::BadRequest(BadRequest::MissingHost))?;
+        if lines.next().is_some() {
+            return Err(Reject::BadRequest(BadRequest::InvalidHost));
+        }
+        host.to_str().map_err(|_| Reject::BadRequest(BadRequest::InvalidHost))?
+    };
+    let host = without_port(authority);
+    let valid = matches!(HostPattern::parse(host.trim_end_matches('.')), Ok(HostPattern::Exact(_)));
+    if !(valid || authority.is_empty()) {
+        return Err(Reject::BadRequest(BadRequest::InvalidHost));
+    }
+    Ok(authority.to_owned())
+}
+
+/// Too many nominations, or one that would hide what later parts trust, is an attack.
+fn check_nominations(headers: &HeaderMap) -> Result<(), Reject> {
+    let mut names = headers.get_all(CONNECTION).iter().flat_map(nominated);
+    let bad = |name: &[u8]| {
+        name.eq_ignore_ascii_case(b"x-forwarded-for")
+            || name.eq_ignore_ascii_case(b"x-forwarded-proto")
+            || name.eq_ignore_ascii_case(b"host")
+    };
+    let mut count = 0;
+    let refused = names.any(|name| {
+        count += 1;
+        count >= limit::CONNECTION_NOMINATIONS || bad(name)
+    });
+    if refused { Err(Reject::BadRequest(BadRequest::ConnectionHeader)) } else { Ok(()) }
+}
+
+/// The names that a `Connection` header nominates.
+pub fn nominated(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+}
+
+/// Whether a WebSocket is asked for; `h2c` is ignored, any other upgrade refused.
+fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
+    let Some(wanted) = headers.get(UPGRADE) else { return Ok(false) };
+    let asked = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(nominated)
+        .any(|name| name.eq_ignore_ascii_case(b"upgrade"));
+    if !asked || wanted.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(false);
+    }
+    if wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return Ok(true);
+    }
+    Err(Reject::UpgradeRefused)
+}
+
+fn scheme(tls: bool, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {
+    let own = if tls { "https" } else { "http" };
+    if edge.trusted_hops == 0 {
+        return own;
+    }
+    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ => own,
+    }
+}
+
+/// The entry that the outermost trusted proxy added (`gatewayTopology.numTrustedProxies`).
+fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
+    if hops == 0 {
+        return None;
+    }
+    let all: Vec<&str> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .collect();
+    let entry = all.get(all.len().checked_sub(hops)?)?;
+    let address: std::net::IpAddr = entry.parse().ok()?;
+    HeaderValue::try_from(address.to_string()).ok()
+}
