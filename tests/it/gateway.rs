@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -256,11 +256,16 @@ fn collect(mut from: impl std::io::Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>
 }
 
 /// A port nobody listens on; below the range from which the system takes ports for connections.
+///
+/// The UDP port of the same number is held until the process ends: it tells this and other test
+/// processes that the port is taken before somebody listens on it.
 pub fn free_port() -> u16 {
+    static TAKEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     loop {
-        let port = fastrand::u16(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        let address = ("127.0.0.1", fastrand::u16(10_000..32_000));
+        if let (Ok(hold), Ok(_)) = (UdpSocket::bind(address), TcpListener::bind(address)) {
+            TAKEN.lock().unwrap().push(hold);
+            return address.1;
         }
     }
 }
