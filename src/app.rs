@@ -3,6 +3,7 @@
 //! Threads: one for each worker; `control` loads configuration; a small runtime serves our own ports,
 //! DNS and key fetching; `access-log` writes lines. The main thread waits for signals.
 
+pub mod ca;
 mod control;
 mod ports;
 pub mod settings;

@@ -11,4 +11,5 @@ pub mod id;
 pub mod labels;
 pub mod limit;
 pub mod memory;
+pub mod pem;
 pub mod secret;

@@ -3,6 +3,7 @@
 //! **Invariant:** every flag can also be set by the environment variable `PORTCULLIS_` and its name.
 
 mod args;
+mod ca;
 mod certs;
 mod check;
 mod demo;
@@ -40,6 +41,7 @@ pub struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Ca(ca::CaArgs),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
     Health(health::HealthArgs),
@@ -65,6 +67,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Ca(args) => ca::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Health(args) => health::run(&args),
@@ -163,5 +166,6 @@ mod tests {
         refuses("portcullis run --access-log xml", "json");
         refuses("portcullis run --log-level a=b=c", "info");
         refuses("portcullis check -o yaml", "sarif");
+        refuses("portcullis ca --lifetime 91d", "24h");
     }
 }

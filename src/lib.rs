@@ -9,7 +9,7 @@
 //! (`tests/layering.rs` holds the table):
 //!
 //! [`base`], [`diag`], [`resources`], [`telemetry`], [`route`], [`auth`], [`balance`], [`tls`],
-//! [`snapshot`], [`decide`], [`compile`], [`net`], [`upstream`], [`proxy`], [`source`], [`reload`],
+//! [`snapshot`], [`decide`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`], [`ca`], [`reload`],
 //! [`admin`], [`app`], [`cli`].
 
 pub mod base;
@@ -28,8 +28,11 @@ pub mod snapshot;
 pub mod compile;
 pub mod decide;
 
+pub mod grpc;
 pub mod net;
 pub mod source;
+
+pub mod ca;
 pub mod upstream;
 
 pub mod proxy;

@@ -34,6 +34,7 @@ mod node;
 mod place;
 mod salvage;
 mod set;
+mod single;
 mod validate;
 
 pub use authorization_policy::AuthorizationPolicy;
@@ -47,6 +48,7 @@ pub use peer_authentication::PeerAuthentication;
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
+pub use single::parse_single;
 pub use validate::validate;
 pub use virtual_service::VirtualService;
 

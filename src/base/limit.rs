@@ -109,6 +109,34 @@ limits! {
     /// Redirects followed for a key set.
     JWKS_REDIRECTS: usize = 3, "3 redirects";
 
+    /// A certificate signing request, as PEM.
+    CA_REQUEST_BYTES: usize = 16 << 10, "16 KiB";
+    /// A message to the CA or to its sockets.
+    CA_MESSAGE_BYTES: usize = 64 << 10, "64 KiB";
+    /// Connections to each of the CA's addresses.
+    CA_CONNECTIONS: usize = 512, "512 connections";
+    /// Calls on one connection to the CA.
+    CA_CALLS: u32 = 16, "16 calls";
+    /// One CreateCertificate, from the request's head to its answer.
+    CA_CALL_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// Longest life of an issued certificate; asking for more is refused (Istio's default).
+    CA_LIFETIME: Duration = Duration::from_hours(90 * 24), "90 days";
+    /// A revocation list is good for this long; it is written anew at half of it.
+    CA_CRL_TIME: Duration = Duration::from_hours(24), "24 h";
+    /// Files of the CA are looked at this often.
+    CA_SCAN_TIME: Duration = Duration::from_secs(1), "1 s";
+    /// A connection to the CA's port ends after this long, its calls finished; clients connect anew.
+    CA_CONNECTION_TIME: Duration = Duration::from_mins(5), "5 min";
+    /// One message from where the mesh identity comes from.
+    IDENTITY_MESSAGE_BYTES: usize = 4 << 20, "4 MiB";
+    /// Connecting to where the mesh identity comes from, and one CreateCertificate.
+    IDENTITY_CALL_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// Longest wait before the mesh identity is asked for again after a failure.
+    IDENTITY_RETRY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// The gateway stops being ready this long before its mesh identity ends, or a tenth of the
+    /// identity's life when that is less.
+    IDENTITY_READY_TIME: Duration = Duration::from_mins(5), "5 min";
+
     /// Quiet time after a file change before the configuration is read.
     RELOAD_QUIET_TIME: Duration = Duration::from_millis(20), "20 ms";
     /// Longest a stream of file changes can put off a reload.

@@ -26,6 +26,8 @@ pub(super) enum InvalidValue {
     LogLevel,
     #[error("write a DNS name in lower case without a final dot, for example shop.example.com")]
     DnsName,
+    #[error("write a life from 1s to 2160h, for example 24h")]
+    Lifetime,
 }
 
 /// A gateway's port and the port bound in its place.

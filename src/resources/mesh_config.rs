@@ -8,9 +8,8 @@ use serde::Deserialize;
 
 use super::gateway::TlsProtocol;
 use super::meta::ProtoDuration;
-use super::node::{self, Position};
-use super::{ConfigFile, de, nearest};
-use crate::diag::{Diagnostic, Location, catalog};
+use super::{ConfigFile, nearest, single};
+use crate::diag::{Diagnostic, catalog};
 
 /// What `--mesh-config` holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -94,39 +93,7 @@ pub enum ForwardClientCertDetails {
 
 /// Reads a MeshConfig; nothing when it cannot be, with the reason among the findings.
 pub fn parse_mesh_config(file: &ConfigFile) -> (Option<MeshConfig>, Vec<Diagnostic>) {
-    let mut diagnostics = Vec::new();
-    let mesh = read(file, &mut diagnostics);
-    (mesh, diagnostics)
-}
-
-fn read(file: &ConfigFile, diagnostics: &mut Vec<Diagnostic>) -> Option<MeshConfig> {
-    let place = |at: Position| Location::new(file.path.clone(), at.line, at.column);
-    let start = Position { line: 1, column: 1 };
-    let Ok(text) = std::str::from_utf8(&file.bytes) else {
-        let diagnostic = Diagnostic::new(&catalog::NOT_UTF8, "the file is not UTF-8");
-        diagnostics.push(diagnostic.at(place(start)).help("save the file as UTF-8"));
-        return None;
-    };
-    let mut roots = Vec::new();
-    for chunk in node::chunks(text) {
-        match node::read(chunk) {
-            Ok(found) => roots.extend(found.into_iter().filter(|root| !root.is_null())),
-            Err((at, error)) => {
-                let diagnostic = Diagnostic::new(&catalog::YAML_SYNTAX, error.to_string());
-                diagnostics.push(diagnostic.at(place(at)).help("correct the YAML"));
-                return None;
-            }
-        }
-    }
-    let Some((root, more)) = roots.split_first() else { return Some(MeshConfig::default()) };
-    if let Some(second) = more.first() {
-        let message = "a MeshConfig is one document, and this is another";
-        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, message);
-        diagnostics.push(diagnostic.at(place(second.position)).help("keep one of them"));
-        return None;
-    }
-    let mut unread = Vec::new();
-    let mesh = de::read(root, "", &mut unread);
+    let (mesh, mut diagnostics, unread) = single::read(file, "MeshConfig");
     for field in unread {
         let help = match nearest::nearest(&field.name, field.known) {
             Some(name) => format!("did you mean \"{name}\"?"),
@@ -134,15 +101,10 @@ fn read(file: &ConfigFile, diagnostics: &mut Vec<Diagnostic>) -> Option<MeshConf
         };
         let message = format!("\"{}\" of MeshConfig has no effect here", field.name);
         let diagnostic = Diagnostic::new(&catalog::FIELD_NOT_ACTED_ON, message);
-        diagnostics.push(diagnostic.at(place(field.position)).field(field.path).help(help));
+        let at = single::place(file, field.position);
+        diagnostics.push(diagnostic.at(at).field(field.path).help(help));
     }
-    let tell = |error: de::Error| {
-        let (path, at) = error.place.unwrap_or((String::new(), root.position));
-        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message);
-        diagnostics
-            .push(diagnostic.at(place(at)).field(path).help("the file is not used until then"));
-    };
-    mesh.map_err(tell).ok()
+    (mesh, diagnostics)
 }
 
 #[cfg(test)]

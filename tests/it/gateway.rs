@@ -243,7 +243,9 @@ impl Drop for Gateway {
     }
 }
 
-fn collect(mut from: impl std::io::Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
+pub fn collect(
+    mut from: impl std::io::Read + Send + 'static,
+) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
     let into = Arc::<Mutex<Vec<u8>>>::default();
     let shared = into.clone();
     let reader = thread::spawn(move || {

@@ -11,7 +11,9 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod authority;
 mod backend;
+mod ca;
 mod check;
 mod client;
 mod credentials;

@@ -1,0 +1,303 @@
+//! The CA's folder, under Istio's names.
+//!
+//! `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem` are the authority, made here or
+//! plugged in; `root-key.pem` is there only when it was made here. `workloads.yaml` says who gets
+//! what, `revoked.txt` names serials, one a line with the time it happened; `ca-crl.pem` and
+//! `issued.jsonl` are written.
+//!
+//! **Invariant:** a key that others may read is refused; a file is replaced whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::base::file::FileBytes;
+use crate::base::limit;
+use crate::base::secret::Secret;
+use crate::ca::{AuthorityError, NewAuthority, Revoked, create_intermediate, create_root};
+use crate::source::reader::Reader;
+
+/// A folder that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Some of the authority is missing.
+    #[error(
+        "\"{}\" has no {missing}, but other parts of a CA: put it there, or name an empty folder to \
+         have a CA made",
+        .folder.display()
+    )]
+    Partial {
+        /// The folder.
+        folder: PathBuf,
+        /// The missing file.
+        missing: &'static str,
+    },
+    /// Others may read a key.
+    #[error(
+        "\"{}\" may be read by others (mode {mode:03o}); run: chmod 600 \"{}\"",
+        .path.display(), .path.display()
+    )]
+    Exposed {
+        /// The key's file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The authority's files do not serve.
+    #[error("the CA in \"{}\" cannot be used: {source}", .folder.display())]
+    Authority {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: AuthorityError,
+    },
+    /// The list of workloads has mistakes.
+    #[error("{}", .0.join("; "))]
+    Workloads(Vec<String>),
+    /// The list of revoked serials has a mistake.
+    #[error("\"{}\", line {line}: write a serial in hexadecimal digits, and a time like 2027-01-01T00:00:00Z", .path.display())]
+    Revoked {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// Another process uses the folder.
+    #[error("\"{}\" is in use by another CA", .0.display())]
+    InUse(PathBuf),
+    /// A file cannot be read or written.
+    #[error("\"{}\": {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What the folder holds now.
+pub(super) struct Contents {
+    pub(super) certificate: FileBytes,
+    pub(super) key: Secret<Vec<u8>>,
+    pub(super) roots: FileBytes,
+    pub(super) chain: FileBytes,
+    pub(super) workloads: FileBytes,
+    pub(super) revoked: Vec<Revoked>,
+}
+
+/// A CA's folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Opens a folder; an empty or missing one gets a root and a signing certificate.
+    pub fn open(
+        path: PathBuf,
+        trust_domain: &str,
+        now: OffsetDateTime,
+    ) -> Result<Self, FolderError> {
+        let folder = Self { path };
+        let failed = |source| FolderError::File { path: folder.path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder.path).map_err(failed)?;
+        let there = |name: &&&'static str| folder.path.join(name).exists();
+        match (NEEDED.iter().find(there), NEEDED.iter().find(|name| !there(name))) {
+            (Some(_), Some(missing)) => {
+                return Err(FolderError::Partial { folder: folder.path, missing });
+            }
+            (None, _) => folder.create(trust_domain, now)?,
+            (Some(_), None) => {}
+        }
+        Ok(folder)
+    }
+
+    fn create(&self, trust_domain: &str, now: OffsetDateTime) -> Result<(), FolderError> {
+        let root = create_root(trust_domain, now).map_err(|source| self.unusable(source))?;
+        self.write(ROOT_KEY, root.key.expose(), Access::Owner)?;
+        self.write(ROOT, &root.certificate, Access::Everyone)?;
+        self.write_signing(&root, trust_domain, now)?;
+        tracing::info!(folder = %self.path.display(), trust_domain, "a root and a CA below it were made");
+        Ok(())
+    }
+
+    fn write_signing(
+        &self,
+        root: &NewAuthority,
+        trust_domain: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), FolderError> {
+        let signing =
+            create_intermediate(root, trust_domain, now).map_err(|source| self.unusable(source))?;
+        self.write(KEY, signing.key.expose(), Access::Owner)?;
+        self.write(CHAIN, &signing.certificate, Access::Everyone)?;
+        self.write(CERTIFICATE, &signing.certificate, Access::Everyone)
+    }
+
+    /// Replaces the signing certificate by a new one below the root that was made here; says whether
+    /// there is such a root.
+    pub(super) fn renew(
+        &self,
+        trust_domain: &str,
+        now: OffsetDateTime,
+    ) -> Result<bool, FolderError> {
+        let path = self.path.join(ROOT_KEY);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let key = read_key(&path)?;
+        let key = String::from_utf8(key.expose().clone())
+            .map_err(|_| self.unusable(AuthorityError::Key))?;
+        let certificate = fs::read_to_string(self.path.join(ROOT))
+            .map_err(|source| FolderError::File { path: self.path.join(ROOT), source })?;
+        let root = NewAuthority { certificate, key: Secret::new(key) };
+        self.write_signing(&root, trust_domain, now)?;
+        Ok(true)
+    }
+
+    /// Reads everything.
+    pub(super) fn read(&self, reader: &mut Reader) -> Result<Contents, FolderError> {
+        reader.begin();
+        let mut read = |name| self.read_file(name, reader);
+        let missing = |missing| FolderError::Partial { folder: self.path.clone(), missing };
+        let certificate = read(CERTIFICATE)?.ok_or(missing(CERTIFICATE))?;
+        let roots = read(ROOT)?.ok_or(missing(ROOT))?;
+        let chain = read(CHAIN)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
+        let workloads = read(WORKLOADS)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
+        let revoked = read(REVOKED)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
+        Ok(Contents {
+            certificate,
+            key: read_key(&self.path.join(KEY))?,
+            roots,
+            chain,
+            workloads,
+            revoked: self.revoked(revoked.bytes())?,
+        })
+    }
+
+    fn read_file(&self, name: &str, reader: &mut Reader) -> Result<Option<FileBytes>, FolderError> {
+        let path = self.path.join(name);
+        match reader.read(&path, limit::CREDENTIAL_FILE_BYTES) {
+            Ok(Some(content)) => Ok(Some(content)),
+            Ok(None) => {
+                Err(FolderError::File { path, source: io::Error::other("it is too large") })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FolderError::File { path, source }),
+        }
+    }
+
+    fn revoked(&self, text: &[u8]) -> Result<Vec<Revoked>, FolderError> {
+        let text = String::from_utf8_lossy(text);
+        let mut revoked = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let content = line.split('#').next().unwrap_or_default();
+            if content.trim().is_empty() {
+                continue;
+            }
+            let path = || self.path.join(REVOKED);
+            let one = revoked_line(content)
+                .ok_or_else(|| FolderError::Revoked { path: path(), line: index + 1 })?;
+            revoked.push(one);
+        }
+        Ok(revoked)
+    }
+
+    /// Opens the issuance log, which one process at a time may write.
+    pub(super) fn log(&self) -> Result<File, FolderError> {
+        let path = self.path.join(LOG);
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let file = options
+            .open(&path)
+            .map_err(|source| FolderError::File { path: path.clone(), source })?;
+        file.try_lock().map_err(|_| FolderError::InUse(self.path.clone()))?;
+        Ok(file)
+    }
+
+    /// Writes the revocation list.
+    pub(super) fn write_list(&self, pem: &str) -> Result<(), FolderError> {
+        self.write(LIST, pem, Access::Everyone)
+    }
+
+    /// The path of the list of workloads.
+    pub(super) fn workloads_path(&self) -> PathBuf {
+        self.path.join(WORKLOADS)
+    }
+
+    pub(super) fn unusable(&self, source: AuthorityError) -> FolderError {
+        FolderError::Authority { folder: self.path.clone(), source }
+    }
+
+    fn write(&self, name: &str, text: &str, access: Access) -> Result<(), FolderError> {
+        let path = self.path.join(name);
+        let beside = self.path.join(format!(".{name}.new"));
+        let mode = match access {
+            Access::Everyone => 0o644,
+            Access::Owner => 0o600,
+        };
+        let replace = || {
+            let _ = fs::remove_file(&beside);
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(mode).open(&beside)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)
+        };
+        replace().map_err(|source| FolderError::File { path: path.clone(), source })
+    }
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy)]
+enum Access {
+    Everyone,
+    Owner,
+}
+
+/// Reads a key that only its owner may read.
+fn read_key(path: &Path) -> Result<Secret<Vec<u8>>, FolderError> {
+    use std::io::Read as _;
+
+    let failed = |source| FolderError::File { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(FolderError::Exposed { path: path.to_owned(), mode });
+    }
+    let mut key = Vec::new();
+    file.take(limit::CREDENTIAL_FILE_BYTES).read_to_end(&mut key).map_err(failed)?;
+    Ok(Secret::new(key))
+}
+
+fn revoked_line(line: &str) -> Option<Revoked> {
+    let mut words = line.split_whitespace();
+    let (serial, at) = (words.next()?, words.next()?);
+    let digits = serial.len() <= SERIAL_CHARS && serial.len() % 2 == 0;
+    let serial = (0..serial.len())
+        .step_by(2)
+        .map(|at| serial.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok()));
+    let serial = serial.collect::<Option<Vec<_>>>().filter(|_| digits && words.next().is_none())?;
+    let at = OffsetDateTime::parse(at, &Rfc3339).ok()?.unix_timestamp();
+    Some(Revoked { serial, at })
+}
+
+const CERTIFICATE: &str = "ca-cert.pem";
+const KEY: &str = "ca-key.pem";
+const ROOT: &str = "root-cert.pem";
+const ROOT_KEY: &str = "root-key.pem";
+const CHAIN: &str = "cert-chain.pem";
+const WORKLOADS: &str = "workloads.yaml";
+const REVOKED: &str = "revoked.txt";
+const LIST: &str = "ca-crl.pem";
+const LOG: &str = "issued.jsonl";
+const NEEDED: [&str; 3] = [CERTIFICATE, KEY, ROOT];
+/// Serials have 20 bytes at most (RFC 5280, section 4.1.2.2).
+const SERIAL_CHARS: usize = 40;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Accepting on the CA's port and sockets.
+//!
+//! **Invariant:** who has not proven an identity holds a connection for a bounded time.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::certificates;
+use super::holder::Holder;
+use super::secrets::SecretStream;
+use super::state::Ca;
+use super::workload_api::{BundleStream, SvidStream, meant};
+use crate::base::limit;
+use crate::ca::Caller;
+use crate::grpc::sds::{DiscoveryRequest, STREAM_SECRETS};
+use crate::grpc::server::{Answering, Method, answers, at_once, call, connection, unknown_method};
+use crate::grpc::workload::{Empty, FETCH_X509_BUNDLES, FETCH_X509_SVID};
+use crate::tls::crypto::CryptoProfile;
+
+/// Wait after a failed accept, for lack of file descriptors most likely.
+const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
+
+/// What a socket serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// `--sds`.
+    Secrets,
+    /// `--workload-api`.
+    WorkloadApi,
+}
+
+/// The certificate of the CA's own server, as it is now.
+#[derive(Debug, Default)]
+struct OwnCertificate(ArcSwapOption<CertifiedKey>);
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+/// Serves CreateCertificate over TLS with a certificate of the CA's own.
+pub async fn port(ca: Arc<Ca>, listener: TcpListener) -> Result<(), rustls::Error> {
+    let own = Arc::<OwnCertificate>::default();
+    tokio::spawn(renew_own(ca.clone(), own.clone()));
+    let crypto = CryptoProfile::standard();
+    let mut config = ServerConfig::builder_with_provider(crypto.provider.clone())
+        .with_protocol_versions(crypto.versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(own);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let room = Arc::new(Semaphore::new(limit::CA_CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        let Some(stream) = accepted(listener.accept().await).await else { continue };
+        let (ca, acceptor) = (ca.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            call_over(ca, acceptor, stream).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
+    match result {
+        Ok((stream, _)) => Some(stream),
+        Err(error) => {
+            tracing::warn!(%error, "a connection cannot be accepted");
+            sleep(ACCEPT_RETRY_TIME).await;
+            None
+        }
+    }
+}
+
+async fn call_over(ca: Arc<Ca>, acceptor: TlsAcceptor, stream: TcpStream) {
+    match timeout(limit::HANDSHAKE_TIME, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let answer = |request| certificates::answer(ca.clone(), request);
+            connection(stream, Some(limit::CA_CONNECTION_TIME), answer).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        Err(_) => tracing::debug!("a handshake took too long"),
+    }
+}
+
+/// Keeps the server's own certificate fresh.
+async fn renew_own(ca: Arc<Ca>, own: Arc<OwnCertificate>) {
+    let mut holder = Holder::new(ca, Caller::Own);
+    loop {
+        let standing = holder.standing();
+        match holder.issue(&standing) {
+            Ok(svid) => {
+                let key = PrivateKeyDer::try_from(svid.key.der().expose().clone());
+                let key = key
+                    .ok()
+                    .and_then(|key| rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).ok());
+                let certified = key.map(|key| Arc::new(CertifiedKey::new(svid.chain, key)));
+                own.0.store(certified);
+            }
+            Err(status) => tracing::error!(%status, "the CA has no certificate for its own port"),
+        }
+        holder.due().await;
+    }
+}
+
+/// Serves one interface on a Unix socket.
+pub async fn socket(ca: Arc<Ca>, listener: UnixListener, interface: Interface) {
+    let room = Arc::new(Semaphore::new(limit::CA_CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Some(stream) = accepted(listener.accept().await).await else { continue };
+        let ca = ca.clone();
+        tokio::spawn(async move {
+            speak(ca, stream, interface).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn speak(ca: Arc<Ca>, stream: UnixStream, interface: Interface) {
+    let caller = match stream.peer_cred() {
+        Ok(credentials) => Caller::User(credentials.uid()),
+        Err(error) => return tracing::warn!(%error, "a caller's user is not known"),
+    };
+    let known = match caller {
+        Caller::User(uid) => ca.standing().borrow().workloads.user(uid).is_some(),
+        _ => false,
+    };
+    let most = (!known).then_some(limit::CA_CALL_TIME);
+    let answer = |request| answer(ca.clone(), caller, interface, request);
+    connection(stream, most, answer).await;
+}
+
+async fn answer(
+    ca: Arc<Ca>,
+    caller: Caller,
+    interface: Interface,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    match (interface, request.uri().path()) {
+        (Interface::Secrets, STREAM_SECRETS) => {
+            let method = Method(|request: tonic::Request<tonic::Streaming<DiscoveryRequest>>| {
+                let stream = SecretStream::new(ca.clone(), caller, request.into_inner());
+                at_once(Ok(tonic::Response::new(answers(stream))))
+            });
+            call().streaming(method, request).await
+        }
+        (Interface::WorkloadApi, FETCH_X509_SVID) => {
+            stream(SvidStream::new(ca, caller), request).await
+        }
+        (Interface::WorkloadApi, FETCH_X509_BUNDLES) => {
+            stream(BundleStream::new(ca, caller), request).await
+        }
+        _ => unknown_method(),
+    }
+}
+
+async fn stream<A>(source: A, request: Request<Incoming>) -> Response<Body>
+where
+    A: Answering,
+    A::Answer: prost::Message + Default + Send + 'static,
+{
+    if let Err(status) = meant(request.headers()) {
+        return status.into_http();
+    }
+    let mut source = Some(source);
+    let method = Method(move |_: tonic::Request<Empty>| {
+        let answer = source.take().map(|source| tonic::Response::new(answers(source)));
+        at_once(answer.ok_or_else(|| Status::internal("a call is answered once")))
+    });
+    call().server_streaming(method, request).await
+}

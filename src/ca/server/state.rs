@@ -1,0 +1,220 @@
+//! What is in force: the authority, who gets what, what was revoked; and issuing with a record.
+//!
+//! **Invariant:** no certificate leaves without its line in the issuance log; files that do not serve
+//! change nothing.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rcgen::{PublicKeyData, SanType};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::folder::{Contents, Folder, FolderError};
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::{limit, pem};
+use crate::ca::{
+    Authority, AuthorityError, AuthorityFiles, Caller, IssuanceRecord, Issued, Template,
+    TokenCallers, WorkloadId, Workloads,
+};
+use crate::resources::ConfigFile;
+use crate::source::reader::Reader;
+
+/// What a CA is told at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSettings {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Trust domain of every identity.
+    pub trust_domain: String,
+    /// Identity of its own server.
+    pub own: WorkloadId,
+    /// DNS names and addresses of its own server.
+    pub names: Vec<SanType>,
+    /// Life of a certificate when the caller asks for none.
+    pub lifetime: Duration,
+}
+
+/// What is in force.
+pub(super) struct Standing {
+    pub(super) authority: Authority,
+    pub(super) workloads: Workloads,
+    /// The revocation list, DER.
+    pub(super) revocations: Vec<u8>,
+}
+
+/// A running CA.
+pub struct Ca {
+    pub(super) settings: CaSettings,
+    pub(super) callers: TokenCallers,
+    standing: watch::Sender<Arc<Standing>>,
+    log: Mutex<File>,
+}
+
+impl Ca {
+    /// Opens the folder and reads it for the first time; it must be usable.
+    pub fn open(
+        settings: CaSettings,
+        callers: TokenCallers,
+        now: OffsetDateTime,
+    ) -> Result<(Self, Keeper), FolderError> {
+        let folder = Folder::open(settings.dir.clone(), &settings.trust_domain, now)?;
+        let log = Mutex::new(folder.log()?);
+        let mut keeper = Keeper {
+            folder,
+            settings: settings.clone(),
+            reader: Reader::default(),
+            read: None,
+            list_due: i64::MIN,
+            failure: String::new(),
+        };
+        let standing = keeper.read(now)?;
+        keeper.read = Some(standing.1);
+        let (standing, _) = watch::channel(Arc::new(standing.0));
+        Ok((Self { settings, callers, standing, log }, keeper))
+    }
+
+    /// What is in force, and when it changes.
+    pub(super) fn standing(&self) -> watch::Receiver<Arc<Standing>> {
+        self.standing.subscribe()
+    }
+
+    /// Issues a certificate and writes it down; without the record there is no certificate.
+    pub(super) fn issue(
+        &self,
+        authority: &Authority,
+        key: &impl PublicKeyData,
+        template: Template<'_>,
+        caller: Caller,
+    ) -> Result<Issued, Status> {
+        let now = OffsetDateTime::now_utc();
+        let id = template.id;
+        let issued = authority.issue(key, template, now).map_err(|error| {
+            tracing::error!(%error, identity = %id, "a certificate cannot be issued");
+            Status::internal("the CA cannot issue at the moment")
+        })?;
+        let line = IssuanceRecord::new(&issued, id, caller, now).to_line();
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.write_all(line.as_bytes()).map_err(|error| {
+            tracing::error!(%error, "the issuance log cannot be written; nothing is issued");
+            Status::internal("the CA cannot issue at the moment")
+        })?;
+        tracing::info!(serial = issued.serial, identity = %id, %caller, "certificate issued");
+        Ok(issued)
+    }
+}
+
+/// Follows the folder.
+pub struct Keeper {
+    folder: Folder,
+    settings: CaSettings,
+    reader: Reader,
+    read: Option<Fingerprint>,
+    list_due: i64,
+    /// The failure told last, so that it is told once.
+    failure: String,
+}
+
+impl Keeper {
+    /// Reads the folder; the digest is of everything that was read.
+    fn read(&mut self, now: OffsetDateTime) -> Result<(Standing, Fingerprint), FolderError> {
+        let mut contents = self.folder.read(&mut self.reader)?;
+        let mut authority = self.authority(&contents, now);
+        if due_for_renewal(&authority, now)
+            && self.folder.renew(&self.settings.trust_domain, now)?
+        {
+            contents = self.folder.read(&mut self.reader)?;
+            authority = self.authority(&contents, now);
+            tracing::info!("the signing certificate was renewed");
+        }
+        let authority = authority.map_err(|source| self.folder.unusable(source))?;
+        let file = ConfigFile {
+            path: self.folder.workloads_path().display().to_string().into(),
+            bytes: contents.workloads.bytes().clone(),
+        };
+        let workloads =
+            Workloads::parse(&file, &self.settings.trust_domain).map_err(FolderError::Workloads)?;
+        let revocations = authority
+            .revocation_list(&contents.revoked, now)
+            .map_err(|source| self.folder.unusable(source))?;
+        let digest = digest(&contents);
+        let now = now.unix_timestamp();
+        if self.read != Some(digest) || self.list_due <= now {
+            self.folder.write_list(&pem::encode("X509 CRL", &revocations))?;
+            let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
+            self.list_due = now.saturating_add(half);
+        }
+        Ok((Standing { authority, workloads, revocations }, digest))
+    }
+
+    fn authority(
+        &self,
+        contents: &Contents,
+        now: OffsetDateTime,
+    ) -> Result<Authority, AuthorityError> {
+        let files = AuthorityFiles {
+            certificate: contents.certificate.bytes(),
+            key: &contents.key,
+            roots: contents.roots.bytes(),
+            chain: contents.chain.bytes(),
+        };
+        Authority::load(files, &self.settings.own, now)
+    }
+
+    /// Reads the folder again; gives what is in force from now on when that changed.
+    fn look(&mut self, now: OffsetDateTime) -> Option<Standing> {
+        let due = self.list_due <= now.unix_timestamp();
+        match self.read(now) {
+            Ok((standing, digest)) => {
+                self.failure.clear();
+                let same = self.read.replace(digest) == Some(digest) && !due;
+                (!same).then_some(standing)
+            }
+            Err(error) => {
+                let failure = error.to_string();
+                if failure != self.failure {
+                    tracing::error!(%error, "the CA's files cannot be used; it goes on as it was");
+                    self.failure = failure;
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Whether most of the signing certificate's life is over.
+fn due_for_renewal(authority: &Result<Authority, AuthorityError>, now: OffsetDateTime) -> bool {
+    match authority {
+        Ok(authority) => authority.not_after() - now.unix_timestamp() < RENEWAL_SECONDS,
+        Err(error) => *error == AuthorityError::Expired,
+    }
+}
+
+fn digest(contents: &Contents) -> Fingerprint {
+    let mut hasher = Hasher::default();
+    for file in [&contents.certificate, &contents.roots, &contents.chain, &contents.workloads] {
+        hasher.part(file.fingerprint().as_bytes());
+    }
+    for revoked in &contents.revoked {
+        hasher.part(&revoked.serial);
+    }
+    hasher.finish()
+}
+
+/// Follows the folder for as long as the CA runs.
+pub async fn keep(ca: Arc<Ca>, mut keeper: Keeper) {
+    loop {
+        tokio::time::sleep(limit::CA_SCAN_TIME).await;
+        if let Some(standing) = keeper.look(OffsetDateTime::now_utc()) {
+            tracing::info!("the CA's files changed; everyone is told");
+            ca.standing.send_replace(Arc::new(standing));
+        }
+    }
+}
+
+/// A fifth of a year: what is left of a signing certificate made here when it is replaced.
+const RENEWAL_SECONDS: i64 = 73 * 86_400;
