@@ -34,6 +34,7 @@ use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, WorkerTeleme
 use crate::tls::roots::Roots;
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::Resolver;
+use crate::upstream::shared::SharedStates;
 
 pub use control::unix_seconds;
 use control::{Control, SharedReport};
@@ -64,12 +65,13 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let mut signals = Signals::new(&runtime)?;
 
     let cell = SnapshotCell::default();
-    let resolver = Resolver::new(runtime.handle().clone())?;
+    let (resolver, shared) = (Resolver::new(runtime.handle().clone())?, SharedStates::default());
     let jwks = JwksEngine::new(runtime.handle().clone(), Vec::new(), metrics.clone());
     let connections = connections_per_worker(settings.workers.get());
     let workers = Workers::start(settings.workers, || Parts {
         cell: cell.clone(),
         resolver: resolver.clone(),
+        shared: shared.clone(),
         telemetry: WorkerTelemetry { metrics: metrics.worker(), log: access_log.worker() },
         connections,
     })

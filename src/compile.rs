@@ -5,14 +5,20 @@
 
 pub mod authentication;
 pub mod authorization;
+mod balancing;
 pub mod bindings;
 pub mod clusters;
+mod connection_pool;
 pub mod credentials;
+mod destination_labels;
+mod destination_ports;
 pub mod destination_rules;
+mod endpoints;
 pub mod files;
 pub mod findings;
 pub mod gateways;
 pub mod listeners;
+mod locality;
 pub mod names;
 pub mod peers;
 pub mod references;

@@ -5,7 +5,9 @@
 
 pub mod coalesce;
 pub mod copy;
+pub mod executor;
 pub mod guarded;
 pub mod listener;
 pub mod liveness;
+pub mod proxy_protocol;
 pub mod rewind;

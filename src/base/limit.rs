@@ -2,6 +2,7 @@
 //!
 //! `docs/limits.md` is the same table for operators; a test compares the two.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 macro_rules! limits {
@@ -65,7 +66,15 @@ limits! {
     /// Unused upstream connections kept per endpoint and worker.
     UPSTREAM_IDLE_CONNECTIONS: usize = 1_024, "1,024 connections";
     /// Streams on one HTTP/2 connection to a backend before another is opened.
-    UPSTREAM_STREAMS: usize = 100, "100 streams";
+    UPSTREAM_STREAMS: NonZeroU32 = NonZeroU32::new(100).unwrap(), "100 streams";
+
+    /// Waiting for a connection of a backend that has as many as it may
+    /// (`connectionPool.tcp.maxConnections`).
+    PENDING_TIME: Duration = Duration::from_mins(1), "60 s";
+    /// Entries of one table for consistent hashing, in each worker.
+    HASH_TABLE_ENTRIES: u32 = 5_000_011, "5,000,011 entries";
+    /// Longest an endpoint stays ejected, unless `baseEjectionTime` is longer (Envoy's default).
+    EJECTION_MOST_TIME: Duration = Duration::from_mins(5), "300 s";
 
     /// Request head, HTTP/1.1 (Envoy's default).
     HTTP1_HEAD_BYTES: usize = 60 << 10, "60 KiB";
@@ -155,6 +164,8 @@ limits! {
     ADMIN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Answer of a DNS server is kept at least this long.
     DNS_MIN_TIME: Duration = Duration::from_secs(1), "1 s";
+    /// DNS's word that a name has no address is believed at most this long.
+    DNS_ABSENT_TIME: Duration = Duration::from_mins(1), "60 s";
     /// Next try after a failed resolution.
     DNS_RETRY_TIME: Duration = Duration::from_secs(5), "5 s";
     /// Addresses used of one DNS answer.

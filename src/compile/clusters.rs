@@ -2,36 +2,36 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::balance::Strategy;
 use crate::base::hash::Hasher;
 use crate::base::labels::DestinationLabels;
-use crate::base::limit;
 use crate::diag::{Diagnostic, catalog};
 use crate::resources::Resource;
 use crate::resources::destination_rule::{
-    ClientTls, ClientTlsMode, DestinationRule, H2UpgradePolicy, SimpleLoadBalancer, Subset,
+    ClientTls, ClientTlsMode, DestinationRule, H2UpgradePolicy, Subset,
 };
 use crate::resources::virtual_service::{self as vs, VirtualService};
-use crate::snapshot::cluster::{
-    Cluster, ClusterId, DnsEndpoint, Endpoint, Endpoints, Protocol, UpstreamTls,
-};
+use crate::snapshot::cluster::{Cluster, ClusterId, Endpoints, Protocol};
 
 use super::credentials::CredentialError;
+use super::destination_labels::labels;
+use super::destination_ports::pick_port;
 use super::destination_rules::{DestinationRules, Governing, Policy};
 use super::findings::{Findings, at};
 use super::names::{qualified, selects};
 use super::peers::PeerPolicies;
-use super::services::{Discovery, Member, Place, Port, Service, Services};
+use super::services::{Member, Place, Port, Service, Services};
 use super::settings::CompileSettings;
-use super::upstream_tls::{Peer, UpstreamTlsPass};
+use super::upstream_tls::{Peer, Secured, UpstreamTlsPass};
+use super::{balancing, connection_pool, endpoints, locality};
 
 /// What a cluster is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Use {
     /// Requests.
     Http,
+    /// Requests of HTTP/2 clients, where the client's version is kept.
+    Http2,
     /// Bytes.
     Tcp,
     /// Bytes that are encrypted already (`AUTO_PASSTHROUGH`): sent on as they are.
@@ -54,7 +54,8 @@ pub struct Written<'r> {
 }
 
 impl Written<'_> {
-    fn missing(&self, part: &str, message: String, help: &str) -> Diagnostic {
+    /// A finding about a part of the destination that names nothing.
+    pub(super) fn missing(&self, part: &str, message: String, help: &str) -> Diagnostic {
         let field = format!("{}.{part}", self.field);
         at(self.resource, field, &catalog::REFERENCE_NOT_FOUND, message).help(help)
     }
@@ -234,7 +235,15 @@ impl<'a> ClusterPass<'a> {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
-        let cluster = self.build(target, subset, usage, findings);
+        let policy = match &target.governing {
+            Some(rule) => rule.policy(target.subset.map(|(_, subset)| subset), port.number),
+            None => Policy::default(),
+        };
+        let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+        let keeps_version = usage == Use::Http && http.is_some_and(|http| http.use_client_protocol);
+        let for_http2 = keeps_version.then(|| self.cluster(target, Use::Http2, findings));
+        let cluster =
+            Cluster { for_http2, ..self.build(target, (subset, usage), policy, findings) };
         let id = ClusterId(u32::try_from(self.clusters.len()).unwrap_or(u32::MAX));
         self.clusters.push(Arc::new(cluster));
         self.ids.insert(key, id);
@@ -244,70 +253,86 @@ impl<'a> ClusterPass<'a> {
     fn build(
         &mut self,
         target: &Target<'_, 'a>,
-        subset: &str,
-        usage: Use,
+        (subset, usage): (&str, Use),
+        policy: Policy<'_>,
         findings: &mut Findings,
     ) -> Cluster {
         let Target { service, port, .. } = target;
-        let policy = match &target.governing {
-            Some(rule) => rule.policy(target.subset.map(|(_, subset)| subset), port.number),
-            None => Policy::default(),
-        };
         let mut members = self.services.members(service, port);
         if let Some((_, subset)) = target.subset {
             members.retain(|member| selects(&subset.labels, &member.labels));
         }
-        let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
-        let protocol = match usage {
-            Use::Tcp | Use::Sealed => Protocol::Tcp,
-            Use::Http if port.http2 => Protocol::Http2,
-            Use::Http if http.is_some_and(|p| p.h2_upgrade_policy == H2UpgradePolicy::Upgrade) => {
-                Protocol::Http2
-            }
-            Use::Http => Protocol::Http1,
-        };
-        let names = self.server_names(service, &members);
-        let (host, number) = (service.host.as_str(), port.number);
-        let mesh_name = format!("outbound_.{number}_.{subset}_.{host}");
-        let peer = Peer { protocol, names: &names, mesh_name: &mesh_name };
-        let written = if usage == Use::Sealed { None } else { policy.tls };
-        let automatic = ClientTls { mode: ClientTlsMode::IstioMutual, ..ClientTls::default() };
-        let plain = ClientTls::default();
-        let encrypted = |member: &Member| match (usage, written) {
-            (Use::Sealed, _) => false,
-            (_, Some(tls)) => tls.mode != ClientTlsMode::Disable,
-            (_, None) => self.wants_mesh(service, member),
-        };
-        let flags: Vec<bool> = members.iter().map(encrypted).collect();
-        let automatic = flags.contains(&true).then_some(&automatic);
-        let (secured, error) = self.tls.secure(written.or(automatic).unwrap_or(&plain), &peer);
+        let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
+        let places = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+        let (standings, localities) =
+            locality::standings(places, outliers.is_some(), self.settings, &members);
+        let balance = balancing::balance(balancer, outliers, localities);
+        let protocol = protocol(port, usage, &policy);
+        let flags: Vec<bool> =
+            members.iter().map(|member| self.encrypted(target, (usage, &policy), member)).collect();
+        let written = policy.tls.filter(|_| usage != Use::Sealed).cloned();
+        let tls = written.unwrap_or_else(|| automatic(flags.contains(&true)));
+        let (secured, error) = self.secure(target, (subset, protocol), &tls, &members);
         if let Some(error) = error {
             findings.add(untrusted(target, &error));
         }
-        let strategy = strategy(policy);
+        let (host, number) = (service.host.as_str(), port.number);
         let name = format!("outbound|{number}|{subset}|{host}");
-        let idle_timeout = idle(policy);
+        let connection = connection_pool::rules(&policy);
         let mut hasher = Hasher::default();
         hasher.part(name.as_bytes()).part(service.namespace.as_bytes());
-        hasher.part(format!("{usage:?}{protocol:?}{idle_timeout:?}").as_bytes());
+        hasher.part(format!("{usage:?}{protocol:?}{:?}", connection.proxy).as_bytes());
         hasher.part(secured.rule.as_bytes());
-        let labels = self.labels(service, &members, &secured.tls, &secured.names);
-        let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
+        let pool = policy.connection_pool;
+        // PASSTHROUGH has no endpoint at a gateway.
+        let reachable = if balance.is_some() { members.as_slice() } else { &[] };
         Cluster {
             name: name.into(),
             key: hasher.finish(),
             origin: service.origin.clone(),
-            endpoints: endpoints(service.discovery, &members, &flags, strategy),
-            strategy: strategy.unwrap_or_default(),
+            endpoints: endpoints::endpoints(service.discovery, reachable, &standings, &flags),
+            balance: balance.unwrap_or_default(),
+            hash: balancing::hash(balancer),
+            outliers: outliers.map(balancing::outliers),
+            limits: connection_pool::limits(pool),
             protocol,
+            for_http2: None,
+            connection,
+            labels: self.labels(service, &members, &secured),
             tls: secured.tls,
-            connect_timeout: positive(tcp.and_then(|tcp| tcp.connect_timeout.map(|t| t.0)))
+            connect_timeout: connection_pool::connect(pool)
                 .unwrap_or(self.settings.connect_timeout),
-            idle_timeout,
-            tcp_idle_timeout: positive(tcp.and_then(|tcp| tcp.idle_timeout.map(|t| t.0)))
-                .unwrap_or(limit::TCP_IDLE_TIME),
-            labels,
+            idle_timeout: connection_pool::idle(pool),
+            tcp_idle_timeout: connection_pool::tcp_idle(pool),
         }
+    }
+
+    /// Whether an endpoint is spoken to through TLS.
+    fn encrypted(
+        &self,
+        target: &Target<'_, 'a>,
+        (usage, policy): (Use, &Policy<'_>),
+        member: &Member,
+    ) -> bool {
+        match (usage, policy.tls) {
+            (Use::Sealed, _) => false,
+            (_, Some(tls)) => tls.mode != ClientTlsMode::Disable,
+            (_, None) => self.wants_mesh(target.service, member),
+        }
+    }
+
+    /// The security of connections by a `tls` block, whether written or automatic.
+    fn secure(
+        &mut self,
+        target: &Target<'_, 'a>,
+        (subset, protocol): (&str, Protocol),
+        tls: &ClientTls,
+        members: &[Member],
+    ) -> (Secured, Option<CredentialError>) {
+        let names = self.server_names(target.service, members);
+        let (number, host) = (target.port.number, &target.service.host);
+        let mesh_name = format!("outbound_.{number}_.{subset}_.{host}");
+        self.tls.secure(tls, &Peer { protocol, names: &names, mesh_name: &mesh_name })
     }
 
     /// Automatic mutual TLS: an endpoint of the mesh that says it speaks it and is not told
@@ -318,12 +343,14 @@ impl<'a> ClusterPass<'a> {
             Place::Name(_, port) => *port,
             Place::Address(_) => 0,
         };
-        let says = |(name, value): (&str, &str)| {
-            member.labels.get(name).is_some_and(|known| known == value)
+        // A service account without a word on TLS says enough.
+        let able = match member.labels.get("security.istio.io/tlsMode") {
+            Some(mode) => mode == "istio",
+            None => !member.service_account.is_empty(),
         };
         self.settings.auto_mtls
             && service.in_mesh
-            && says(("security.istio.io/tlsMode", "istio"))
+            && able
             && !self.peers.plaintext(&member.namespace, &member.labels, port)
     }
 
@@ -343,97 +370,23 @@ impl<'a> ClusterPass<'a> {
         names
     }
 
+    /// Labels of its metrics, the same as in the last compilation where they are equal.
     fn labels(
         &mut self,
         service: &Service,
         members: &[Member],
-        tls: &UpstreamTls,
-        names: &[String],
+        secured: &Secured,
     ) -> Arc<DestinationLabels> {
-        let label = |keys: &[&str]| {
-            let of = |member: &Member| keys.iter().find_map(|key| member.labels.get(*key)).cloned();
-            let first = members.first().and_then(of);
-            first.filter(|value| members.iter().all(|m| of(m).as_ref() == Some(value)))
-        };
-        let shared = |keys: &[&str]| label(keys).unwrap_or_default().into_boxed_str();
-        let domain = format!(".svc.{}", self.settings.cluster_domain);
-        let short = match service.host.strip_suffix(&domain) {
-            Some(inside) => inside.split('.').next().unwrap_or_default(),
-            None => &service.host,
-        };
-        let identity = self.tls.identity().ok().and_then(|own| own.leaf().names.uris.first());
-        let encrypted = matches!(tls, UpstreamTls::Tls { .. });
-        let labels = DestinationLabels {
-            principal: match names {
-                [only] if encrypted => only.as_str().into(),
-                _ => Box::default(),
-            },
-            app: shared(&["app"]),
-            version: shared(&["version"]),
-            service: service.host.as_str().into(),
-            canonical_service: shared(&[
-                "service.istio.io/canonical-name",
-                "app.kubernetes.io/name",
-                "app",
-            ]),
-            canonical_revision: shared(&[
-                "service.istio.io/canonical-revision",
-                "app.kubernetes.io/version",
-                "version",
-            ]),
-            service_name: short.into(),
-            service_namespace: service.namespace.as_str().into(),
-            source_principal: identity
-                .filter(|_| encrypted)
-                .map_or_else(Box::default, |uri| uri.as_str().into()),
-            ..DestinationLabels::default()
-        };
+        let own = self.tls.identity().ok().and_then(|own| own.leaf().names.uris.first());
+        let labels = labels(
+            service,
+            members,
+            (&secured.tls, &secured.names),
+            (own.map(String::as_str), &self.settings.cluster_domain),
+        );
         let labels = self.known.get(&labels).cloned().unwrap_or_else(|| Arc::new(labels));
         self.labels.insert(labels.clone());
         labels
-    }
-}
-
-/// Why a destination's port is not known.
-enum PortProblem {
-    Unknown(u32),
-    Several,
-    None,
-}
-
-impl PortProblem {
-    fn tell(&self, written: &Written<'_>, host: &str) -> Diagnostic {
-        match self {
-            Self::Unknown(number) => written.missing(
-                "port",
-                format!("\"{host}\" has no port {number}"),
-                "name one of the service's ports; until then requests get 503",
-            ),
-            Self::None => written.missing(
-                "port",
-                format!("\"{host}\" has no port"),
-                "give the service a port; until then requests get 503",
-            ),
-            Self::Several => at(
-                written.resource,
-                format!("{}.port", written.field),
-                &catalog::PORT_SELECTOR_REQUIRED,
-                format!("\"{host}\" has several ports"),
-            )
-            .help("add destination.port.number; until then requests get 503"),
-        }
-    }
-}
-
-/// The port named, else the only one, else the one with the listener's number.
-fn pick_port<'s>(service: &'s Service, written: &Written<'_>) -> Result<&'s Port, PortProblem> {
-    let by_number = |number: u32| service.ports.iter().find(|p| u32::from(p.number) == number);
-    let named = written.destination.port.as_ref().map(|port| port.number);
-    match (named, service.ports.as_slice()) {
-        (Some(number), _) => by_number(number).ok_or(PortProblem::Unknown(number)),
-        (None, []) => Err(PortProblem::None),
-        (None, [only]) => Ok(only),
-        (None, _) => by_number(u32::from(written.listener)).ok_or(PortProblem::Several),
     }
 }
 
@@ -457,65 +410,20 @@ fn untrusted(target: &Target<'_, '_>, error: &CredentialError) -> Diagnostic {
     }
 }
 
-/// Nothing for `PASSTHROUGH`, which has no endpoint at a gateway.
-fn strategy(policy: Policy<'_>) -> Option<Strategy> {
-    match policy.load_balancer.and_then(|balancer| balancer.simple).unwrap_or_default() {
-        SimpleLoadBalancer::Unspecified
-        | SimpleLoadBalancer::LeastConn
-        | SimpleLoadBalancer::LeastRequest => Some(Strategy::LeastRequest),
-        SimpleLoadBalancer::RoundRobin => Some(Strategy::RoundRobin),
-        SimpleLoadBalancer::Random => Some(Strategy::Random),
-        SimpleLoadBalancer::Passthrough => None,
-    }
+/// What holds without a `tls` block.
+fn automatic(mesh: bool) -> ClientTls {
+    let mode = if mesh { ClientTlsMode::IstioMutual } else { ClientTlsMode::Disable };
+    ClientTls { mode, ..ClientTls::default() }
 }
 
-fn positive(time: Option<Duration>) -> Option<Duration> {
-    time.filter(|time| !time.is_zero())
-}
-
-fn idle(policy: Policy<'_>) -> Duration {
-    let pool = policy.connection_pool;
-    let http = pool.and_then(|pool| pool.http.as_ref()?.idle_timeout.map(|time| time.0));
-    let tcp = pool.and_then(|pool| pool.tcp.as_ref()?.idle_timeout.map(|time| time.0));
-    positive(http).or(positive(tcp)).unwrap_or(limit::UPSTREAM_IDLE_TIME)
-}
-
-fn endpoints(
-    discovery: Discovery,
-    members: &[Member],
-    encrypted: &[bool],
-    strategy: Option<Strategy>,
-) -> Endpoints {
-    let members = if strategy.is_none() { &[] } else { members };
-    let pairs = || members.iter().zip(encrypted.iter().copied());
-    let known = pairs().filter_map(|(member, tls)| match &member.place {
-        Place::Address(address) => {
-            Some(Endpoint { address: address.clone(), weight: member.weight, tls })
-        }
-        Place::Name(..) => None,
-    });
-    let mut named: Vec<DnsEndpoint> = pairs()
-        .filter_map(|(member, tls)| match &member.place {
-            Place::Name(name, port) => {
-                Some(DnsEndpoint { name: name.clone(), port: *port, weight: member.weight, tls })
-            }
-            Place::Address(_) => None,
-        })
-        .collect();
-    if named.is_empty() || discovery == Discovery::Listed {
-        return Endpoints::Static(known.collect());
+fn protocol(port: &Port, usage: Use, policy: &Policy<'_>) -> Protocol {
+    let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+    let upgraded = http.is_some_and(|http| http.h2_upgrade_policy == H2UpgradePolicy::Upgrade);
+    let kept = http.is_some_and(|http| http.use_client_protocol);
+    match usage {
+        Use::Tcp | Use::Sealed => Protocol::Tcp,
+        Use::Http2 => Protocol::Http2,
+        Use::Http if upgraded || (port.http2 && !kept) => Protocol::Http2,
+        Use::Http => Protocol::Http1,
     }
-    if discovery == Discovery::LogicalDns {
-        return Endpoints::LogicalDns(Arc::new(named.swap_remove(0)));
-    }
-    named.extend(known.filter_map(|endpoint| match endpoint.address {
-        crate::snapshot::cluster::Address::Socket(socket) => Some(DnsEndpoint {
-            name: socket.ip().to_string().into(),
-            port: socket.port(),
-            weight: endpoint.weight,
-            tls: endpoint.tls,
-        }),
-        crate::snapshot::cluster::Address::Unix(_) => None,
-    }));
-    Endpoints::Dns(named.into())
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::resources::destination_rule::{
-    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, Subset, TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol,
+    Subset, TrafficPolicy,
 };
 use crate::resources::{Resource, ResourceSet};
 
@@ -28,8 +29,12 @@ pub struct Policy<'a> {
     pub load_balancer: Option<&'a LoadBalancer>,
     /// `connectionPool`.
     pub connection_pool: Option<&'a ConnectionPool>,
+    /// `outlierDetection`.
+    pub outlier_detection: Option<&'a OutlierDetection>,
     /// `tls`.
     pub tls: Option<&'a ClientTls>,
+    /// `proxyProtocol`; there is none for single ports.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// Every rule that applies to this gateway, by the host it is for.
@@ -124,7 +129,9 @@ impl<'a> Governing<'a> {
         Policy {
             load_balancer: own.load_balancer.as_ref().or(base.load_balancer),
             connection_pool: own.connection_pool.as_ref().or(base.connection_pool),
+            outlier_detection: own.outlier_detection.as_ref().or(base.outlier_detection),
             tls: own.tls.as_ref().or(base.tls),
+            proxy_protocol: own.proxy_protocol.or(base.proxy_protocol),
         }
     }
 }
@@ -134,7 +141,9 @@ fn level(policy: Option<&TrafficPolicy>, port: u16) -> Option<Policy<'_>> {
     Some(at_port(policy, port).unwrap_or(Policy {
         load_balancer: policy.load_balancer.as_ref(),
         connection_pool: policy.connection_pool.as_ref(),
+        outlier_detection: policy.outlier_detection.as_ref(),
         tls: policy.tls.as_ref(),
+        proxy_protocol: policy.proxy_protocol,
     }))
 }
 
@@ -147,7 +156,9 @@ fn at_port(policy: &TrafficPolicy, port: u16) -> Option<Policy<'_>> {
     Some(Policy {
         load_balancer: entry.load_balancer.as_ref(),
         connection_pool: entry.connection_pool.as_ref(),
+        outlier_detection: entry.outlier_detection.as_ref(),
         tls: entry.tls.as_ref(),
+        proxy_protocol: None,
     })
 }
 

@@ -76,6 +76,23 @@ pub struct Member {
     pub service_account: String,
     /// Its namespace.
     pub namespace: String,
+    /// `region/zone/subzone`, later parts may be missing; empty when unknown.
+    pub locality: String,
+}
+
+#[cfg(test)]
+impl Member {
+    /// Any member.
+    pub(super) fn example() -> Self {
+        Self {
+            place: Place::Name("a.example".into(), 80),
+            weight: 1,
+            labels: Labels::new(),
+            service_account: String::new(),
+            namespace: "shop".to_owned(),
+            locality: String::new(),
+        }
+    }
 }
 
 /// Where an endpoint is.
@@ -156,14 +173,20 @@ impl<'a> Services<'a> {
                 continue;
             }
             match source {
-                Source::Entry(entry) => self.entry_members(entry, port, &mut out),
+                Source::Entry(entry) => self.entry_members(service, entry, port, &mut out),
                 Source::Kube(kube) => self.slice_members(kube, port, &mut out),
             }
         }
         out
     }
 
-    fn entry_members(&self, entry: &Resource<ServiceEntry>, port: &Port, out: &mut Vec<Member>) {
+    fn entry_members(
+        &self,
+        service: &Service,
+        entry: &Resource<ServiceEntry>,
+        port: &Port,
+        out: &mut Vec<Member>,
+    ) {
         let namespace = &*entry.id.namespace;
         let spec = &entry.spec;
         let dns = matches!(spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
@@ -191,18 +214,19 @@ impl<'a> Services<'a> {
                     labels: labels.clone(),
                     service_account: endpoint.service_account.clone(),
                     namespace: namespace.to_owned(),
+                    locality: locality(endpoint, labels),
                 });
             }
         }
-        if dns && list.is_empty() {
-            let hosts = spec.hosts.iter().filter(|host| !host.starts_with('*'));
-            out.extend(hosts.map(|host| Member {
-                place: Place::Name(host.as_str().into(), port.target),
+        if dns && list.is_empty() && !service.host.starts_with('*') {
+            out.push(Member {
+                place: Place::Name(service.host.as_str().into(), port.target),
                 weight: 1,
                 labels: Labels::new(),
                 service_account: String::new(),
                 namespace: namespace.to_owned(),
-            }));
+                locality: String::new(),
+            });
         }
     }
 
@@ -227,6 +251,7 @@ impl<'a> Services<'a> {
                             labels: Labels::new(),
                             service_account: String::new(),
                             namespace: namespace.to_owned(),
+                            locality: String::new(),
                         });
                     }
                 }
@@ -235,7 +260,18 @@ impl<'a> Services<'a> {
     }
 }
 
+/// An endpoint's own word, else its label, which has dots for slashes.
+fn locality(endpoint: &WorkloadEntry, labels: &Labels) -> String {
+    if !endpoint.locality.is_empty() {
+        return endpoint.locality.clone();
+    }
+    labels.get("istio-locality").map_or_else(String::new, |text| text.replace('.', "/"))
+}
+
 fn place(address: &str, port: u16, dns: bool) -> Option<Place> {
+    if let Some(name) = address.strip_prefix("unix://@") {
+        return Some(Place::Address(Address::Unix(Arc::new(PathBuf::from(format!("\0{name}"))))));
+    }
     if let Some(path) = address.strip_prefix("unix://") {
         return Some(Place::Address(Address::Unix(Arc::new(PathBuf::from(path)))));
     }
@@ -348,7 +384,7 @@ mod tests {
 
     #[test]
     fn dns_without_endpoints_resolves_the_host_itself() {
-        assert_eq!(check("  resolution: DNS\n"), [Place::Name("A.example".into(), 80)]);
+        assert_eq!(check("  resolution: DNS\n"), [Place::Name("a.example".into(), 80)]);
     }
 
     #[test]

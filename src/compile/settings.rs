@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::base::limit;
 use crate::resources::Labels;
+use crate::resources::destination_rule::LocalityLbSetting;
 use crate::resources::gateway::TlsProtocol;
 use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, NormalizationType};
 use crate::route::path::Normalization;
@@ -28,6 +29,8 @@ pub struct CompileSettings {
     pub trust_domain_aliases: Vec<String>,
     /// `region/zone/subzone` (`--locality`); empty when unknown.
     pub locality: String,
+    /// `MeshConfig.localityLbSetting`, for destinations whose rule has none.
+    pub locality_lb: LocalityLbSetting,
     /// Domain of Kubernetes services: `cluster.local`.
     pub cluster_domain: String,
     /// Address to listen at; nothing means every address (`--bind`).
@@ -71,6 +74,7 @@ impl Default for CompileSettings {
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),
             locality: String::new(),
+            locality_lb: LocalityLbSetting::default(),
             cluster_domain: "cluster.local".into(),
             bind: None,
             port_map: BTreeMap::new(),
@@ -99,6 +103,7 @@ impl CompileSettings {
         self.trust_domain_aliases.clone_from(&mesh.trust_domain_aliases);
         self.auto_mtls = mesh.enable_auto_mtls.unwrap_or(self.auto_mtls);
         self.connect_timeout = mesh.connect_timeout.map_or(self.connect_timeout, |time| time.0);
+        self.locality_lb = mesh.locality_lb_setting.clone().unwrap_or_default();
         self.tls_defaults = TlsDefaults {
             min_protocol_version: mesh.tls_defaults.min_protocol_version,
             cipher_suites: mesh.tls_defaults.cipher_suites.clone(),

@@ -4,8 +4,7 @@
 
 use crate::diag::catalog;
 use crate::resources::destination_rule::{
-    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, SimpleLoadBalancer,
-    TrafficPolicy,
+    DestinationRule, LoadBalancer, OutlierDetection, SimpleLoadBalancer, TrafficPolicy,
 };
 use crate::resources::{Resource, ResourceSet};
 
@@ -55,58 +54,29 @@ impl Rule<'_> {
     }
 
     fn policy(&mut self, path: &str, policy: &TrafficPolicy) {
-        self.blocks(
-            path,
-            policy.load_balancer.as_ref(),
-            policy.connection_pool.as_ref(),
-            policy.outlier_detection.as_ref(),
-        );
+        let direct =
+            "a gateway's clients bring their streams here: streams go to the destination directly";
         self.tell(
             path,
             &[
-                (policy.tunnel.is_some(), "tunnel", "streams go to the destination directly"),
-                (policy.proxy_protocol.is_some(), "proxyProtocol", "no PROXY header is sent"),
+                (policy.tunnel.is_some(), "tunnel", direct),
                 (policy.retry_budget.is_some(), "retryBudget", "only failed connects are retried"),
             ],
         );
+        self.balancer(&format!("{path}.loadBalancer"), policy.load_balancer.as_ref());
+        self.outliers(&format!("{path}.outlierDetection"), policy.outlier_detection.as_ref());
         for (index, port) in policy.port_level_settings.iter().enumerate() {
-            self.blocks(
-                &format!("{path}.portLevelSettings[{index}]"),
-                port.load_balancer.as_ref(),
-                port.connection_pool.as_ref(),
-                port.outlier_detection.as_ref(),
-            );
+            let path = format!("{path}.portLevelSettings[{index}]");
+            self.balancer(&format!("{path}.loadBalancer"), port.load_balancer.as_ref());
+            self.outliers(&format!("{path}.outlierDetection"), port.outlier_detection.as_ref());
         }
     }
 
-    fn blocks(
-        &mut self,
-        path: &str,
-        balancer: Option<&LoadBalancer>,
-        pool: Option<&ConnectionPool>,
-        outliers: Option<&OutlierDetection>,
-    ) {
-        if let Some(balancer) = balancer {
-            self.balancer(&format!("{path}.loadBalancer"), balancer);
-        }
-        if let Some(pool) = pool {
-            self.pool(&format!("{path}.connectionPool"), pool);
-        }
-        self.tell(path, &[(outliers.is_some(), "outlierDetection", "no endpoint is ejected")]);
-    }
-
-    fn balancer(&mut self, path: &str, balancer: &LoadBalancer) {
-        let warm = balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some();
-        let even = "endpoints are chosen as without it";
-        self.tell(
-            path,
-            &[
-                (balancer.consistent_hash.is_some(), "consistentHash", even),
-                (balancer.locality_lb_setting.is_some(), "localityLbSetting", even),
-                (balancer.zone_aware_lb_setting.is_some(), "zoneAwareLbSetting", even),
-                (warm, "warmup", even),
-            ],
-        );
+    fn balancer(&mut self, path: &str, balancer: Option<&LoadBalancer>) {
+        let Some(balancer) = balancer else { return };
+        let instead = "one gateway does not know how others are spread: write localityLbSetting";
+        let zones = balancer.zone_aware_lb_setting.is_some();
+        self.tell(path, &[(zones, "zoneAwareLbSetting", instead)]);
         if balancer.simple == Some(SimpleLoadBalancer::Passthrough) {
             let message = "PASSTHROUGH has no original destination at a gateway";
             self.findings.add(
@@ -116,41 +86,10 @@ impl Rule<'_> {
         }
     }
 
-    fn pool(&mut self, path: &str, pool: &ConnectionPool) {
-        if let Some(tcp) = &pool.tcp {
-            let age = tcp.max_connection_duration.is_some();
-            self.tell(
-                &format!("{path}.tcp"),
-                &[
-                    (tcp.max_connections != 0, "maxConnections", "connections are not bounded"),
-                    (tcp.tcp_keepalive.is_some(), "tcpKeepalive", "the system's settings hold"),
-                    (age, "maxConnectionDuration", "connections end when idle"),
-                ],
-            );
-        }
-        if let Some(http) = &pool.http {
-            let unbounded = "it is not bounded";
-            self.tell(
-                &format!("{path}.http"),
-                &[
-                    (http.http1_max_pending_requests != 0, "http1MaxPendingRequests", unbounded),
-                    (http.http2_max_requests != 0, "http2MaxRequests", unbounded),
-                    (
-                        http.max_requests_per_connection != 0,
-                        "maxRequestsPerConnection",
-                        "connections are used again",
-                    ),
-                    (http.max_retries != 0, "maxRetries", "only failed connects are retried"),
-                    (
-                        http.use_client_protocol,
-                        "useClientProtocol",
-                        "the port's protocol is spoken",
-                    ),
-                    (http.max_concurrent_streams != 0, "maxConcurrentStreams", unbounded),
-                    (http.http2_keep_alive.is_some(), "http2KeepAlive", "no PING is sent"),
-                ],
-            );
-        }
+    fn outliers(&mut self, path: &str, outliers: Option<&OutlierDetection>) {
+        let old = outliers.is_some_and(|outliers| outliers.consecutive_errors != 0);
+        let instead = "Istio ignores it too";
+        self.tell(path, &[(old, "consecutiveErrors", instead)]);
     }
 }
 
@@ -180,20 +119,23 @@ mod tests {
     #[test]
     fn what_takes_effect_is_not_told() {
         check(
-            "{connectionPool: {tcp: {connectTimeout: 1s}, http: {idleTimeout: 1s}}, loadBalancer: \
-             {simple: ROUND_ROBIN}, tls: {mode: ISTIO_MUTUAL}}",
+            "{connectionPool: {tcp: {maxConnections: 1}, http: {maxRetries: 1}}, loadBalancer: \
+             {consistentHash: {useSourceIp: true}}, outlierDetection: {}, proxyProtocol: {}, tls: \
+             {mode: ISTIO_MUTUAL}}",
             &[],
         );
     }
 
     #[test]
     fn what_has_no_effect_is_told_with_its_place() {
-        check("{outlierDetection: {}}", &["outlierDetection"]);
-        check("{connectionPool: {http: {maxRetries: 3}}}", &["connectionPool.http.maxRetries"]);
+        check("{tunnel: {protocol: CONNECT, targetHost: a, targetPort: 1}}", &["tunnel"]);
         check(
-            "{portLevelSettings: [{port: {number: 80}, loadBalancer: {consistentHash: \
-             {useSourceIp: true}}}]}",
-            &["portLevelSettings[0].loadBalancer.consistentHash"],
+            "{outlierDetection: {consecutiveErrors: 3}}",
+            &["outlierDetection.consecutiveErrors"],
+        );
+        check(
+            "{portLevelSettings: [{port: {number: 80}, loadBalancer: {zoneAwareLbSetting: {}}}]}",
+            &["portLevelSettings[0].loadBalancer.zoneAwareLbSetting"],
         );
         check("{loadBalancer: {simple: PASSTHROUGH}}", &["loadBalancer.simple"]);
     }

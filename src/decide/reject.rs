@@ -34,6 +34,8 @@ pub enum Reject {
     ClusterNotFound,
     /// The service has no endpoint.
     NoHealthyUpstream,
+    /// A limit of the service is reached.
+    Overflow,
     /// No endpoint could be reached; whether others were tried before.
     ConnectFailed(ConnectFailure, Tried),
     /// The endpoint closed the connection before it answered.
@@ -72,6 +74,8 @@ pub enum Tried {
     Once,
     /// As often as the retry policy allows.
     Repeatedly,
+    /// Not again, as too many others are (`connectionPool.http.maxRetries`).
+    Overflow,
 }
 
 /// Why an endpoint could not be reached.
@@ -131,11 +135,18 @@ impl Answer {
     }
 }
 
+/// The answer when a request ended before there was one of the endpoint.
 macro_rules! reset {
-    ($reason:literal) => {
-        concat!(
-            "upstream connect error or disconnect/reset before headers. reset reason: ",
-            $reason
+    ($status:literal, $flag:literal, $reason:literal, $detail:literal, $code:literal) => {
+        answer(
+            $status,
+            concat!(
+                "upstream connect error or disconnect/reset before headers. reset reason: ",
+                $reason
+            ),
+            $flag,
+            concat!("upstream_reset_before_response_started{", $detail, "}"),
+            $code,
         )
     };
 }
@@ -172,31 +183,23 @@ impl Reject {
                 answer(503, "no healthy upstream", "UH", "no_healthy_upstream", "no_endpoint")
                     .blame(Upstream)
             }
+            Self::Overflow => reset!(503, "UO", "overflow", "overflow", "overflow").blame(Policy),
             Self::ConnectFailed(failure, tried) => failure.answer(*tried).blame(Upstream),
-            Self::UpstreamClosed => answer(
+            Self::UpstreamClosed => reset!(
                 503,
-                reset!("connection termination"),
                 "UC",
-                "upstream_reset_before_response_started{connection_termination}",
-                "upstream_closed",
+                "connection termination",
+                "connection_termination",
+                "upstream_closed"
             )
             .blame(Upstream),
-            Self::UpstreamReset => answer(
-                503,
-                reset!("remote reset"),
-                "UR",
-                "upstream_reset_before_response_started{remote_reset}",
-                "upstream_reset",
-            )
-            .blame(Upstream),
-            Self::UpstreamProtocol => answer(
-                502,
-                reset!("protocol error"),
-                "UPE",
-                "upstream_reset_before_response_started{protocol_error}",
-                "upstream_protocol_error",
-            )
-            .blame(Upstream),
+            Self::UpstreamReset => {
+                reset!(503, "UR", "remote reset", "remote_reset", "upstream_reset").blame(Upstream)
+            }
+            Self::UpstreamProtocol => {
+                reset!(502, "UPE", "protocol error", "protocol_error", "upstream_protocol_error")
+                    .blame(Upstream)
+            }
             Self::Timeout => {
                 answer(504, "upstream request timeout", "UT", "response_timeout", "route_timeout")
                     .blame(Upstream)
@@ -287,13 +290,14 @@ impl ConnectFailure {
         let flag = match tried {
             Tried::Once => "UF",
             Tried::Repeatedly => "UF,URX",
+            Tried::Overflow => "UF,UO",
         };
         answer(503, "", flag, details, code)
     }
 
     fn body(&self, tried: Tried) -> String {
         let tried = match tried {
-            Tried::Once => "",
+            Tried::Once | Tried::Overflow => "",
             Tried::Repeatedly => "retried and the latest ",
         };
         let reason = match self {
@@ -326,6 +330,12 @@ mod tests {
         check(Reject::RouteNotFound, 404, "", "NR");
         check(Reject::ClusterNotFound, 503, "", "NC");
         check(Reject::NoHealthyUpstream, 503, "no healthy upstream", "UH");
+        check(
+            Reject::Overflow,
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            "UO",
+        );
         check(Reject::Timeout, 504, "upstream request timeout", "UT");
         check(
             Reject::UpstreamClosed,

@@ -28,13 +28,13 @@ use super::connection::{Connection, ServingCell};
 use super::worker::Registered;
 use crate::base::limit;
 use crate::net::coalesce::coalesce;
+use crate::net::executor::LocalExecutor;
 use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
 use crate::snapshot::ClientCertForwarding;
 use crate::telemetry::metrics::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
-use crate::upstream::pool::LocalExecutor;
 
 /// What TLS told of the client.
 #[derive(Debug, Default)]

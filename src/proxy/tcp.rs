@@ -3,17 +3,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Connection, Established};
+use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::net::copy::{self, End, Moved};
 use crate::snapshot::Authorization;
 use crate::snapshot::listener::TcpBlock;
 use crate::telemetry::{Protocol, RequestRecord};
 use crate::upstream::connect::Stream;
-use crate::upstream::pool::AcquireError;
+use crate::upstream::pool::{AcquireError, Demand, RawStream, Wanted};
 
 /// A socket below everything else.
 pub trait Raw: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -55,23 +57,23 @@ pub async fn plain<S: Raw>(
     first: Vec<u8>,
 ) {
     let opened = Box::pin(open(&connection, &block)).await;
-    let Some((mut upstream, mut record)) = opened else { return };
+    let Some(Opened { mut upstream, mut record, until }) = opened else { return };
     let connection = connection.established();
     let moved = Moved::default();
     moved.forth.set(first.len() as u64);
-    let end = if let Err(error) = upstream.write_all(&first).await {
+    let end = if let Err(error) = upstream.stream.write_all(&first).await {
         End::Failed(error)
     } else {
         drop(first);
         let mut stream = stream;
-        match (stream.tcp(), &mut upstream) {
+        match (stream.tcp(), &mut upstream.stream) {
             (Some(client), Stream::Tcp(backend)) => {
                 let copy = copy::sockets(client, backend, block.idle_timeout, &moved);
-                cuttable(&connection, Box::pin(copy)).await
+                cuttable(&connection, until, Box::pin(copy)).await
             }
             (_, upstream) => {
                 let copy = copy::streams(&mut stream, upstream, block.idle_timeout, &moved);
-                cuttable(&connection, Box::pin(copy)).await
+                cuttable(&connection, until, Box::pin(copy)).await
             }
         }
     };
@@ -85,16 +87,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let opened = Box::pin(open(&connection, &block)).await;
-    let Some((mut upstream, mut record)) = opened else { return };
+    let Some(Opened { mut upstream, mut record, until }) = opened else { return };
     let connection = connection.established();
     let moved = Moved::default();
-    let copy = copy::streams(&mut stream, &mut upstream, block.idle_timeout, &moved);
-    let end = cuttable(&connection, Box::pin(copy)).await;
+    let copy = copy::streams(&mut stream, &mut upstream.stream, block.idle_timeout, &moved);
+    let end = cuttable(&connection, until, Box::pin(copy)).await;
     finish(&connection, &mut record, &moved, &end);
     record.finish(&connection.registered.worker.telemetry);
 }
 
-async fn open(connection: &Connection, block: &TcpBlock) -> Option<(Stream, RequestRecord)> {
+async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
     let worker = &connection.registered.worker;
     if let Authorization::Refuse(_) = &connection.snapshot.authorization {
         log_refused(
@@ -111,41 +113,75 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<(Stream, Requ
         return None;
     };
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    match pool.open_raw().await {
-        Ok((upstream, peer)) => {
+    let ip = cluster.hash.as_ref().map(|_| connection.peer.ip().to_string());
+    let key = |policy: &HashPolicy| {
+        policy.key(&HashFacts {
+            headers: &HeaderMap::new(),
+            query: None,
+            client: ip.as_deref().unwrap_or_default().as_bytes(),
+            connection: (connection.peer, connection.local),
+        })
+    };
+    let demand = Demand {
+        host: "",
+        hash: cluster.hash.as_ref().and_then(|policy| key(policy).key),
+        client: (connection.peer, connection.local),
+        wanted: Wanted::Fresh,
+    };
+    let (flag, details, reason) = match pool.open_raw(&demand).await {
+        Ok(upstream) => {
             let mut record = record(connection);
             record.destination = cluster.labels.clone();
             if let Some(log) = &mut record.log {
                 log.upstream_cluster = Some(cluster.name.clone());
-                log.upstream_host = peer;
-                log.upstream_local = upstream.local_address();
+                log.upstream_host = upstream.peer;
+                log.upstream_local = upstream.stream.local_address();
                 log.resource = Some(block.origin.clone());
             }
             worker.telemetry.metrics.tcp_opened(&cluster.labels);
-            Some((upstream, record))
+            let until = cluster.connection.age.map(|age| Instant::now() + age);
+            return Some(Opened { upstream, record, until });
         }
-        Err(AcquireError::NoEndpoint) => {
-            log_refused(connection, "UH", "no_healthy_upstream", "no_endpoint");
-            None
-        }
+        Err(AcquireError::NoEndpoint) => ("UH", "no_healthy_upstream", "no_endpoint"),
+        Err(AcquireError::Overflow(_)) => ("UO", "upstream_overflow", "overflow"),
         Err(AcquireError::Connect(error)) => {
             tracing::debug!(cluster = &*cluster.name, %error, "connect failed");
-            log_refused(connection, "UF", "upstream_connect_failed", "connect_failed");
-            None
+            ("UF", "upstream_connect_failed", "connect_failed")
         }
-    }
+    };
+    log_refused(connection, flag, details, reason);
+    None
+}
+
+/// A stream to a destination.
+struct Opened {
+    upstream: RawStream,
+    record: RequestRecord,
+    /// When it ends at the latest (`connectionPool.tcp.maxConnectionDuration`).
+    until: Option<Instant>,
 }
 
 /// Runs a copy until it ends or the worker cuts the connection.
-async fn cuttable(connection: &Established, mut copy: Pin<Box<impl Future<Output = End>>>) -> End {
+async fn cuttable(
+    connection: &Established,
+    until: Option<Instant>,
+    mut copy: Pin<Box<impl Future<Output = End>>>,
+) -> End {
     use crate::net::liveness::Order;
     let liveness = Arc::clone(&connection.registered.liveness);
     let cut = std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
         Order::Cut => std::task::Poll::Ready(()),
         Order::Serve | Order::Drain => std::task::Poll::Pending,
     });
+    let over = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         end = &mut copy => end,
+        () = over => End::Closed,
         () = cut => End::Failed(std::io::ErrorKind::ConnectionAborted.into()),
     }
 }

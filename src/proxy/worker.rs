@@ -23,6 +23,7 @@ use crate::snapshot::listener::ListenAddress;
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::registry::Upstreams;
 use crate::upstream::resolve::Resolver;
+use crate::upstream::shared::SharedStates;
 
 /// What the control half tells a worker.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub struct Parts {
     pub cell: SnapshotCell,
     /// Names of backends.
     pub resolver: Resolver,
+    /// What the workers share of clusters.
+    pub shared: SharedStates,
     /// Metrics and access log.
     pub telemetry: WorkerTelemetry,
     /// Connections this worker may hold.
@@ -104,7 +107,7 @@ impl Worker {
         Rc::new(Self {
             reader: RefCell::new(reader),
             view: RefCell::new(view),
-            upstreams: Upstreams::new(parts.resolver),
+            upstreams: Upstreams::new(parts.resolver, parts.shared),
             telemetry: parts.telemetry,
             ticks: Ticks::default(),
             connections: RefCell::default(),

@@ -6,6 +6,7 @@
 
 use serde::Deserialize;
 
+use super::destination_rule::LocalityLbSetting;
 use super::gateway::TlsProtocol;
 use super::meta::ProtoDuration;
 use super::{ConfigFile, nearest, single};
@@ -20,6 +21,7 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     pub enable_auto_mtls: Option<bool>,
     pub connect_timeout: Option<ProtoDuration>,
+    pub locality_lb_setting: Option<LocalityLbSetting>,
     pub tls_defaults: MeshTls,
     pub path_normalization: PathNormalization,
     pub access_log_encoding: AccessLogEncoding,

@@ -1,13 +1,16 @@
 //! Backends: one cluster for each service host, port, subset and use.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use crate::balance::Strategy;
+use crate::balance::hash_policy::HashPolicy;
+use crate::balance::{Member, Policy, outlier};
 use crate::base::hash::Fingerprint;
 use crate::base::id::Origin;
 use crate::base::labels::DestinationLabels;
@@ -35,10 +38,20 @@ pub struct Cluster {
     pub origin: Origin,
     /// Where to connect.
     pub endpoints: Endpoints,
-    /// How an endpoint is chosen.
-    pub strategy: Strategy,
+    /// How endpoints are chosen.
+    pub balance: Policy,
+    /// What of a request keeps it on one endpoint (`loadBalancer.consistentHash`).
+    pub hash: Option<HashPolicy>,
+    /// When endpoints are ejected (`outlierDetection`).
+    pub outliers: Option<outlier::Policy>,
+    /// Bounds on what the process does at a time.
+    pub limits: Limits,
     /// What is spoken on connections.
     pub protocol: Protocol,
+    /// The cluster that requests of HTTP/2 clients go to instead (`useClientProtocol`).
+    pub for_http2: Option<ClusterId>,
+    /// What holds for each connection.
+    pub connection: ConnectionRules,
     /// How connections are secured.
     pub tls: UpstreamTls,
     /// TCP and TLS connecting together.
@@ -49,6 +62,66 @@ pub struct Cluster {
     pub tcp_idle_timeout: Duration,
     /// Labels of its metrics.
     pub labels: Arc<DestinationLabels>,
+}
+
+/// Bounds on what the process does at a time for a cluster (`connectionPool`); nothing bounds what is
+/// not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections (`tcp.maxConnections`).
+    pub connections: Option<NonZeroU32>,
+    /// Requests that wait for a connection (`http.http1MaxPendingRequests`).
+    pub pending: Option<NonZeroU32>,
+    /// Requests (`http.http2MaxRequests`).
+    pub requests: Option<NonZeroU32>,
+    /// Retries (`http.maxRetries`).
+    pub retries: Option<NonZeroU32>,
+}
+
+/// What holds for each connection to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionRules {
+    /// Requests after which it is used no more (`http.maxRequestsPerConnection`).
+    pub requests: Option<NonZeroU32>,
+    /// Age after which it is used no more (`tcp.maxConnectionDuration`).
+    pub age: Option<Duration>,
+    /// Streams at a time on one HTTP/2 connection (`http.maxConcurrentStreams`).
+    pub streams: NonZeroU32,
+    /// The system's probes of a silent peer (`tcp.tcpKeepalive`); off when nothing.
+    pub keepalive: Option<Keepalive>,
+    /// HTTP/2 PING frames (`http.http2KeepAlive`); none when nothing.
+    pub ping: Option<Ping>,
+    /// The PROXY header that starts it (`trafficPolicy.proxyProtocol`); none when nothing.
+    pub proxy: Option<ProxyVersion>,
+}
+
+/// `tcp.tcpKeepalive`; the system's values where nothing is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Time between two probes.
+    pub interval: Option<Duration>,
+    /// Probes without an answer after which the connection is dead.
+    pub probes: Option<u32>,
+}
+
+/// `http.http2KeepAlive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ping {
+    /// Time between two PING frames.
+    pub interval: Duration,
+    /// Longest wait for the answer.
+    pub timeout: Duration,
+}
+
+/// Version of the PROXY protocol (`trafficPolicy.proxyProtocol.version`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What is spoken to a backend.
@@ -69,7 +142,7 @@ pub enum Endpoints {
     Static(Arc<[Endpoint]>),
     /// Names resolved all the time; every address of every name is an endpoint.
     Dns(Arc<[DnsEndpoint]>),
-    /// One name; each new connection takes the first address of the latest answer.
+    /// One name, one endpoint; each new connection takes the first address of the latest answer.
     LogicalDns(Arc<DnsEndpoint>),
 }
 
@@ -78,8 +151,18 @@ pub enum Endpoints {
 pub enum Address {
     /// IP and port.
     Socket(SocketAddr),
-    /// Unix domain socket (`unix:///path`).
+    /// Unix domain socket (`unix:///path`); a name that starts with a zero byte is an abstract one
+    /// (`unix://@name`).
     Unix(Arc<PathBuf>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(socket) => socket.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// An endpoint with a known address.
@@ -87,8 +170,8 @@ pub enum Address {
 pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
-    /// Share of traffic, at least 1.
-    pub weight: u32,
+    /// Its share of traffic.
+    pub member: Member,
     /// Whether it is spoken to through the cluster's TLS (false for a plaintext endpoint of a
     /// cluster with automatic mutual TLS).
     pub tls: bool,
@@ -101,8 +184,8 @@ pub struct DnsEndpoint {
     pub name: Arc<str>,
     /// Port at each of its addresses.
     pub port: u16,
-    /// Share of traffic of each address, at least 1.
-    pub weight: u32,
+    /// Share of traffic of each address.
+    pub member: Member,
     /// As [`Endpoint::tls`].
     pub tls: bool,
 }

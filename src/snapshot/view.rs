@@ -2,12 +2,19 @@
 //!
 //! **Invariant:** no key, token or certificate body; equal snapshots give equal text.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
+use crate::balance::{Member, Policy};
 use crate::base::id::Origin;
+use crate::base::limit;
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
-use crate::snapshot::cluster::{Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
+use crate::snapshot::cluster::{
+    Cluster, ClusterId, DnsEndpoint, Endpoints, Limits, Sni, UpstreamTls,
+};
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Route, VirtualHost};
 use crate::snapshot::{Authorization, Snapshot};
@@ -144,18 +151,63 @@ fn cluster(cluster: &Cluster) -> Value {
             },
         }),
     };
-    let endpoints: Vec<String> = match &cluster.endpoints {
-        Endpoints::Static(list) => list.iter().map(|e| format!("{:?}", e.address)).collect(),
-        Endpoints::Dns(list) => list.iter().map(|e| format!("{}:{}", e.name, e.port)).collect(),
-        Endpoints::LogicalDns(one) => vec![format!("{}:{}", one.name, one.port)],
+    let share = |member: &Member| match *member {
+        Member { weight: 1, level: 0, locality: 0 } => String::new(),
+        Member { weight, level, locality } => {
+            format!(" weight {weight} level {level} locality {locality}")
+        }
     };
-    json!({
+    let named = |e: &DnsEndpoint| format!("{}:{}{}", e.name, e.port, share(&e.member));
+    let endpoints: Vec<String> = match &cluster.endpoints {
+        Endpoints::Static(list) => {
+            list.iter().map(|e| format!("{:?}{}", e.address, share(&e.member))).collect()
+        }
+        Endpoints::Dns(list) => list.iter().map(named).collect(),
+        Endpoints::LogicalDns(one) => vec![named(one)],
+    };
+    let mut shown = json!({
         "name": &*cluster.name,
         "origin": origin(&cluster.origin),
         "endpoints": endpoints,
-        "strategy": format!("{:?}", cluster.strategy),
+        "strategy": format!("{:?}", cluster.balance.strategy),
         "protocol": format!("{:?}", cluster.protocol),
         "tls": tls,
         "connect_timeout": format!("{:?}", cluster.connect_timeout),
-    })
+    });
+    if let Some(shown) = shown.as_object_mut() {
+        shown.extend(policies(cluster));
+    }
+    shown
+}
+
+/// What a DestinationRule adds, where it does.
+fn policies(cluster: &Cluster) -> Map<String, Value> {
+    let Policy { warm_up, localities, panic_percent, .. } = &cluster.balance;
+    let Limits { connections, pending, requests, retries } = cluster.limits;
+    let rules = &cluster.connection;
+    let bound = |number: Option<NonZeroU32>| number.map(|number| number.to_string());
+    let time = |time: Duration, usual: Duration| (time != usual).then(|| format!("{time:?}"));
+    [
+        ("hash", cluster.hash.as_ref().map(|hash| format!("{hash:?}"))),
+        ("warm_up", warm_up.map(|warm_up| format!("{warm_up:?}"))),
+        ("localities", (!localities.is_empty()).then(|| format!("{localities:?}"))),
+        ("panic_percent", (*panic_percent > 0).then(|| panic_percent.to_string())),
+        ("outliers", cluster.outliers.as_ref().map(|outliers| format!("{outliers:?}"))),
+        ("most_connections", bound(connections)),
+        ("most_pending", bound(pending)),
+        ("most_requests", bound(requests)),
+        ("most_retries", bound(retries)),
+        ("requests_per_connection", bound(rules.requests)),
+        ("connection_age", rules.age.map(|age| format!("{age:?}"))),
+        ("streams", bound(Some(rules.streams).filter(|s| *s != limit::UPSTREAM_STREAMS))),
+        ("keepalive", rules.keepalive.map(|keepalive| format!("{keepalive:?}"))),
+        ("ping", rules.ping.map(|ping| format!("{ping:?}"))),
+        ("proxy_protocol", rules.proxy.map(|version| format!("{version:?}"))),
+        ("idle_timeout", time(cluster.idle_timeout, limit::UPSTREAM_IDLE_TIME)),
+        ("tcp_idle_timeout", time(cluster.tcp_idle_timeout, limit::TCP_IDLE_TIME)),
+        ("http2_clients", cluster.for_http2.map(|_| "a cluster of their own".to_owned())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?))))
+    .collect()
 }

@@ -11,8 +11,8 @@ use prometheus::TextEncoder;
 
 use super::metrics::{CertificateExpiry, JwksSeries, Metrics, SourceLabels};
 use super::process;
-use super::series::{BUCKETS, Histogram, HistogramTotal, lock};
-use super::worker::{ConnectOutcome, Protocol, RequestSeries, TcpSeries, UpstreamSeries};
+use super::series::{BUCKETS, Count, Histogram, HistogramTotal, lock};
+use super::worker::{BOUNDS, ConnectOutcome, Protocol, RequestSeries, TcpSeries, UpstreamSeries};
 use crate::base::labels::DestinationLabels;
 
 /// All metrics.
@@ -155,11 +155,76 @@ fn upstreams(out: &mut String, metrics: &Metrics) {
             let total: u64 = copies
                 .iter()
                 .filter_map(|series| series.connects.get(outcome as usize))
-                .map(super::series::Count::value)
+                .map(Count::value)
                 .sum();
             let labels = pairs(&[("cluster", cluster), ("outcome", outcome.as_str())]);
             sample(out, name, &labels, total);
         }
+    }
+    pressure(out, &all);
+}
+
+/// Overflows and ejections, of clusters that had some.
+fn pressure(out: &mut String, all: &[(Box<str>, Vec<Arc<UpstreamSeries>>)]) {
+    let total = |copies: &[Arc<UpstreamSeries>], value: &dyn Fn(&UpstreamSeries) -> u64| {
+        copies.iter().map(|series| value(series)).sum::<u64>()
+    };
+    let overflow = |number: usize| {
+        move |series: &UpstreamSeries| series.overflows.get(number).map_or(0, Count::value)
+    };
+    let ejections = |series: &UpstreamSeries| series.ejections.value();
+    let spared = |series: &UpstreamSeries| series.spared.value();
+    let name = "portcullis_upstream_overflows_total";
+    let mut lines =
+        Lines::new(name, "counter", "What a limit of connectionPool kept from being done.");
+    for (cluster, copies) in all {
+        for (number, bound) in BOUNDS.iter().enumerate() {
+            let count = total(copies, &overflow(number));
+            lines.add(out, count > 0, &[("cluster", cluster), ("limit", bound)], count);
+        }
+    }
+    let name = "portcullis_outlier_ejections_total";
+    let mut lines =
+        Lines::new(name, "counter", "Endpoints that failed too often, by what came of it.");
+    for (cluster, copies) in all {
+        for (outcome, count) in
+            [("ejected", total(copies, &ejections)), ("spared", total(copies, &spared))]
+        {
+            lines.add(out, count > 0, &[("cluster", cluster), ("outcome", outcome)], count);
+        }
+    }
+    let mut lines = Lines::new("portcullis_outlier_ejected", "gauge", "Endpoints ejected now.");
+    for (cluster, copies) in all {
+        let now: i64 = copies.iter().map(|series| series.ejected.load(Ordering::Relaxed)).sum();
+        lines.add(out, total(copies, &ejections) > 0, &[("cluster", cluster)], now);
+    }
+}
+
+/// A family that is started by its first line.
+struct Lines {
+    start: Option<(&'static str, &'static str)>,
+    name: &'static str,
+}
+
+impl Lines {
+    fn new(name: &'static str, kind: &'static str, help: &'static str) -> Self {
+        Self { start: Some((kind, help)), name }
+    }
+
+    fn add(
+        &mut self,
+        out: &mut String,
+        shown: bool,
+        labels: &[(&str, &str)],
+        value: impl std::fmt::Display,
+    ) {
+        if !shown {
+            return;
+        }
+        if let Some((kind, help)) = self.start.take() {
+            family(out, self.name, kind, help);
+        }
+        sample(out, self.name, &pairs(labels), value);
     }
 }
 

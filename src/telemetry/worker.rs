@@ -115,7 +115,14 @@ pub(super) struct UpstreamSeries {
     pub(super) active: AtomicI64,
     pub(super) idle: AtomicI64,
     pub(super) connects: [Count; ConnectOutcome::ALL.len()],
+    pub(super) overflows: [Count; BOUNDS.len()],
+    pub(super) ejections: Count,
+    pub(super) ejected: AtomicI64,
+    pub(super) spared: Count,
 }
+
+/// What a cluster bounds, as labels of `portcullis_upstream_overflows_total`.
+pub(super) const BOUNDS: [&str; 4] = ["connections", "pending", "requests", "retries"];
 
 /// How an attempt to connect to an endpoint ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +168,32 @@ impl UpstreamMetrics {
     /// Changes the number of connections in use.
     pub fn active(&self, change: i64) {
         self.0.active.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// Counts what was not done because of a bound: connections, pending requests, requests, retries.
+    pub fn overflow(&self, bound: usize) {
+        if let Some(count) = self.0.overflows.get(bound) {
+            count.add(1);
+        }
+    }
+
+    /// Counts an endpoint ejected by outlier detection.
+    pub fn ejected(&self) {
+        self.0.ejections.add(1);
+        self.0.ejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an endpoint that outlier detection would eject, were there not too many already.
+    pub fn spared(&self) {
+        self.0.spared.add(1);
+    }
+
+    /// Counts ejected endpoints that are back, or gone.
+    pub fn returned(&self, count: usize) {
+        if count > 0 {
+            let count = i64::try_from(count).unwrap_or(0);
+            self.0.ejected.fetch_sub(count, Ordering::Relaxed);
+        }
     }
 
     /// Changes the number of unused connections kept.

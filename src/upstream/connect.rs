@@ -1,4 +1,4 @@
-//! One connection to one endpoint: TCP, then TLS, under one deadline.
+//! One connection to one endpoint: TCP, a PROXY header, then TLS, under one deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::snapshot::cluster::Address;
+use crate::snapshot::cluster::{Address, Keepalive};
 
 /// How a connection is secured.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS over a Unix domain socket.
+    UnixTls(Box<TlsStream<UnixStream>>),
 }
 
 /// An endpoint that could not be reached.
@@ -52,34 +55,92 @@ pub enum ConnectError {
     Unusable(Arc<str>),
 }
 
-/// Connects; dropping the future closes what there is.
-pub async fn connect(
-    address: &Address,
-    security: Security,
-    within: Duration,
-) -> Result<Stream, ConnectError> {
-    timeout(within, attempt(address, security)).await.map_err(|_| ConnectError::Timeout)?
+/// How a connection is opened.
+#[derive(Debug)]
+pub struct Opening {
+    /// How it is secured.
+    pub security: Security,
+    /// TCP and TLS together.
+    pub within: Duration,
+    /// Probes of a silent peer.
+    pub keepalive: Option<Keepalive>,
+    /// Bytes before everything else, TLS included.
+    pub preface: Option<Vec<u8>>,
 }
 
-async fn attempt(address: &Address, security: Security) -> Result<Stream, ConnectError> {
-    let socket = match address {
+/// Connects; dropping the future closes what there is.
+pub async fn connect(address: &Address, opening: Opening) -> Result<Stream, ConnectError> {
+    let within = opening.within;
+    timeout(within, attempt(address, opening)).await.map_err(|_| ConnectError::Timeout)?
+}
+
+async fn attempt(address: &Address, opening: Opening) -> Result<Stream, ConnectError> {
+    let Opening { security, keepalive, preface, .. } = opening;
+    match address {
         Address::Unix(path) => {
-            let stream = UnixStream::connect(&**path).await.map_err(ConnectError::Refused)?;
-            return Ok(Stream::Unix(stream));
+            let mut socket = UnixStream::connect(&**path).await.map_err(ConnectError::Refused)?;
+            begin(&mut socket, preface).await?;
+            Ok(match security {
+                Security::Plain => Stream::Unix(socket),
+                Security::Tls(config, name) => Stream::UnixTls(shake(config, name, socket).await?),
+            })
         }
-        Address::Socket(socket) => {
-            TcpStream::connect(socket).await.map_err(ConnectError::Refused)?
-        }
-    };
-    socket.set_nodelay(true).map_err(ConnectError::Refused)?;
-    match security {
-        Security::Plain => Ok(Stream::Tcp(socket)),
-        Security::Tls(config, name) => {
-            let connector = TlsConnector::from(config);
-            let stream = connector.connect(name, socket).await.map_err(ConnectError::Tls)?;
-            Ok(Stream::Tls(Box::new(stream)))
+        Address::Socket(address) => {
+            let mut socket = TcpStream::connect(address).await.map_err(ConnectError::Refused)?;
+            socket.set_nodelay(true).map_err(ConnectError::Refused)?;
+            if let Some(keepalive) = keepalive {
+                probe(&socket, keepalive).map_err(ConnectError::Refused)?;
+            }
+            begin(&mut socket, preface).await?;
+            Ok(match security {
+                Security::Plain => Stream::Tcp(socket),
+                Security::Tls(config, name) => Stream::Tls(shake(config, name, socket).await?),
+            })
         }
     }
+}
+
+async fn begin<S: AsyncWrite + Unpin>(
+    socket: &mut S,
+    preface: Option<Vec<u8>>,
+) -> Result<(), ConnectError> {
+    let Some(preface) = preface else { return Ok(()) };
+    socket.write_all(&preface).await.map_err(ConnectError::Refused)
+}
+
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+    socket: S,
+) -> Result<Box<TlsStream<S>>, ConnectError> {
+    let stream = TlsConnector::from(config).connect(name, socket).await;
+    stream.map(Box::new).map_err(ConnectError::Tls)
+}
+
+fn probe(socket: &TcpStream, Keepalive { time, interval, probes }: Keepalive) -> io::Result<()> {
+    let mut settings = TcpKeepalive::new();
+    if let Some(time) = time {
+        settings = settings.with_time(time);
+    }
+    if let Some(interval) = interval {
+        settings = settings.with_interval(interval);
+    }
+    if let Some(probes) = probes {
+        settings = settings.with_retries(probes);
+    }
+    SockRef::from(socket).set_tcp_keepalive(&settings)
+}
+
+/// Does the same with whatever a stream is.
+macro_rules! each {
+    ($stream:expr, $one:ident => $what:expr) => {
+        match $stream {
+            Stream::Tcp($one) => $what,
+            Stream::Unix($one) => $what,
+            Stream::Tls($one) => $what,
+            Stream::UnixTls($one) => $what,
+        }
+    };
 }
 
 impl Stream {
@@ -88,14 +149,8 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok(),
             Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::UnixTls(_) => None,
         }
-    }
-
-    /// Whether the peer agreed on HTTP/2 by ALPN.
-    pub fn negotiated_http2(&self) -> bool {
-        matches!(self, Self::Tls(tls)
-            if matches!(tls.get_ref().1.alpn_protocol(), Some(b"h2" | b"istio-h2")))
     }
 }
 
@@ -105,11 +160,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
-        }
+        each!(self.get_mut(), one => Pin::new(one).poll_read(cx, buf))
     }
 }
 
@@ -119,11 +170,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
-        }
+        each!(self.get_mut(), one => Pin::new(one).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -131,34 +178,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_write_vectored(cx, bufs),
-        }
+        each!(self.get_mut(), one => Pin::new(one).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(s) => s.is_write_vectored(),
-            Self::Unix(s) => s.is_write_vectored(),
-            Self::Tls(s) => s.is_write_vectored(),
-        }
+        each!(self, one => one.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Self::Unix(s) => Pin::new(s).poll_flush(cx),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
-        }
+        each!(self.get_mut(), one => Pin::new(one).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
-        }
+        each!(self.get_mut(), one => Pin::new(one).poll_shutdown(cx))
     }
 }

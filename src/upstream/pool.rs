@@ -1,86 +1,55 @@
 //! One worker's connections to one cluster.
+//!
+//! [`Pool::acquire`] chooses an endpoint and finds or makes a connection to it; [`lease`] is that
+//! connection in use.
 
-use std::cell::{Cell, RefCell};
+mod host;
+mod hosts;
+pub mod lease;
+mod opening;
+
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
-use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::connect::{ConnectError, Security, Stream, connect};
-use super::resolve::{Addresses, Resolver};
-use crate::balance::{Candidate, Turn, choose};
+use super::bounds::{Bound, Bounds, Overflow, Permit};
+use super::connect::{ConnectError, Stream, connect};
+use super::health::Health;
+use super::resolve::Resolver;
+use super::shared::SharedStates;
+use crate::balance::outlier::Event;
 use crate::base::limit;
-use crate::snapshot::cluster::{
-    Address, Cluster, DnsEndpoint, Endpoint, Endpoints, Protocol, Sni, UpstreamTls,
-};
+use crate::snapshot::cluster::{Cluster, ConnectionRules, Limits, Protocol};
 use crate::telemetry::worker::{ConnectOutcome, UpstreamMetrics};
+
+use host::{Connection, Host, Open, Purpose, Room};
+use hosts::{Hosts, Sources};
+use lease::{Lease, Parts};
+use opening::{opening, own_name, start};
 
 /// One worker's pool for one cluster. `B` is the type of request bodies.
 pub struct Pool<B> {
-    cluster: RefCell<Arc<Cluster>>,
+    sources: RefCell<Sources>,
     hosts: RefCell<Hosts<B>>,
-    names: RefCell<Vec<(DnsEndpoint, Arc<Addresses>)>>,
-    turn: Turn,
+    bounds: RefCell<Option<Arc<Bounds>>>,
     metrics: UpstreamMetrics,
 }
 
-struct Hosts<B> {
-    list: Rc<[Rc<Host<B>>]>,
-    /// The answers that `list` was made from.
-    answers: Vec<Arc<Vec<std::net::IpAddr>>>,
-}
-
-/// One endpoint and the connections to it.
-pub struct Host<B> {
-    endpoint: Endpoint,
-    active: Cell<u32>,
-    idle: RefCell<Vec<Idle<B>>>,
-    shared: RefCell<Vec<Shared<B>>>,
-}
-
-struct Idle<B> {
-    sender: http1::SendRequest<B>,
-    name: Option<ServerName<'static>>,
-    local: Option<SocketAddr>,
-    since: Instant,
-}
-
-struct Shared<B> {
-    sender: http2::SendRequest<B>,
-    name: Option<ServerName<'static>>,
-    local: Option<SocketAddr>,
-    active: Rc<Cell<u32>>,
-}
-
-/// A connection in use; its endpoint counts it until it is dropped.
-pub struct Lease<B> {
-    sender: Option<Sender<B>>,
-    /// Whether it carried a request before: then it may have been closed meanwhile.
-    pub reused: bool,
-    /// The endpoint's address; none for a Unix socket.
-    pub peer: Option<SocketAddr>,
-    /// This end's address.
-    pub local: Option<SocketAddr>,
-    name: Option<ServerName<'static>>,
-    host: Rc<Host<B>>,
-    metrics: UpstreamMetrics,
-    streams: Option<Rc<Cell<u32>>>,
-}
-
-/// A sender of either version.
-enum Sender<B> {
-    /// HTTP/1.1: this request alone.
-    Http1(http1::SendRequest<B>),
-    /// HTTP/2: one of several.
-    Http2(http2::SendRequest<B>),
+/// What a request wants of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand<'a> {
+    /// The request's host, for the name in a handshake.
+    pub host: &'a str,
+    /// What keeps it on one endpoint.
+    pub hash: Option<u64>,
+    /// The two ends of the client's connection, for PROXY headers: the client's, this one's.
+    pub client: (SocketAddr, SocketAddr),
+    /// What kind of connection will do.
+    pub wanted: Wanted,
 }
 
 /// What kind of connection will do.
@@ -96,32 +65,194 @@ pub enum Wanted {
 /// No connection could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum AcquireError {
-    /// The cluster has no endpoint.
+    /// The cluster has no endpoint that may be used.
     #[error("no endpoint")]
     NoEndpoint,
+    /// A bound of the cluster is reached.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
     /// The chosen endpoint could not be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-impl<B> Candidate for Rc<Host<B>> {
-    fn weight(&self) -> u32 {
-        self.endpoint.weight
-    }
+/// A stream of bytes to an endpoint, which counts it until it is dropped.
+#[derive(Debug)]
+pub struct RawStream {
+    /// The connection.
+    pub stream: Stream,
+    /// The endpoint's address; none for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    _busy: Busy,
+    _open: Open,
+}
 
-    fn active(&self) -> u32 {
-        self.active.get()
+#[derive(Debug)]
+struct Busy(Rc<Room>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
     }
 }
 
-impl<B> Host<B> {
-    fn new(endpoint: Endpoint) -> Rc<Self> {
-        Rc::new(Self {
-            endpoint,
-            active: Cell::new(0),
-            idle: RefCell::default(),
-            shared: RefCell::default(),
-        })
+impl<B> Pool<B> {
+    /// An empty pool.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        resolver: &Resolver,
+        shared: &SharedStates,
+        metrics: UpstreamMetrics,
+    ) -> Rc<Self> {
+        let pool = Self {
+            sources: RefCell::new(Sources::new(cluster.clone(), resolver, None)),
+            hosts: RefCell::default(),
+            bounds: RefCell::default(),
+            metrics,
+        };
+        pool.adopt(cluster, resolver, shared);
+        Rc::new(pool)
+    }
+
+    /// Takes a new snapshot's cluster with the same key: endpoints that stay keep their
+    /// connections, the others' finish what they carry.
+    pub fn adopt(&self, cluster: Arc<Cluster>, resolver: &Resolver, shared: &SharedStates) {
+        let health = cluster.outliers.as_ref().map(|policy| {
+            let health = shared.health(&cluster, || Health::new(policy));
+            health.adopt(policy);
+            health
+        });
+        let bounds = (cluster.limits != Limits::default()).then(|| {
+            let bounds = shared.bounds(&cluster);
+            bounds.adopt(&cluster.limits);
+            bounds
+        });
+        self.bounds.replace(bounds);
+        self.sources.replace(Sources::new(cluster, resolver, health));
+        self.renew();
+    }
+
+    fn renew(&self) {
+        let (new, ejected_left) = self.hosts.borrow().renew(&self.sources.borrow());
+        let old = self.hosts.replace(new);
+        self.metrics.returned(ejected_left);
+        let hosts = self.hosts.borrow();
+        for host in old.iter().filter(|host| !hosts.iter().any(|new| Rc::ptr_eq(host, new))) {
+            self.metrics.idle(-host.clear());
+        }
+    }
+
+    /// An endpoint by the cluster's strategy; one in `avoid` only where there is no other.
+    fn pick(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<Rc<Host<B>>> {
+        let old = self.hosts.borrow().are_old(&self.sources.borrow());
+        if old {
+            self.renew();
+        }
+        let tried = |host: &Host<B>| {
+            !avoid.is_empty() && host.socket().is_some_and(|socket| avoid.contains(&socket))
+        };
+        self.hosts.borrow().choose(hash, tried)
+    }
+
+    /// An endpoint once the cluster's names were asked for: a request that comes before DNS answered
+    /// waits as it would for a connection.
+    async fn first_host(&self, hash: Option<u64>) -> Option<Rc<Host<B>>> {
+        let (names, most) = {
+            let sources = self.sources.borrow();
+            let names: Vec<_> = sources.names.iter().map(|name| name.addresses.clone()).collect();
+            (names, sources.cluster.connect_timeout)
+        };
+        let answers = async {
+            for name in &names {
+                name.answered().await;
+            }
+        };
+        let _ = timeout(most, answers).await;
+        self.pick(hash, &[])
+    }
+
+    fn permit(&self, of: Bound) -> Result<Option<Permit>, Overflow> {
+        match &*self.bounds.borrow() {
+            None => Ok(None),
+            Some(bounds) => bounds.take(of).inspect_err(|_| self.metrics.overflow(of as usize)),
+        }
+    }
+
+    /// Permission to send a request again (`maxRetries`); hold it until that is over.
+    pub fn retry(&self) -> Result<Option<Permit>, Overflow> {
+        self.permit(Bound::Retries)
+    }
+
+    /// A raw connection, for TCP routes.
+    pub async fn open_raw(&self, demand: &Demand<'_>) -> Result<RawStream, AcquireError> {
+        let host = match self.pick(demand.hash, &[]) {
+            Some(host) => host,
+            None => self.first_host(demand.hash).await.ok_or(AcquireError::NoEndpoint)?,
+        };
+        let open = host.room.enter(self.permit(Bound::Connections)?);
+        host.room.active.set(host.room.active.get() + 1);
+        let busy = Busy(host.room.clone());
+        let cluster = self.sources.borrow().cluster.clone();
+        let stream = self.open(&host, demand, &cluster).await?;
+        if let Some(watch) = &*host.watch.borrow() {
+            watch.record(Event::Answer(200), &self.metrics);
+        }
+        Ok(RawStream { stream, peer: host.socket(), _busy: busy, _open: open })
+    }
+
+    async fn open(
+        &self,
+        host: &Host<B>,
+        demand: &Demand<'_>,
+        cluster: &Cluster,
+    ) -> Result<Stream, ConnectError> {
+        let address = host.address.borrow().clone();
+        let result = connect(&address, opening(cluster, host, demand)?).await;
+        self.metrics.connect(match &result {
+            Ok(_) => ConnectOutcome::Ok,
+            Err(ConnectError::Refused(_)) => ConnectOutcome::Refused,
+            Err(ConnectError::Timeout) => ConnectOutcome::Timeout,
+            Err(ConnectError::Tls(_) | ConnectError::Unusable(_)) => ConnectOutcome::Tls,
+        });
+        if let (Err(error), Some(watch)) = (&result, &*host.watch.borrow()) {
+            let late = matches!(error, ConnectError::Timeout);
+            let event = if late { Event::TimedOut } else { Event::Failed };
+            watch.record(event, &self.metrics);
+        }
+        result
+    }
+
+    /// A connection of a host that can carry one more request.
+    fn reuse(&self, host: &Host<B>, purpose: &Purpose, cluster: &Cluster) -> Option<Connection<B>> {
+        if cluster.protocol == Protocol::Http2 {
+            return host.shared(purpose, &cluster.connection);
+        }
+        let (found, taken) = host.idle(purpose, &cluster.connection);
+        if taken > 0 {
+            self.metrics.idle(-taken);
+        }
+        found
+    }
+
+    /// Closes connections that were unused for too long, lets ejected endpoints back whose time is
+    /// over, and lets new ones warm up.
+    pub fn sweep(&self, now: Instant) {
+        let returned = {
+            let sources = self.sources.borrow();
+            sources.health.as_ref().map_or(0, |health| health.sweep(now))
+        };
+        self.metrics.returned(returned);
+        if self.hosts.borrow().are_warming() {
+            self.renew();
+        }
+        let sources = self.sources.borrow();
+        let Cluster { connection, idle_timeout, .. } = &*sources.cluster;
+        for host in self.hosts.borrow().iter() {
+            let closed = host.sweep(now, connection, *idle_timeout);
+            if closed > 0 {
+                self.metrics.idle(-closed);
+            }
+        }
     }
 }
 
@@ -131,372 +262,84 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool.
-    pub fn new(cluster: Arc<Cluster>, resolver: &Resolver, metrics: UpstreamMetrics) -> Rc<Self> {
-        let pool = Self {
-            hosts: RefCell::new(Hosts { list: Rc::new([]), answers: Vec::new() }),
-            names: RefCell::default(),
-            turn: Turn::starting_at(fastrand::u32(..)),
-            metrics,
-            cluster: RefCell::new(cluster.clone()),
-        };
-        pool.adopt(cluster, resolver);
-        Rc::new(pool)
-    }
-
-    /// Takes a new snapshot's cluster with the same key: endpoints that stay keep their
-    /// connections, the others' finish what they carry.
-    pub fn adopt(&self, cluster: Arc<Cluster>, resolver: &Resolver) {
-        let watch = |dns: &DnsEndpoint| (dns.clone(), resolver.addresses(&dns.name));
-        let names = match &cluster.endpoints {
-            Endpoints::Static(endpoints) => {
-                self.set_hosts(endpoints, Vec::new());
-                Vec::new()
-            }
-            Endpoints::Dns(list) => list.iter().map(watch).collect(),
-            Endpoints::LogicalDns(dns) => vec![watch(dns)],
-        };
-        self.names.replace(names);
-        self.cluster.replace(cluster);
-    }
-
-    fn set_hosts(&self, endpoints: &[Endpoint], answers: Vec<Arc<Vec<std::net::IpAddr>>>) {
-        let old = self.hosts.borrow().list.clone();
-        let keep = |endpoint: &Endpoint| {
-            old.iter()
-                .find(|host| host.endpoint == *endpoint)
-                .cloned()
-                .unwrap_or_else(|| Host::new(endpoint.clone()))
-        };
-        let list = endpoints.iter().map(keep).collect();
-        self.hosts.replace(Hosts { list, answers });
-    }
-
-    /// The endpoints as they are now; resolved names are looked at again.
-    fn hosts(&self) -> Rc<[Rc<Host<B>>]> {
-        let names = self.names.borrow();
-        if !names.is_empty() {
-            let answers: Vec<_> = names.iter().map(|(_, addresses)| addresses.latest()).collect();
-            let same = {
-                let known = &self.hosts.borrow().answers;
-                known.len() == answers.len()
-                    && known.iter().zip(&answers).all(|(a, b)| Arc::ptr_eq(a, b))
-            };
-            if !same {
-                let logical = matches!(self.cluster.borrow().endpoints, Endpoints::LogicalDns(_));
-                let endpoints: Vec<Endpoint> = names
-                    .iter()
-                    .zip(&answers)
-                    .flat_map(|((dns, _), ips)| {
-                        let most = if logical { 1 } else { ips.len() };
-                        ips.iter().take(most).map(|ip| Endpoint {
-                            address: Address::Socket(SocketAddr::new(*ip, dns.port)),
-                            weight: dns.weight,
-                            tls: dns.tls,
-                        })
-                    })
-                    .collect();
-                self.set_hosts(&endpoints, answers);
-            }
-        }
-        self.hosts.borrow().list.clone()
-    }
-
-    /// An endpoint by the cluster's strategy; one in `avoid` only where there is no other.
-    fn pick(&self, avoid: &[SocketAddr]) -> Option<Rc<Host<B>>> {
-        let hosts = self.hosts();
-        let strategy = self.cluster.borrow().strategy;
-        let index = choose(strategy, &hosts, &self.turn, || fastrand::u32(..))?;
-        let tried = |host: &Host<B>| matches!(&host.endpoint.address, Address::Socket(socket) if avoid.contains(socket));
-        let (before, after) = hosts.split_at_checked(index)?;
-        let untried = after.iter().chain(before).find(|host| !tried(host));
-        untried.or(after.first()).cloned()
-    }
-
-    /// An endpoint once the cluster's names were asked for: a request that comes before DNS answered
-    /// waits as it would for a connection.
-    async fn first_host(&self) -> Option<Rc<Host<B>>> {
-        let names: Vec<_> = self.names.borrow().iter().map(|(_, name)| name.clone()).collect();
-        let most = self.cluster.borrow().connect_timeout;
-        let answers = async {
-            for name in &names {
-                name.answered().await;
-            }
-        };
-        let _ = timeout(most, answers).await;
-        self.pick(&[])
-    }
-
-    /// A connection that can carry a request for `host_name` now. Endpoints in `avoid` are left out
-    /// where there are others; the address that failed is added to it.
+    /// A connection that can carry a request now. Endpoints in `avoid` are left out where there are
+    /// others; the address that failed is added to it.
     pub async fn acquire(
         &self,
-        host_name: &str,
+        demand: &Demand<'_>,
         avoid: &mut SmallVec<[SocketAddr; 2]>,
-        wanted: Wanted,
     ) -> Result<Lease<B>, AcquireError> {
-        let host = match self.pick(avoid) {
+        let permit = self.permit(Bound::Requests)?;
+        let host = match self.pick(demand.hash, avoid) {
             Some(host) => host,
-            None => Box::pin(self.first_host()).await.ok_or(AcquireError::NoEndpoint)?,
+            None => Box::pin(self.first_host(demand.hash)).await.ok_or(AcquireError::NoEndpoint)?,
         };
-        let cluster = self.cluster.borrow().clone();
-        let security = security(&cluster, &host.endpoint, host_name)?;
-        let name = match &security {
-            Security::Tls(_, name) if has_own_name(&cluster) => Some(name.clone()),
-            _ => None,
+        let cluster = self.sources.borrow().cluster.clone();
+        let purpose = Purpose {
+            name: own_name(&cluster, &host, demand.host),
+            client: cluster.connection.proxy.map(|_| demand.client),
         };
-        if wanted == Wanted::Any
-            && let Some(lease) = self.reuse(&host, name.as_ref(), cluster.protocol)
+        if demand.wanted == Wanted::Any
+            && let Some((sender, facts)) = self.reuse(&host, &purpose, &cluster)
         {
-            return Ok(lease);
+            return Ok(self.lease((sender, facts), host, permit, &cluster.connection));
         }
         // Boxed: most requests find a connection and need no room for making one.
-        Box::pin(async {
-            let stream = self.open(&host, security, &cluster).await.inspect_err(|_| {
-                if let Address::Socket(socket) = host.endpoint.address {
-                    avoid.push(socket);
-                }
-            })?;
-            Ok(self.start(host, stream, name, cluster.protocol).await?)
+        let connection = Box::pin(async {
+            let made = self.make(&host, demand, purpose, &cluster).await;
+            if let (Err(AcquireError::Connect(_)), Some(socket)) = (&made, host.socket()) {
+                avoid.push(socket);
+            }
+            made
         })
-        .await
+        .await?;
+        Ok(self.lease(connection, host, permit, &cluster.connection))
     }
 
-    /// A raw connection, for TCP routes.
-    pub async fn open_raw(&self) -> Result<(Stream, Option<SocketAddr>), AcquireError> {
-        let host = match self.pick(&[]) {
-            Some(host) => host,
-            None => self.first_host().await.ok_or(AcquireError::NoEndpoint)?,
-        };
-        let cluster = self.cluster.borrow().clone();
-        let security = security(&cluster, &host.endpoint, "")?;
-        let peer = match host.endpoint.address {
-            Address::Socket(socket) => Some(socket),
-            Address::Unix(_) => None,
-        };
-        Ok((self.open(&host, security, &cluster).await?, peer))
-    }
-
-    async fn open(
-        &self,
-        host: &Host<B>,
-        security: Security,
-        cluster: &Cluster,
-    ) -> Result<Stream, ConnectError> {
-        let result = connect(&host.endpoint.address, security, cluster.connect_timeout).await;
-        self.metrics.connect(match &result {
-            Ok(_) => ConnectOutcome::Ok,
-            Err(ConnectError::Refused(_)) => ConnectOutcome::Refused,
-            Err(ConnectError::Timeout) => ConnectOutcome::Timeout,
-            Err(ConnectError::Tls(_) | ConnectError::Unusable(_)) => ConnectOutcome::Tls,
-        });
-        result
-    }
-
-    fn reuse(
+    /// A new connection, or one that became free while there was no room for another.
+    async fn make(
         &self,
         host: &Rc<Host<B>>,
-        name: Option<&ServerName<'static>>,
-        protocol: Protocol,
-    ) -> Option<Lease<B>> {
-        if protocol == Protocol::Http2 {
-            let mut shared = host.shared.borrow_mut();
-            shared.retain(|one| !one.sender.is_closed());
-            let found = shared.iter().find(|one| {
-                one.name.as_ref() == name && (one.active.get() as usize) < limit::UPSTREAM_STREAMS
-            })?;
-            let sender = Sender::Http2(found.sender.clone());
-            let streams = Some(found.active.clone());
-            return Some(self.lease(
-                host.clone(),
-                sender,
-                name.cloned(),
-                Origin { local: found.local, reused: true, streams },
-            ));
-        }
-        let mut idle = host.idle.borrow_mut();
-        while let Some(index) = idle.iter().rposition(|one| one.name.as_ref() == name) {
-            let one = idle.remove(index);
-            self.metrics.idle(-1);
-            if !one.sender.is_closed() {
-                let sender = Sender::Http1(one.sender);
-                let origin = Origin { local: one.local, reused: true, streams: None };
-                return Some(self.lease(host.clone(), sender, one.name, origin));
+        demand: &Demand<'_>,
+        purpose: Purpose,
+        cluster: &Arc<Cluster>,
+    ) -> Result<Connection<B>, AcquireError> {
+        let _pending = self.permit(Bound::Pending)?;
+        let room = async {
+            loop {
+                match self.permit(Bound::Connections) {
+                    Ok(permit) => return Ok(permit),
+                    // Other endpoints, or other workers, hold them all: one is made all the same, as
+                    // nothing here would ever become free.
+                    Err(_) if !host.room.is_open() => return Ok(None),
+                    Err(_) => host.room.freed().await,
+                }
+                if demand.wanted == Wanted::Any
+                    && let Some(found) = self.reuse(host, &purpose, cluster)
+                {
+                    return Err(found);
+                }
             }
-        }
-        None
-    }
-
-    async fn start(
-        &self,
-        host: Rc<Host<B>>,
-        stream: Stream,
-        name: Option<ServerName<'static>>,
-        protocol: Protocol,
-    ) -> Result<Lease<B>, ConnectError> {
-        let local = stream.local_address();
-        let failed = |error: hyper::Error| ConnectError::Refused(std::io::Error::other(error));
-        if protocol == Protocol::Http2 {
-            let (sender, connection) = http2::Builder::new(LocalExecutor)
-                .initial_stream_window_size(limit::HTTP2_STREAM_WINDOW * 4)
-                .initial_connection_window_size(limit::HTTP2_CONNECTION_WINDOW)
-                .max_header_list_size(limit::HTTP2_HEADER_LIST_BYTES)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(failed)?;
-            spawn_local(async move {
-                let _ = connection.await;
-            });
-            let streams = Rc::new(Cell::new(0));
-            host.shared.borrow_mut().push(Shared {
-                sender: sender.clone(),
-                name: name.clone(),
-                local,
-                active: streams.clone(),
-            });
-            let origin = Origin { local, reused: false, streams: Some(streams) };
-            return Ok(self.lease(host, Sender::Http2(sender), name, origin));
-        }
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(limit::HTTP1_HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
-        spawn_local(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        let origin = Origin { local, reused: false, streams: None };
-        Ok(self.lease(host, Sender::Http1(sender), name, origin))
+        };
+        let permit = match timeout(limit::PENDING_TIME, room).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(found)) => return Ok(found),
+            Err(_) => return Err(Overflow.into()),
+        };
+        let open = host.room.enter(permit);
+        let stream = self.open(host, demand, cluster).await?;
+        Ok(start(host, stream, purpose, cluster, open).await?)
     }
 
     fn lease(
         &self,
+        (sender, facts): Connection<B>,
         host: Rc<Host<B>>,
-        sender: Sender<B>,
-        name: Option<ServerName<'static>>,
-        origin: Origin,
+        permit: Option<Permit>,
+        rules: &ConnectionRules,
     ) -> Lease<B> {
-        host.active.set(host.active.get() + 1);
-        self.metrics.active(1);
-        if let Some(streams) = &origin.streams {
-            streams.set(streams.get() + 1);
-        }
-        let peer = match host.endpoint.address {
-            Address::Socket(socket) => Some(socket),
-            Address::Unix(_) => None,
-        };
-        Lease {
-            sender: Some(sender),
-            reused: origin.reused,
-            peer,
-            local: origin.local,
-            name,
-            host,
-            metrics: self.metrics.clone(),
-            streams: origin.streams,
-        }
-    }
-
-    /// Closes connections that were unused for too long.
-    pub fn sweep(&self, now: Instant) {
-        let most = self.cluster.borrow().idle_timeout;
-        for host in self.hosts.borrow().list.iter() {
-            let mut idle = host.idle.borrow_mut();
-            let before = idle.len();
-            idle.retain(|one| {
-                !one.sender.is_closed() && now.saturating_duration_since(one.since) < most
-            });
-            let closed = i64::try_from(before - idle.len()).unwrap_or(0);
-            if closed > 0 {
-                self.metrics.idle(-closed);
-            }
-            host.shared.borrow_mut().retain(|one| !one.sender.is_closed());
-        }
-    }
-}
-
-struct Origin {
-    local: Option<SocketAddr>,
-    reused: bool,
-    streams: Option<Rc<Cell<u32>>>,
-}
-
-impl<B: http_body::Body + 'static> Lease<B> {
-    /// Sends a request. When nothing of it was sent, it comes back with the error.
-    pub async fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
-        match &mut self.sender {
-            Some(Sender::Http1(sender)) => {
-                // A connection given back a moment ago may still be finishing its last request.
-                let _ = sender.ready().await;
-                sender.try_send_request(request).await
-            }
-            Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Gives an HTTP/1.1 connection back once its response was read to the end.
-    pub fn give_back(mut self) {
-        let Some(Sender::Http1(sender)) = self.sender.take() else { return };
-        let mut idle = self.host.idle.borrow_mut();
-        if !sender.is_closed() && idle.len() < limit::UPSTREAM_IDLE_CONNECTIONS {
-            self.metrics.idle(1);
-            let name = self.name.take();
-            idle.push(Idle { sender, name, local: self.local, since: Instant::now() });
-        }
-    }
-}
-
-impl<B> Drop for Lease<B> {
-    fn drop(&mut self) {
-        self.host.active.set(self.host.active.get().saturating_sub(1));
-        self.metrics.active(-1);
-        if let Some(streams) = &self.streams {
-            streams.set(streams.get().saturating_sub(1));
-        }
-    }
-}
-
-/// Runs hyper's HTTP/2 tasks on the worker itself.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
-fn has_own_name(cluster: &Cluster) -> bool {
-    matches!(&cluster.tls, UpstreamTls::Tls { sni: Sni::RequestHost, .. })
-}
-
-fn security(
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    host_name: &str,
-) -> Result<Security, ConnectError> {
-    match &cluster.tls {
-        UpstreamTls::Plain => Ok(Security::Plain),
-        _ if !endpoint.tls => Ok(Security::Plain),
-        UpstreamTls::Broken(reason) => Err(ConnectError::Unusable(reason.clone())),
-        UpstreamTls::Tls { config, sni } => {
-            let named = match sni {
-                Sni::Fixed(name) => Some(name.clone()),
-                Sni::RequestHost => ServerName::try_from(host_name.to_owned()).ok(),
-                Sni::Absent => None,
-            };
-            let name = match (named, &endpoint.address) {
-                (Some(name), _) => name,
-                (None, Address::Socket(socket)) => ServerName::IpAddress(socket.ip().into()),
-                (None, Address::Unix(_)) => return Ok(Security::Plain),
-            };
-            Ok(Security::Tls(config.clone(), name))
-        }
+        facts.served.set(facts.served.get().saturating_add(1));
+        let last = facts.is_spent(rules);
+        Lease::new(Parts { sender, facts, host, metrics: self.metrics.clone(), permit, last })
     }
 }

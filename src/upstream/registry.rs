@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::pool::Pool;
 use super::resolve::Resolver;
+use super::shared::SharedStates;
 use crate::base::hash::Fingerprint;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::Cluster;
@@ -18,6 +19,7 @@ use crate::telemetry::worker::WorkerMetrics;
 pub struct Upstreams<B> {
     pools: RefCell<HashMap<Fingerprint, Rc<Pool<B>>>>,
     resolver: Resolver,
+    shared: SharedStates,
 }
 
 impl<B> Upstreams<B>
@@ -27,13 +29,16 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// No pools yet.
-    pub fn new(resolver: Resolver) -> Self {
-        Self { pools: RefCell::default(), resolver }
+    pub fn new(resolver: Resolver, shared: SharedStates) -> Self {
+        Self { pools: RefCell::default(), resolver, shared }
     }
 
     /// The pool of a cluster, made when it is first used.
     pub fn pool(&self, cluster: &Arc<Cluster>, metrics: &WorkerMetrics) -> Rc<Pool<B>> {
-        let make = || Pool::new(cluster.clone(), &self.resolver, metrics.upstream(&cluster.name));
+        let make = || {
+            let metrics = metrics.upstream(&cluster.name);
+            Pool::new(cluster.clone(), &self.resolver, &self.shared, metrics)
+        };
         self.pools.borrow_mut().entry(cluster.key).or_insert_with(make).clone()
     }
 
@@ -44,7 +49,7 @@ where
         let mut old = std::mem::take(&mut *pools);
         for cluster in &snapshot.clusters {
             if let Some(pool) = old.remove(&cluster.key) {
-                pool.adopt(cluster.clone(), &self.resolver);
+                pool.adopt(cluster.clone(), &self.resolver, &self.shared);
                 pools.insert(cluster.key, pool);
             }
         }

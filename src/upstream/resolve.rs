@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::op::ResponseCode;
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep};
@@ -19,18 +22,31 @@ use crate::base::limit;
 #[derive(Debug, Default)]
 pub struct Addresses {
     latest: ArcSwap<Vec<IpAddr>>,
+    version: AtomicU32,
     answered: SetOnce<()>,
 }
 
 impl Addresses {
-    /// The latest addresses; none until the first good answer.
+    /// The latest addresses in the order of the answer; none until the first good one.
     pub fn latest(&self) -> Arc<Vec<IpAddr>> {
         self.latest.load_full()
+    }
+
+    /// A number that changes with the addresses.
+    pub fn version(&self) -> u32 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Waits until the name was asked for once, whatever the outcome.
     pub async fn answered(&self) {
         self.answered.wait().await;
+    }
+
+    fn set(&self, found: Vec<IpAddr>) {
+        if **self.latest.load() != found {
+            self.latest.store(Arc::new(found));
+            self.version.fetch_add(1, Ordering::Release);
+        }
     }
 }
 
@@ -47,7 +63,7 @@ pub struct Resolver {
 /// The resolver could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("DNS set-up failed; check /etc/resolv.conf")]
-pub struct ResolverError(#[source] hickory_resolver::net::NetError);
+pub struct ResolverError(#[source] NetError);
 
 impl Resolver {
     /// A resolver with the system's configuration, or where there is none (an image's root may have
@@ -84,22 +100,22 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
-/// Asks again whenever the answer's time is over; the last good answer stays when DNS fails.
+/// Asks again whenever the answer's time is over.
 async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<Addresses>) {
     loop {
-        let answer = dns.lookup_ip(&*name).await;
+        let answer = ask(&dns, &name).await;
         let Some(known) = addresses.upgrade() else { return };
         let wait = match answer {
-            Ok(answer) => {
-                let mut found: Vec<IpAddr> = answer.iter().take(limit::DNS_ADDRESSES).collect();
-                found.sort_unstable();
-                if **known.latest.load() != found {
-                    known.latest.store(Arc::new(found));
-                }
-                let until = Instant::from_std(answer.valid_until());
-                until.saturating_duration_since(Instant::now()).max(limit::DNS_MIN_TIME)
+            Answer::Found(found, wait) => {
+                known.set(found);
+                wait
             }
-            Err(error) => {
+            Answer::Absent(wait) => {
+                tracing::warn!(name = &*name, "DNS says that the name has no address");
+                known.set(Vec::new());
+                wait
+            }
+            Answer::Failed(error) => {
                 tracing::warn!(name = &*name, %error, "name could not be resolved");
                 limit::DNS_RETRY_TIME
             }
@@ -110,6 +126,37 @@ async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<Address
         if addresses.strong_count() == 0 {
             return;
         }
+    }
+}
+
+/// What DNS says, and for how long.
+enum Answer {
+    /// Addresses of both families.
+    Found(Vec<IpAddr>, Duration),
+    /// There is no such name, or it has no address.
+    Absent(Duration),
+    /// There is no answer: what was known stays.
+    Failed(NetError),
+}
+
+async fn ask(dns: &TokioResolver, name: &str) -> Answer {
+    match dns.lookup_ip(name).await {
+        Ok(answer) => {
+            let found = answer.iter().take(limit::DNS_ADDRESSES).collect();
+            let until = Instant::from_std(answer.valid_until());
+            let wait = until.saturating_duration_since(Instant::now());
+            Answer::Found(found, wait.max(limit::DNS_MIN_TIME))
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
+            negative_ttl,
+            response_code: ResponseCode::NXDomain | ResponseCode::NoError,
+            ..
+        }))) => {
+            let wait =
+                negative_ttl.map_or(limit::DNS_RETRY_TIME, |ttl| Duration::from_secs(ttl.into()));
+            Answer::Absent(wait.clamp(limit::DNS_RETRY_TIME, limit::DNS_ABSENT_TIME))
+        }
+        Err(error) => Answer::Failed(error),
     }
 }
 

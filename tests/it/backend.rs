@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -32,6 +32,7 @@ pub struct Backend {
 struct Counts {
     connections: AtomicUsize,
     requests: AtomicUsize,
+    failing: AtomicBool,
 }
 
 impl Drop for Backend {
@@ -72,6 +73,11 @@ impl Backend {
     /// Requests received so far.
     pub fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::Relaxed)
+    }
+
+    /// Answers 503 to everything, or as usual again.
+    pub fn fail(&self, failing: bool) {
+        self.counts.failing.store(failing, Ordering::Relaxed);
     }
 
     /// Listens on a Unix socket.
@@ -148,7 +154,15 @@ where
 {
     let service = service_fn(move |request| {
         counts.requests.fetch_add(1, Ordering::Relaxed);
-        echo(request, tls.clone())
+        let failing = counts.failing.load(Ordering::Relaxed);
+        let tls = tls.clone();
+        async move {
+            if failing {
+                let body = Full::default();
+                return Ok(Response::builder().status(503).body(body).unwrap());
+            }
+            echo(request, tls).await
+        }
     });
     let stream = TokioIo::new(stream);
     if http2 {

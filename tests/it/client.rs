@@ -153,6 +153,14 @@ impl Http {
         Self::one(connect(port).await).await
     }
 
+    /// HTTP/2 with prior knowledge.
+    pub async fn plain2(port: u16) -> Self {
+        let stream = TokioIo::new(connect(port).await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        Self::Two(sender)
+    }
+
     /// HTTP/2 or HTTP/1.1 as the handshake says.
     pub async fn secure(config: &Arc<ClientConfig>, port: u16, name: &str) -> Self {
         let stream = shake(config, port, name).await.unwrap();
@@ -164,6 +172,11 @@ impl Http {
         } else {
             Self::one(stream).await
         }
+    }
+
+    /// HTTP/1.1 over a stream.
+    pub async fn over(stream: TcpStream) -> Self {
+        Self::one(stream).await
     }
 
     async fn one<S>(stream: S) -> Self

@@ -312,6 +312,21 @@ pub fn service(name: &str, protocol: &str, port: u16) -> String {
     )
 }
 
+/// A service as [`service`], with endpoints of their own: fields beside the port of each.
+pub fn endpoints(name: &str, protocol: &str, endpoints: &[(u16, &str)]) -> String {
+    let list: Vec<_> = endpoints
+        .iter()
+        .map(|(port, fields)| format!("{{address: 127.0.0.1, ports: {{p: {port}}}{fields}}}"))
+        .collect();
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, \
+         namespace: shop}}\nspec: {{hosts: [{name}.shop.internal], location: MESH_INTERNAL, \
+         resolution: STATIC, ports: [{{number: 80, name: p, protocol: {protocol}}}], endpoints: \
+         [{}]}}\n",
+        list.join(", ")
+    )
+}
+
 /// A DestinationRule for [`service`].
 pub fn policy(name: &str, policy: &str) -> String {
     format!(

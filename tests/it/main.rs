@@ -13,6 +13,7 @@
 
 mod authority;
 mod backend;
+mod balance;
 mod ca;
 mod check;
 mod client;
@@ -24,8 +25,10 @@ mod http;
 mod jwt;
 mod keys;
 mod lifecycle;
+mod limits;
 mod listeners;
 mod observability;
+mod outlier;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod reload;

@@ -23,8 +23,10 @@ use crate::base::limit;
 use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
 use crate::snapshot::cluster::Cluster;
+use crate::upstream::bounds::Permit;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::pool::{AcquireError, Lease, Pool, Wanted};
+use crate::upstream::pool::lease::Lease;
+use crate::upstream::pool::{AcquireError, Demand, Pool, Wanted};
 
 /// Tries after the first when no endpoint could be reached (Istio's default retry policy).
 const CONNECT_RETRIES: u32 = 2;
@@ -32,11 +34,22 @@ const CONNECT_RETRIES: u32 = 2;
 /// An answer, the connection it comes over, and when its request was sent.
 pub type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
 
+/// What of a request does not change from try to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim<'a> {
+    /// Its head as it came.
+    pub head: &'a Head,
+    /// What keeps it on one endpoint.
+    pub hash: Option<u64>,
+    /// When an answer would come too late.
+    pub deadline: Option<Instant>,
+}
+
 /// Finds a connection and sends.
 pub async fn send(
     exchange: &mut Exchange,
     cluster: &Arc<Cluster>,
-    head: &Head,
+    aim: &Aim<'_>,
     mut request: Request<RequestBody>,
 ) -> Result<Sent, Reject> {
     let connection = exchange.connection().clone();
@@ -44,14 +57,21 @@ pub async fn send(
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
     let mut tries = Tries::default();
     loop {
-        let mut lease = tries.acquire(&pool, host(&request, head)).await?;
+        let demand = Demand {
+            host: host(&request, aim.head),
+            hash: aim.hash,
+            client: (connection.peer, connection.local),
+            wanted: tries.wanted,
+        };
+        let mut lease = tries.acquire(&pool, &demand).await?;
+        lease.deadline = aim.deadline;
         if tries.failed > 0 {
             let attempt = HeaderValue::from(tries.failed + 1);
             request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, attempt);
         }
         if let Some(log) = &mut exchange.record.log {
-            log.upstream_host = lease.peer;
-            log.upstream_local = lease.local;
+            log.upstream_host = lease.peer();
+            log.upstream_local = lease.local();
         }
         let began = Instant::now();
         let repeatable = lease.reused && tries.wanted == Wanted::Any && exchange.upload.is_empty();
@@ -94,23 +114,30 @@ struct Tries {
     failed: u32,
     avoid: SmallVec<[SocketAddr; 2]>,
     wanted: Wanted,
+    permit: Option<Permit>,
 }
 
 impl Tries {
     async fn acquire(
         &mut self,
         pool: &Pool<RequestBody>,
-        host: &str,
+        demand: &Demand<'_>,
     ) -> Result<Lease<RequestBody>, Reject> {
         loop {
-            match pool.acquire(host, &mut self.avoid, self.wanted).await {
+            match pool.acquire(demand, &mut self.avoid).await {
                 Ok(lease) => return Ok(lease),
                 Err(AcquireError::NoEndpoint) => return Err(Reject::NoHealthyUpstream),
+                Err(AcquireError::Overflow(_)) => return Err(Reject::Overflow),
                 Err(AcquireError::Connect(error)) => {
                     let hopeless = matches!(error, ConnectError::Unusable(_));
                     if self.failed == CONNECT_RETRIES || hopeless {
                         let tried = if self.failed > 0 { Tried::Repeatedly } else { Tried::Once };
                         return Err(Reject::ConnectFailed(connect_failure(&error), tried));
+                    }
+                    if self.permit.is_none() {
+                        let failed =
+                            |_| Reject::ConnectFailed(connect_failure(&error), Tried::Overflow);
+                        self.permit = pool.retry().map_err(failed)?;
                     }
                     self.failed += 1;
                     // Boxed: most requests find a connection and need no room for a timer.

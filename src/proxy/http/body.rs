@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::service::Exchange;
 use crate::base::limit;
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::lease::Lease;
 
 /// What went wrong with a body.
 #[derive(Debug, thiserror::Error)]

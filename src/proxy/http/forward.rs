@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST, HeaderMap, SERVER};
+use http::header::{EXPECT, HOST, HeaderMap, SERVER, SET_COOKIE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use super::body::{Gate, RequestBody, ResponseBody};
 use super::head::{Plan, RequestValues, strip_hop_by_hop};
 use super::service::Exchange;
-use super::{attempt, respond, upgrade};
+use super::{HttpConnection, attempt, respond, upgrade};
+use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, X_REQUEST_ID,
@@ -44,13 +45,12 @@ pub async fn forward(
     work: Work<'_>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let cluster = work.destination.cluster.and_then(|id| work.snapshot.cluster(id)).cloned();
-    let Some(cluster) = cluster else {
+    let (method, version) = (request.method().clone(), request.version());
+    let Some(cluster) = cluster(&work, version) else {
         return respond::reject(exchange, work.snapshot, Some(work.head), &Reject::ClusterNotFound);
     };
     exchange.record.destination = cluster.labels.clone();
     let deadline = work.rule.timeout.map(|time| Instant::now() + time);
-    let (method, version) = (request.method().clone(), request.version());
     let (headers, query) = if needs_values(work.destination) {
         (request.headers().clone(), request.uri().query().map(str::to_owned))
     } else {
@@ -58,8 +58,10 @@ pub async fn forward(
     };
     let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
     log_request(&mut exchange, &cluster, &request);
+    let hashed = hash(exchange.connection(), &cluster, work.head, &request);
+    let aim = attempt::Aim { head: work.head, hash: hashed.key, deadline };
     let sent = {
-        let mut sending = pin!(attempt::send(&mut exchange, &cluster, work.head, request));
+        let mut sending = pin!(attempt::send(&mut exchange, &cluster, &aim, request));
         match deadline {
             None => sending.await,
             Some(deadline) => {
@@ -77,7 +79,7 @@ pub async fn forward(
                 headers: Cow::Owned(headers),
                 query: query.as_deref(),
                 version,
-                upstream: lease.peer,
+                upstream: lease.peer(),
             };
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -85,6 +87,9 @@ pub async fn forward(
                 log.upstream_service_milliseconds = Some(millis);
             }
             finish_head(&work, &mut response, &values, (millis, switched));
+            if let Some(cookie) = hashed.set_cookie {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
             exchange.record.details = "via_upstream".into();
             exchange.answered(&response);
             if switched {
@@ -98,6 +103,32 @@ pub async fn forward(
             respond::reject(exchange, work.snapshot, Some(work.head), &reject)
         }
     }
+}
+
+/// The destination's cluster; where the client's version is kept, the one of its version.
+fn cluster(work: &Work<'_>, version: Version) -> Option<Arc<Cluster>> {
+    let cluster = work.snapshot.cluster(work.destination.cluster?)?;
+    match cluster.for_http2 {
+        Some(other) if version == Version::HTTP_2 => work.snapshot.cluster(other).cloned(),
+        _ => Some(cluster.clone()),
+    }
+}
+
+/// What keeps a request, as it is sent, on one endpoint.
+fn hash(
+    connection: &HttpConnection,
+    cluster: &Cluster,
+    head: &Head,
+    request: &Request<RequestBody>,
+) -> Hashed {
+    cluster.hash.as_ref().map_or_else(Hashed::default, |policy| {
+        policy.key(&HashFacts {
+            headers: request.headers(),
+            query: request.uri().query(),
+            client: head.trusted.as_ref().unwrap_or(&connection.peer_ip).as_bytes(),
+            connection: (connection.peer, connection.local),
+        })
+    })
 }
 
 fn needs_values(destination: &Destination) -> bool {

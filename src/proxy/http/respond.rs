@@ -8,7 +8,7 @@ use super::body::ResponseBody;
 use super::head::RequestValues;
 use super::service::Exchange;
 use crate::auth::jwt::challenge;
-use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::route::headers::HeaderOps;
@@ -40,6 +40,9 @@ pub fn reject(
     *response.status_mut() = reject.status();
     if !body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    }
+    if matches!(reject, Reject::Overflow) {
+        response.headers_mut().insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
     }
     if let (Reject::Jwt(_), Some(head)) = (reject, head) {
         let value = challenge(head.scheme, &head.authority, &head.path);

@@ -11,7 +11,7 @@ use super::service::Exchange;
 use crate::base::limit;
 use crate::net::copy::{self, Moved};
 use crate::net::liveness::Order;
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::lease::Lease;
 
 /// Passes a `101` on and joins the two sides once it is sent.
 pub fn switch(

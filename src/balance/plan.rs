@@ -1,0 +1,267 @@
+//! Which endpoints take how much of the load, made anew whenever endpoints or their state change.
+//!
+//! Levels (priorities) come first: a level takes as much as its usable endpoints can, the rest spills
+//! over to the next (Envoy's priority levels with an overprovisioning factor of 1.4). Within a level,
+//! localities may have shares of their own; within a locality, endpoints have weights.
+//!
+//! **Invariant:** a choice reads what was prepared and allocates nothing.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::hash_table::{Entry, HashTable};
+use super::weights::Weights;
+use super::{Member, Policy, Strategy};
+
+/// A part of unhealthy endpoints that the others of their level make up for.
+const OVERPROVISIONING: f64 = 1.4;
+
+/// An endpoint as a plan is made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// Its name, for hash tables.
+    pub name: &'a str,
+    /// Its share by configuration.
+    pub member: Member,
+    /// Part of its weight that it gets, from 0 to 1: less while it warms up.
+    pub factor: f64,
+    /// Whether it may be used.
+    pub usable: bool,
+}
+
+/// What a choice may look at.
+pub trait Load {
+    /// Requests in flight at an endpoint, by its index.
+    fn active(&self, index: usize) -> u32;
+    /// A uniformly random number.
+    fn random(&self) -> u32;
+}
+
+/// Prepared choices over a list of endpoints.
+#[derive(Debug, Default)]
+pub struct Plan {
+    groups: Vec<Group>,
+}
+
+/// Endpoints among which one is chosen by the strategy.
+#[derive(Debug)]
+struct Group {
+    /// End of its share of the numbers below 2^32.
+    upto: u64,
+    /// Indices into the list.
+    hosts: Box<[usize]>,
+    weights: Weights,
+    choice: Choice,
+}
+
+#[derive(Debug)]
+enum Choice {
+    LeastRequest,
+    RoundRobin(Cell<u32>),
+    Random,
+    Hash(HashTable),
+}
+
+/// One locality of a level, or a level as a whole.
+struct Part {
+    share: f64,
+    /// Index and weight.
+    hosts: Vec<(usize, f64)>,
+}
+
+impl Plan {
+    /// Prepares. `start` is random, so that workers do not take turns in step.
+    pub fn new(policy: &Policy, candidates: &[Candidate<'_>], start: u32) -> Self {
+        let mut levels: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
+        for (index, candidate) in candidates.iter().enumerate() {
+            levels.entry(candidate.member.level).or_default().push(index);
+        }
+        let levels: Vec<Vec<usize>> = levels.into_values().collect();
+        let parts: Vec<Part> = shares(policy, &levels, candidates)
+            .into_iter()
+            .zip(&levels)
+            .filter(|((share, _), _)| *share > 0.0)
+            .flat_map(|((share, of), level)| localities(policy, candidates, level, (share, of)))
+            .filter(|part| !part.hosts.is_empty())
+            .collect();
+        let total: f64 = parts.iter().map(|part| part.share).sum();
+        let mut sum = 0.0;
+        let group = |part: &Part| {
+            sum += part.share;
+            Group::new(policy.strategy, candidates, part, (scaled(sum / total), start))
+        };
+        Self { groups: parts.iter().filter_map(group).collect() }
+    }
+
+    /// Every endpoint that may be chosen.
+    pub fn hosts(&self) -> impl Iterator<Item = usize> {
+        self.groups.iter().flat_map(|group| group.hosts.iter().copied())
+    }
+
+    /// The index of an endpoint, nothing when there is none. `hash` counts for strategies by hash;
+    /// without one they choose at random.
+    pub fn choose(&self, load: &impl Load, hash: Option<u64>) -> Option<usize> {
+        let group = match self.groups.as_slice() {
+            [] => return None,
+            [only] => only,
+            [first, ..] => {
+                // The low half: a ring looks at the high one first.
+                let point = hash.map_or_else(|| load.random().into(), |hash| hash & 0xffff_ffff);
+                self.groups.iter().find(|group| point < group.upto).unwrap_or(first)
+            }
+        };
+        group.choose(load, hash)
+    }
+}
+
+impl Group {
+    fn new(
+        strategy: Strategy,
+        candidates: &[Candidate<'_>],
+        part: &Part,
+        (upto, start): (u64, u32),
+    ) -> Option<Self> {
+        let weights = Weights::new(part.hosts.iter().map(|(_, weight)| whole(*weight)))?;
+        let entries = || -> Vec<Entry<'_>> {
+            let entry = |(index, weight): &(usize, f64)| {
+                Some(Entry { name: candidates.get(*index)?.name, weight: *weight })
+            };
+            part.hosts.iter().filter_map(entry).collect()
+        };
+        let choice = match strategy {
+            Strategy::LeastRequest => Choice::LeastRequest,
+            Strategy::RoundRobin => Choice::RoundRobin(Cell::new(start)),
+            Strategy::Random => Choice::Random,
+            Strategy::RingHash(least) => Choice::Hash(HashTable::ring(&entries(), least)),
+            Strategy::Maglev(size) => Choice::Hash(HashTable::maglev(&entries(), size)),
+        };
+        let hosts = part.hosts.iter().map(|(index, _)| *index).collect();
+        Some(Self { upto, hosts, weights, choice })
+    }
+
+    fn choose(&self, load: &impl Load, hash: Option<u64>) -> Option<usize> {
+        if let [only] = &*self.hosts {
+            return Some(*only);
+        }
+        let place = match &self.choice {
+            Choice::Random => self.weights.random(load.random()),
+            Choice::RoundRobin(turn) => {
+                let now = turn.get();
+                turn.set(now.wrapping_add(1));
+                self.weights.turn(now)
+            }
+            Choice::LeastRequest => {
+                let any = || self.weights.random(load.random());
+                let (first, second) = (any(), any());
+                let active = |place| self.hosts.get(place).map_or(0, |index| load.active(*index));
+                if active(second) < active(first) { second } else { first }
+            }
+            Choice::Hash(table) => {
+                let random = || u64::from(load.random()) << 32 | u64::from(load.random());
+                table.get(hash.unwrap_or_else(random))?
+            }
+        };
+        self.hosts.get(place).copied()
+    }
+}
+
+/// Which endpoints of a level are used.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Usable,
+    /// Panic: too few are usable for those to take all.
+    Every,
+}
+
+/// Each level's share of the load, and which of its endpoints carry it.
+fn shares(policy: &Policy, levels: &[Vec<usize>], candidates: &[Candidate<'_>]) -> Vec<(f64, Of)> {
+    let usable = |level: &Vec<usize>| {
+        let count = level.iter().filter(|i| candidates.get(**i).is_some_and(|c| c.usable)).count();
+        part(count, level.len())
+    };
+    let healthy: Vec<f64> = levels.iter().map(usable).collect();
+    let can: Vec<f64> = healthy.iter().map(|part| (part * OVERPROVISIONING).min(1.0)).collect();
+    let total = can.iter().sum::<f64>().min(1.0);
+    let panic = |part: f64| total < 1.0 && part * 100.0 < f64::from(policy.panic_percent);
+    if healthy.iter().all(|part| panic(*part)) {
+        let all: usize = levels.iter().map(Vec::len).sum();
+        return levels.iter().map(|level| (part(level.len(), all), Of::Every)).collect();
+    }
+    if total == 0.0 {
+        return vec![(0.0, Of::Usable); levels.len()];
+    }
+    let mut left = 1.0;
+    let share = |(can, healthy): (f64, f64)| {
+        let share = f64::min(can / total, left);
+        left -= share;
+        (share, if panic(healthy) { Of::Every } else { Of::Usable })
+    };
+    can.into_iter().zip(healthy).map(share).collect()
+}
+
+/// The localities of a level, each with its part of the level's share; the level as one when
+/// localities have no shares of their own, or when one table has to hold them all.
+fn localities(
+    policy: &Policy,
+    candidates: &[Candidate<'_>],
+    level: &[usize],
+    (share, of): (f64, Of),
+) -> Vec<Part> {
+    let hosts = |list: &[usize]| -> Vec<(usize, f64)> {
+        let host = |index: &usize| {
+            let candidate = candidates.get(*index)?;
+            let weight = f64::from(candidate.member.weight) * candidate.factor;
+            (of == Of::Every || candidate.usable).then_some((*index, weight))
+        };
+        list.iter().filter_map(host).collect()
+    };
+    if policy.localities.is_empty() {
+        return vec![Part { share, hosts: hosts(level) }];
+    }
+    let mut by_place: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for index in level {
+        let place = candidates.get(*index).map_or(0, |candidate| candidate.member.locality);
+        by_place.entry(place).or_default().push(*index);
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    for (place, list) in by_place {
+        let own = policy.localities.get(usize::from(place)).copied().unwrap_or(0);
+        let hosts = hosts(&list);
+        if own == 0 || hosts.is_empty() {
+            continue;
+        }
+        let able = (part(hosts.len(), list.len()) * OVERPROVISIONING).min(1.0);
+        parts.push(Part { share: f64::from(own) * able, hosts });
+    }
+    let total: f64 = parts.iter().map(|part| part.share).sum();
+    for part in &mut parts {
+        part.share *= share / total;
+    }
+    if !policy.strategy.is_hash() {
+        return parts;
+    }
+    let weighed = |part: Part| {
+        let sum: f64 = part.hosts.iter().map(|(_, weight)| weight).sum();
+        part.hosts.into_iter().map(move |(index, weight)| (index, weight / sum * part.share))
+    };
+    vec![Part { share, hosts: parts.into_iter().flat_map(weighed).collect() }]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of endpoints are small")]
+fn part(count: usize, of: usize) -> f64 {
+    if of == 0 { 0.0 } else { count as f64 / of as f64 }
+}
+
+/// A weight as a whole number: thousandths, so that what warms up has a share below 1.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn whole(weight: f64) -> u64 {
+    (weight * 1000.0).round().clamp(1.0, f64::from(u32::MAX)) as u64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1")]
+fn scaled(part: f64) -> u64 {
+    (part * 4_294_967_296.0).round() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The endpoints of a pool as they are now, and how load is spread over them.
+//!
+//! **Invariant:** an endpoint that stays keeps its connections, whatever else changes.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::host::Host;
+use crate::balance::plan::{Candidate, Load, Plan};
+use crate::balance::{Member, Policy};
+use crate::snapshot::cluster::{Address, Cluster, DnsEndpoint, Endpoints};
+use crate::upstream::health::Health;
+use crate::upstream::resolve::{Addresses, Resolver};
+
+/// Where a pool's endpoints come from.
+pub(super) struct Sources {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) names: Vec<Name>,
+    pub(super) health: Option<Arc<Health>>,
+}
+
+/// A name that is resolved.
+pub(super) struct Name {
+    endpoint: DnsEndpoint,
+    pub(super) addresses: Arc<Addresses>,
+}
+
+/// Endpoints now.
+pub(super) struct Hosts<B> {
+    list: Vec<(Rc<Host<B>>, Member)>,
+    plan: Plan,
+    /// Versions of what this was made from.
+    answers: SmallVec<[u32; 2]>,
+    health: u32,
+    /// Whether some are still warming up.
+    warming: bool,
+}
+
+impl<B> Default for Hosts<B> {
+    fn default() -> Self {
+        let (list, plan) = (Vec::new(), Plan::default());
+        Self { list, plan, answers: SmallVec::new(), health: 0, warming: false }
+    }
+}
+
+/// An endpoint as configuration and DNS say.
+struct Found {
+    name: Arc<str>,
+    address: Address,
+    tls: bool,
+    member: Member,
+}
+
+impl Sources {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        resolver: &Resolver,
+        health: Option<Arc<Health>>,
+    ) -> Self {
+        let watch = |endpoint: &DnsEndpoint| Name {
+            endpoint: endpoint.clone(),
+            addresses: resolver.addresses(&endpoint.name),
+        };
+        let names = match &cluster.endpoints {
+            Endpoints::Static(_) => Vec::new(),
+            Endpoints::Dns(list) => list.iter().map(watch).collect(),
+            Endpoints::LogicalDns(endpoint) => vec![watch(endpoint)],
+        };
+        Self { cluster, names, health }
+    }
+
+    fn found(&self) -> Vec<Found> {
+        let at = |address: &Address, tls, member| Found {
+            name: address.to_string().into(),
+            address: address.clone(),
+            tls,
+            member,
+        };
+        match &self.cluster.endpoints {
+            Endpoints::Static(list) => {
+                list.iter().map(|e| at(&e.address, e.tls, e.member)).collect()
+            }
+            Endpoints::Dns(_) => {
+                let all = |Name { endpoint, addresses }: &Name| {
+                    let mut ips = addresses.latest().to_vec();
+                    ips.sort_unstable();
+                    ips.into_iter()
+                        .map(|ip| Address::Socket((ip, endpoint.port).into()))
+                        .map(|address| at(&address, endpoint.tls, endpoint.member))
+                        .collect::<Vec<_>>()
+                };
+                self.names.iter().flat_map(all).collect()
+            }
+            Endpoints::LogicalDns(_) => {
+                let first = |Name { endpoint, addresses }: &Name| {
+                    let ip = *addresses.latest().first()?;
+                    Some(Found {
+                        name: format!("{}:{}", endpoint.name, endpoint.port).into(),
+                        address: Address::Socket((ip, endpoint.port).into()),
+                        tls: endpoint.tls,
+                        member: endpoint.member,
+                    })
+                };
+                self.names.iter().filter_map(first).collect()
+            }
+        }
+    }
+}
+
+impl<B> Hosts<B> {
+    /// Whether something changed since these were made.
+    pub(super) fn are_old(&self, sources: &Sources) -> bool {
+        let answers = sources.names.iter().map(|name| name.addresses.version());
+        !answers.eq(self.answers.iter().copied())
+            || sources.health.as_ref().is_some_and(|health| health.version() != self.health)
+    }
+
+    /// Whether shares change with time alone.
+    pub(super) fn are_warming(&self) -> bool {
+        self.warming
+    }
+
+    /// Makes them anew; also says how many ejected endpoints left.
+    pub(super) fn renew(&self, sources: &Sources) -> (Self, usize) {
+        // Versions before content: what changes in between is seen the next time.
+        let answers = sources.names.iter().map(|name| name.addresses.version()).collect();
+        let version = sources.health.as_ref().map_or(0, |health| health.version());
+        let mut old: HashMap<(Arc<str>, bool), Rc<Host<B>>> = self
+            .list
+            .iter()
+            .map(|(host, _)| ((host.name.clone(), host.tls), host.clone()))
+            .collect();
+        let mut list: Vec<(Rc<Host<B>>, Member)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for Found { name, address, tls, member } in sources.found() {
+            if !seen.insert((name.clone(), tls)) {
+                continue;
+            }
+            let host = old
+                .remove(&(name.clone(), tls))
+                .unwrap_or_else(|| Host::new(name, address.clone(), tls));
+            host.address.replace(address);
+            list.push((host, member));
+        }
+        let mut usable = vec![true; list.len()];
+        let mut left = 0;
+        if let Some(health) = &sources.health {
+            let names: Vec<_> = list.iter().map(|(host, _)| host.name.clone()).collect();
+            let (watches, gone) = health.watch(&names);
+            left = gone;
+            for (((host, _), usable), (watch, ejected)) in list.iter().zip(&mut usable).zip(watches)
+            {
+                *usable = !ejected;
+                host.watch.replace(Some(watch));
+            }
+        } else {
+            for (host, _) in &list {
+                host.watch.take();
+            }
+        }
+        let (plan, warming) = plan(&sources.cluster.balance, &list, &usable);
+        (Self { list, plan, answers, health: version, warming }, left)
+    }
+
+    /// Every endpoint.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host<B>>> {
+        self.list.iter().map(|(host, _)| host)
+    }
+
+    /// An endpoint for a request; one that was `tried` only where there is no other, unless a hash
+    /// says that it shall be that one.
+    pub(super) fn choose(
+        &self,
+        hash: Option<u64>,
+        tried: impl Fn(&Host<B>) -> bool,
+    ) -> Option<Rc<Host<B>>> {
+        /// Choices before the first untried one is taken, wherever it stands.
+        const CHOICES: usize = 4;
+        let choose = || self.plan.choose(self, hash).and_then(|index| self.list.get(index));
+        let (first, _) = choose()?;
+        if hash.is_some() || !tried(first) {
+            return Some(first.clone());
+        }
+        let by_strategy = (0..CHOICES).filter_map(|_| choose()).find(|(host, _)| !tried(host));
+        let any =
+            || self.plan.hosts().filter_map(|i| self.list.get(i)).find(|(host, _)| !tried(host));
+        Some(by_strategy.or_else(any).map_or(first, |(host, _)| host).clone())
+    }
+}
+
+fn plan<B>(policy: &Policy, list: &[(Rc<Host<B>>, Member)], usable: &[bool]) -> (Plan, bool) {
+    let now = Instant::now();
+    let mut warming = false;
+    let candidates: Vec<Candidate<'_>> = list
+        .iter()
+        .zip(usable)
+        .map(|((host, member), usable)| {
+            let age = now.saturating_duration_since(host.since);
+            let factor = policy.warm_up.map_or(1.0, |warm_up| warm_up.factor(age));
+            warming |= factor < 1.0;
+            Candidate { name: &host.name, member: *member, factor, usable: *usable }
+        })
+        .collect();
+    (Plan::new(policy, &candidates, fastrand::u32(..)), warming)
+}
+
+impl<B> Load for Hosts<B> {
+    fn active(&self, index: usize) -> u32 {
+        self.list.get(index).map_or(0, |(host, _)| host.room.active.get())
+    }
+
+    fn random(&self) -> u32 {
+        fastrand::u32(..)
+    }
+}
