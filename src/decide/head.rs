@@ -1,6 +1,6 @@
 //! From a request's head to what deciding looks at, or to why it is refused.
 
-use http::header::{CONNECTION, HOST, HeaderMap, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Version};
 
 use super::reject::{BadRequest, Reject};
@@ -40,6 +40,7 @@ impl Head {
             return Err(Reject::TooManyHeaders);
         }
         check_nominations(headers)?;
+        check_coding(headers)?;
         let authority = authority(request)?;
         if !request.uri().path().starts_with('/') {
             return Err(Reject::BadRequest(BadRequest::NotOriginForm));
@@ -104,6 +105,14 @@ fn check_nominations(headers: &HeaderMap) -> Result<(), Reject> {
         count >= limit::CONNECTION_NOMINATIONS || bad(name)
     });
     if refused { Err(Reject::BadRequest(BadRequest::ConnectionHeader)) } else { Ok(()) }
+}
+
+/// A body in a coding beside `chunked` would reach the backend as if it were plain: the coding is
+/// between this hop and the client (RFC 9112 section 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Reject> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let refused = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if refused { Err(Reject::BadRequest(BadRequest::TransferEncoding)) } else { Ok(()) }
 }
 
 /// The names that a `Connection` header nominates.

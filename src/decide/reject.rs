@@ -65,6 +65,8 @@ pub enum BadRequest {
     NotOriginForm,
     /// `Connection` nominates too many headers, or one that must not be removed.
     ConnectionHeader,
+    /// `Transfer-Encoding` names a coding beside `chunked`: answered 501 as Envoy does.
+    TransferEncoding,
 }
 
 /// How often a request was tried.
@@ -158,6 +160,9 @@ impl Reject {
         match self {
             Self::BadRequest(BadRequest::NotOriginForm) => {
                 answer(404, "", "NR", "route_not_found", "path_not_origin_form")
+            }
+            Self::BadRequest(kind @ BadRequest::TransferEncoding) => {
+                answer(501, "", "-", kind.details(), kind.details())
             }
             Self::BadRequest(kind) => answer(400, "", "-", kind.details(), kind.details()),
             Self::TooManyHeaders => answer(431, "", "-", "too_many_headers", "too_many_headers"),
@@ -264,6 +269,7 @@ impl BadRequest {
             Self::InvalidPath => "path_normalization_failed",
             Self::NotOriginForm => "path_not_origin_form",
             Self::ConnectionHeader => "connection_header_rejected",
+            Self::TransferEncoding => "http1.invalid_transfer_encoding",
         }
     }
 }

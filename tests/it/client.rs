@@ -155,20 +155,14 @@ impl Http {
 
     /// HTTP/2 with prior knowledge.
     pub async fn plain2(port: u16) -> Self {
-        let stream = TokioIo::new(connect(port).await);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
-        tokio::spawn(connection);
-        Self::Two(sender)
+        Self::two(connect(port).await).await
     }
 
     /// HTTP/2 or HTTP/1.1 as the handshake says.
     pub async fn secure(config: &Arc<ClientConfig>, port: u16, name: &str) -> Self {
         let stream = shake(config, port, name).await.unwrap();
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            let (sender, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-            tokio::spawn(connection);
-            Self::Two(sender)
+            Self::two(stream).await
         } else {
             Self::one(stream).await
         }
@@ -177,6 +171,16 @@ impl Http {
     /// HTTP/1.1 over a stream.
     pub async fn over(stream: TcpStream) -> Self {
         Self::one(stream).await
+    }
+
+    async fn two<S>(stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self::Two(sender)
     }
 
     async fn one<S>(stream: S) -> Self

@@ -320,6 +320,10 @@ async fn requests_that_could_be_read_two_ways_are_refused() {
         ("GET / HTTP/1.1\r\nhost: a.com\r\nhost: b.com\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: a.com\r\ntransfer-encoding: gzip\r\n\r\n", "400"),
+        (
+            "POST / HTTP/1.1\r\nhost: a.com\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "501",
+        ),
         ("GET / HTTP/1.1\r\nhost : a.com\r\n\r\n", "400"),
         ("GET /\0 HTTP/1.1\r\nhost: a.com\r\n\r\n", "400"),
         ("GET / HTTP/1.0\r\nhost: a.com\r\n\r\n", "426"),
@@ -338,6 +342,17 @@ async fn requests_that_could_be_read_two_ways_are_refused() {
     let answer = String::from_utf8(raw(gateway.port(80), both).await).unwrap();
     assert!(!answer.contains("/smuggled"), "{answer}");
     assert!(backend.requests() - seen <= 1);
+}
+
+#[tokio::test]
+async fn a_target_with_an_authority_overrides_the_host_header() {
+    let (site, _backend, gateway) = shop(&to("echo")).await;
+    let absolute = "GET http://a.com/x HTTP/1.1\r\nhost: evil.com\r\nconnection: close\r\n\r\n";
+    let answer = String::from_utf8(raw(gateway.port(80), absolute.as_bytes()).await).unwrap();
+    assert!(answer.contains("\"host\":\"a.com\"") && !answer.contains("evil"), "{answer}");
+    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
+    let reply = http.ask("https://a.com/", &[("host", "evil.com")]).await;
+    assert_eq!(reply.json()["headers"]["host"], "a.com");
 }
 
 #[tokio::test]

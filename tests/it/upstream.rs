@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::backend::Backend;
-use crate::client::Http;
+use crate::client::{Http, Reply};
 use crate::gateway::{Gateway, Site, free_port, gateway, policy, routes, service, to};
 use crate::scripted::{Scripted, Step};
 
@@ -201,14 +201,39 @@ async fn a_request_that_ends_fresh_connections_is_not_repeated() {
     assert_eq!(backend.heads(), 1);
 }
 
-#[tokio::test]
-async fn answers_that_are_not_http_are_a_bad_gateway() {
-    let backend = Scripted::start(&[Step::Say("SSH-2.0-OpenSSH\r\n\r\n")]).await;
+/// The answers over HTTP/1.1 and HTTP/2 when a backend follows this script.
+async fn answers(script: &'static [Step]) -> [Reply; 2] {
+    let backend = Scripted::start(script).await;
     let (_site, gateway) = start(&service("echo", "HTTP", backend.port));
-    let mut http = Http::plain(gateway.port(80)).await;
-    let reply = http.get("http://a.com/").await;
-    assert_eq!(reply.status, 502);
-    assert!(reply.text().ends_with("protocol error"), "{}", reply.text());
+    let port = gateway.port(80);
+    let first = Http::plain(port).await.get("http://a.com/").await;
+    [first, Http::plain2(port).await.get("http://a.com/").await]
+}
+
+#[tokio::test]
+async fn answers_without_one_clear_end_are_a_bad_gateway() {
+    for script in [
+        &[Step::Say("SSH-2.0-OpenSSH\r\n\r\n")],
+        &[Step::Say(
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        )],
+        &[Step::Say(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        )],
+    ] {
+        for reply in answers(script).await {
+            assert_eq!(reply.status, 502);
+            assert!(reply.text().ends_with("protocol error"), "{}", reply.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_can_have_no_body_has_no_length() {
+    const EMPTY: Step = Step::Say("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n");
+    for reply in answers(&[EMPTY, EMPTY]).await {
+        assert_eq!((reply.status.as_u16(), reply.headers.get("content-length")), (204, None));
+    }
 }
 
 #[tokio::test]

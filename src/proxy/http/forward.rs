@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST, HeaderMap, SERVER, SET_COOKIE};
+use http::header::{
+    CONTENT_LENGTH, EXPECT, HOST, HeaderMap, SERVER, SET_COOKIE, TRANSFER_ENCODING,
+};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -69,6 +71,10 @@ pub async fn forward(
             }
         }
     };
+    let sent = sent.and_then(|sent| {
+        let framed = is_framed(&sent.0, client_upgrade.is_some());
+        if framed { Ok(sent) } else { Err(Reject::UpstreamProtocol) }
+    });
     match sent {
         Ok((mut response, lease, began)) => {
             let connection = exchange.connection().clone();
@@ -129,6 +135,15 @@ fn hash(
             connection: (connection.peer, connection.local),
         })
     })
+}
+
+/// Whether an answer's end is where every reader finds it: with two lengths it has two ends, and a
+/// switch of protocols that nobody asked for has none.
+fn is_framed(response: &Response<Incoming>, upgrade: bool) -> bool {
+    let headers = response.headers();
+    let two_lengths =
+        headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
+    !two_lengths && (upgrade || response.status() != StatusCode::SWITCHING_PROTOCOLS)
 }
 
 fn needs_values(destination: &Destination) -> bool {
@@ -247,8 +262,13 @@ fn finish_head(
     values: &RequestValues<'_>,
     (millis, switched): (u64, bool),
 ) {
+    let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers, switched);
+    if empty {
+        // A length here is no length of anything (RFC 9110 section 8.6).
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.remove(X_ENVOY_DECORATOR_OPERATION);
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
     if let Some(server) = &work.snapshot.edge.server_header {

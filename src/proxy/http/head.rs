@@ -49,6 +49,7 @@ pub fn prepare(
             None => head.path.clone(),
         });
     }
+    let named = request.uri().authority().is_some();
     let headers = request.headers_mut();
     strip_hop_by_hop(headers, head.upgrade);
     if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
@@ -64,9 +65,8 @@ pub fn prepare(
     headers.insert(X_REQUEST_ID, request_id());
     headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     client_certificate(headers, snapshot.edge.client_cert, connection);
-    if !headers.contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(&head.authority)
-    {
+    // A target with an authority overrides `Host` (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
+    if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
         headers.insert(HOST, host);
     }
     Plan { path_and_query }
