@@ -114,7 +114,7 @@ async fn a_mounted_secret_is_swapped_whole_and_a_mismatch_keeps_the_last() {
 async fn listeners_come_and_go_and_streams_of_both_stay() {
     let echo = Backend::http1().await;
     let (site, gateway) = start();
-    site.config("echo", &service("echo", "HTTP", echo.port));
+    gateway.reload(|| _ = site.config("echo", &service("echo", "HTTP", echo.port)));
     let extra = gateway_and_routes();
     gateway.reload(|| _ = site.config("extra", &extra));
     let mut kept = Http::plain(gateway.port(81)).await;
