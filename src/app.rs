@@ -5,6 +5,7 @@
 
 pub mod ca;
 mod control;
+mod identity;
 mod ports;
 pub mod settings;
 mod workers;
@@ -24,6 +25,7 @@ use crate::admin::status::Readiness;
 use crate::base::id::Generation;
 use crate::base::limit;
 use crate::compile::settings::CompileSettings;
+use crate::identity::{Feed, IdentitySource};
 use crate::proxy::worker::{Command, Parts};
 use crate::reload::{Loader, RootError};
 use crate::resources::MeshConfig;
@@ -38,6 +40,7 @@ use crate::upstream::shared::SharedStates;
 
 pub use control::unix_seconds;
 use control::{Control, SharedReport};
+use identity::IdentityLife;
 use ports::Ports;
 use settings::{AccessLogFormat, Inputs, Settings};
 use workers::{Commands, Workers};
@@ -47,7 +50,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let level = logs::start(&settings.log_level, settings.log_format)?;
     raise_file_limit();
     use_small_pages();
-    let loader = loader(&settings.inputs)?;
+    let feed = Feed::default();
+    let loader = loader(&settings.inputs)?.with_identity(feed.clone());
     let metrics = Metrics::new(source_labels(&settings.inputs))?;
     let access_log = AccessLog::start(
         log_format(settings.access_log, loader.mesh_config().access_log_encoding),
@@ -55,12 +59,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         metrics.access_log_dropped(),
     )?;
     let access_log = Arc::new(access_log);
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control-io")
-        .enable_all()
-        .build()
-        .context("the control runtime cannot start")?;
+    let runtime = control_runtime()?;
     let ports = Ports::open(settings)?;
     let mut signals = Signals::new(&runtime)?;
 
@@ -85,6 +84,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
 
     let files = Watch::new(watched(&settings.inputs));
     let stopper = files.stopper();
+    let source = &settings.inputs.identity;
+    identity::ask(source, feed, files.teller(), runtime.handle());
     let mut control = Control {
         loader,
         cell,
@@ -98,6 +99,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         generation: Generation(0),
         retired: Vec::new(),
         unbound: false,
+        identity: IdentityLife::new(readiness.clone(), source),
     };
     control.first()?;
     let control = thread::Builder::new()
@@ -117,6 +119,16 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     runtime.shutdown_background();
     access_log.flush();
     outcome
+}
+
+/// What serves our own ports, DNS, key fetching and asking for the mesh identity.
+fn control_runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control-io")
+        .enable_all()
+        .build()
+        .context("the control runtime cannot start")
 }
 
 /// What stopping needs.
@@ -212,7 +224,11 @@ fn compile_settings(
         bind: inputs.bind,
         port_map: inputs.port_map.iter().copied().collect(),
         certs: inputs.certs.clone(),
-        identity: inputs.identity.clone(),
+        identity: match &inputs.identity {
+            IdentitySource::Folder(folder) => folder.clone(),
+            source => source.to_string().into(),
+        },
+        identity_is_sent: !matches!(inputs.identity, IdentitySource::Folder(_)),
         system_roots,
         ..CompileSettings::default()
     }
@@ -238,8 +254,10 @@ fn system_roots() -> Option<Roots> {
 fn watched(inputs: &Inputs) -> Vec<std::path::PathBuf> {
     let mut roots = inputs.config.clone();
     roots.push(inputs.certs.clone());
-    if !inputs.identity.starts_with(&inputs.certs) {
-        roots.push(inputs.identity.clone());
+    if let IdentitySource::Folder(folder) = &inputs.identity
+        && !folder.starts_with(&inputs.certs)
+    {
+        roots.push(folder.clone());
     }
     roots.extend(inputs.mesh_config.clone());
     roots

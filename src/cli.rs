@@ -162,6 +162,7 @@ mod tests {
         refuses("portcullis run --labels istio", "istio=ingressgateway");
         refuses("portcullis run --drain-delay 5", "5s");
         refuses("portcullis run --bind localhost", "localhost");
+        refuses("portcullis run --identity ca:host", "ca:HOST:PORT");
         refuses("portcullis run --locality a/b/c/d", "REGION/ZONE/SUBZONE");
         refuses("portcullis run --access-log xml", "json");
         refuses("portcullis run --log-level a=b=c", "info");

@@ -108,6 +108,13 @@ pub struct Reuse {
     labels: KnownLabels,
 }
 
+impl Output {
+    /// The certificate of the mesh identity, expired or not.
+    pub fn identity(&self) -> Option<&CertificateFact> {
+        self.certificates.iter().find(|fact| fact.kind == server_tls::IDENTITY)
+    }
+}
+
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Output").field("snapshot", &self.snapshot).finish_non_exhaustive()
@@ -127,7 +134,8 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     references::tell(set, &services, settings, &mut findings);
     let rules = DestinationRules::new(set, settings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
-    let upstream_tls = UpstreamTlsPass::new(&credentials, settings, &previous.originations);
+    let upstream_tls =
+        UpstreamTlsPass::new(&credentials, settings, &previous.originations, input.now);
     let identity = upstream_tls.certificate(input.now, &mut findings);
     let known = (settings, &previous.labels);
     let mut clusters = ClusterPass::new(&services, rules, peers, upstream_tls, known);

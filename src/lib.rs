@@ -9,7 +9,7 @@
 //! (`tests/layering.rs` holds the table):
 //!
 //! [`base`], [`diag`], [`resources`], [`telemetry`], [`route`], [`auth`], [`balance`], [`tls`],
-//! [`snapshot`], [`decide`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`], [`ca`], [`reload`],
+//! [`snapshot`], [`decide`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`], [`ca`], [`identity`], [`reload`],
 //! [`admin`], [`app`], [`cli`].
 
 pub mod base;
@@ -33,6 +33,7 @@ pub mod net;
 pub mod source;
 
 pub mod ca;
+pub mod identity;
 pub mod upstream;
 
 pub mod proxy;

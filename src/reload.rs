@@ -16,6 +16,7 @@ use crate::base::id::Generation;
 use crate::compile::files::{FileStore, Wanted, wanted};
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic};
+use crate::identity::Feed;
 use crate::resources::{self, ConfigFile, MeshConfig, Parsed, ParsedFile};
 use crate::source::files;
 use crate::source::reader::Reader;
@@ -66,6 +67,9 @@ pub struct Loader {
     assembled: Option<Assembled>,
     loaded: Option<Fingerprint>,
     reuse: Reuse,
+    /// The mesh identity when it is sent.
+    sent: Option<Feed>,
+    identity_end: Option<i64>,
 }
 
 impl Loader {
@@ -85,7 +89,20 @@ impl Loader {
             assembled: None,
             loaded: None,
             reuse: Reuse::default(),
+            sent: None,
+            identity_end: None,
         })
+    }
+
+    /// Takes the mesh identity from a feed, not from files.
+    #[must_use]
+    pub fn with_identity(self, feed: Feed) -> Self {
+        Self { sent: Some(feed), ..self }
+    }
+
+    /// When the mesh identity that was loaded last ends, Unix seconds; nothing once it has.
+    pub fn identity_end(&self) -> Option<i64> {
+        self.identity_end
     }
 
     /// The MeshConfig in use; one that sets nothing when none was named.
@@ -124,9 +141,13 @@ impl Loader {
         keys: &dyn Fn(&JwksSource) -> Arc<IssuerKeys>,
         (generation, now): (Generation, i64),
     ) -> Option<Loaded> {
-        let store = credentials::read(&assembled.wanted, &mut self.reader);
+        let mut store = credentials::read(&assembled.wanted, &mut self.reader);
+        if let Some(identity) = self.sent.as_ref().and_then(Feed::current) {
+            credentials::add(&identity, &self.mesh.settings.identity, &mut store);
+        }
         let hash = digest(assembled.fingerprint, &store);
-        if self.loaded == Some(hash) {
+        let over = self.identity_end.is_some_and(|end| end <= now);
+        if self.loaded == Some(hash) && !over {
             return None;
         }
         let input = Input {
@@ -146,6 +167,7 @@ impl Loader {
         diag::sort(&mut diagnostics);
         self.reuse = std::mem::take(&mut output.reuse);
         self.loaded = Some(hash);
+        self.identity_end = output.identity().map(|own| own.not_after).filter(|end| *end > now);
         Some(Loaded { output, diagnostics })
     }
 

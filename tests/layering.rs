@@ -38,7 +38,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("reload", &["base", "diag", "resources", "auth", "source", "compile", "snapshot"]),
+    ("identity", &["base", "tls", "grpc", "ca"]),
+    ("reload", &["base", "diag", "resources", "auth", "source", "identity", "compile", "snapshot"]),
     ("admin", &["base", "diag", "snapshot", "net", "telemetry"]),
 ];
 

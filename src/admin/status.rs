@@ -1,10 +1,11 @@
 //! The status port: `/healthz/ready` and `/healthz/live`.
 //!
-//! **Invariant:** ready means that configuration was received, the workers run, and no drain has
-//! begun; a drain is never taken back.
+//! **Invariant:** ready means that configuration was received, the workers run, the mesh identity has
+//! some time left, and no drain has begun; a drain is never taken back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode, request};
 
@@ -17,28 +18,57 @@ const DRAINING: u8 = 4;
 
 /// Whether the gateway takes traffic; clones share their state.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicU8>);
+pub struct Readiness(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    conditions: AtomicU8,
+    /// First Unix second in which it is not ready any more.
+    until: AtomicI64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { conditions: AtomicU8::new(0), until: AtomicI64::new(i64::MAX) }
+    }
+}
 
 impl Readiness {
     /// A snapshot was published.
     pub fn configured(&self) {
-        self.0.fetch_or(CONFIGURED, Ordering::Relaxed);
+        self.0.conditions.fetch_or(CONFIGURED, Ordering::Relaxed);
     }
 
     /// The workers run and their listeners are bound.
     pub fn serving(&self) {
-        self.0.fetch_or(SERVING, Ordering::Relaxed);
+        self.0.conditions.fetch_or(SERVING, Ordering::Relaxed);
     }
 
     /// A drain began.
     pub fn draining(&self) {
-        self.0.fetch_or(DRAINING, Ordering::Relaxed);
+        self.0.conditions.fetch_or(DRAINING, Ordering::Relaxed);
     }
 
     /// Whether all conditions hold.
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == CONFIGURED | SERVING
+        self.0.conditions.load(Ordering::Relaxed) == CONFIGURED | SERVING
+            && unix_seconds() < self.until()
     }
+
+    /// It is ready before this Unix second alone; the last one said holds.
+    pub fn ready_until(&self, second: i64) {
+        self.0.until.store(second, Ordering::Relaxed);
+    }
+
+    /// What was said last with [`Self::ready_until`].
+    pub fn until(&self) -> i64 {
+        self.0.until.load(Ordering::Relaxed)
+    }
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Answers of the status port.
@@ -77,6 +107,10 @@ mod tests {
         readiness.configured();
         check(&readiness, "/healthz/ready", 503);
         readiness.serving();
+        check(&readiness, "/healthz/ready", 200);
+        readiness.ready_until(unix_seconds() - 1);
+        check(&readiness, "/healthz/ready", 503);
+        readiness.ready_until(unix_seconds() + 1_000);
         check(&readiness, "/healthz/ready", 200);
         readiness.draining();
         check(&readiness, "/healthz/ready", 503);

@@ -21,6 +21,7 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::{Addresses, Resolver};
 
+use super::identity::IdentityLife;
 use super::workers::Workers;
 
 /// Findings written to the program's log for one load.
@@ -54,6 +55,8 @@ pub(super) struct Control {
     pub(super) retired: Vec<Arc<Snapshot>>,
     /// Whether some listener of the live snapshot could not be bound.
     pub(super) unbound: bool,
+    /// Until when the mesh identity keeps the gateway ready.
+    pub(super) identity: IdentityLife,
 }
 
 /// Why serving cannot begin.
@@ -84,7 +87,7 @@ impl Control {
         loop {
             let wanted: Vec<_> = self.loader.wanted().map(ToOwned::to_owned).collect();
             watch.include(wanted.iter().map(std::path::PathBuf::as_path));
-            match watch.wait() {
+            match watch.wait(self.until_identity_ends()) {
                 Wake::Stopped => return self.workers,
                 Wake::Changed(seen) => self.reload(seen),
                 Wake::Scan => {
@@ -93,6 +96,14 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Time until the mesh identity must not be served any more.
+    fn until_identity_ends(&self) -> Duration {
+        let left = self.loader.identity_end().map(|end| end.saturating_sub(unix_seconds()));
+        left.map_or(Duration::MAX, |left| {
+            Duration::from_secs(u64::try_from(left).unwrap_or_default())
+        })
     }
 
     fn load(&mut self) -> Result<Option<Loaded>, RootError> {
@@ -124,6 +135,7 @@ impl Control {
     /// its configuration.
     fn publish(&mut self, loaded: Loaded, since: Instant) -> Vec<BindError> {
         let Loaded { output, diagnostics } = loaded;
+        self.identity.update(output.identity(), unix_seconds());
         let Output { snapshot, certificates, key_sources, token_parameters, .. } = output;
         let snapshot = Arc::new(snapshot);
         let (fresh, failed) = self.workers.bind(&snapshot);

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::identity::IdentitySource;
 use crate::telemetry::logs::LogsFormat;
 
 /// Root namespace when neither a flag nor the mesh configuration names one.
@@ -23,8 +24,8 @@ pub struct Inputs {
     pub config: Vec<PathBuf>,
     /// Folder with a sub-folder per credential.
     pub certs: PathBuf,
-    /// Folder with `cert-chain.pem`, `key.pem` and `root-cert.pem`.
-    pub identity: PathBuf,
+    /// Where the mesh identity comes from.
+    pub identity: IdentitySource,
     /// File with Istio's `MeshConfig`.
     pub mesh_config: Option<PathBuf>,
     /// Address of listeners whose server has no `bind`; `None` is every address, IPv6 and IPv4.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::values::{self, Labels, PortMap};
 use crate::app::settings::{Inputs, Locality};
+use crate::identity::IdentitySource;
 
 /// What is loaded, and as whom: the same flags for every command that compiles the configuration.
 #[derive(Clone, Debug, Args)]
@@ -32,9 +33,19 @@ pub(super) struct InputArgs {
     )]
     certs: PathBuf,
 
-    /// Mesh identity: cert-chain.pem, key.pem and root-cert.pem [default: <certs>/identity]
-    #[arg(long, env = "PORTCULLIS_IDENTITY", value_name = "DIR", help_heading = WHAT)]
-    identity: Option<PathBuf>,
+    /// Mesh identity: a folder with cert-chain.pem, key.pem and root-cert.pem, or unix:PATH (a SPIFFE
+    /// Workload API), sds:unix:PATH (Envoy's SDS) or ca:HOST:PORT (Istio's CA service)
+    /// [default: <certs>/identity]
+    #[arg(long, env = "PORTCULLIS_IDENTITY", value_name = "DIR|SOURCE", help_heading = WHAT)]
+    identity: Option<IdentitySource>,
+
+    /// Token shown to the CA service, read for each call [default: Istio's place in Kubernetes]
+    #[arg(long, env = "PORTCULLIS_IDENTITY_TOKEN", value_name = "FILE", help_heading = WHAT)]
+    identity_token: Option<PathBuf>,
+
+    /// Roots of the CA service's own certificate [default: Istio's place in Kubernetes]
+    #[arg(long, env = "PORTCULLIS_IDENTITY_ROOTS", value_name = "FILE", help_heading = WHAT)]
+    identity_roots: Option<PathBuf>,
 
     /// Istio's MeshConfig; what it sets, the flag of the same meaning overrides
     #[arg(long, env = "PORTCULLIS_MESH_CONFIG", value_name = "FILE", help_heading = WHAT)]
@@ -93,12 +104,28 @@ pub(super) struct InputArgs {
 }
 
 impl InputArgs {
+    fn identity(&self) -> IdentitySource {
+        let default = || IdentitySource::Folder(self.certs.join("identity"));
+        let mut source = self.identity.clone().unwrap_or_else(default);
+        if let IdentitySource::CertificateService(service) = &mut source {
+            for (own, said) in [
+                (&mut service.token, &self.identity_token),
+                (&mut service.roots, &self.identity_roots),
+            ] {
+                if let Some(said) = said {
+                    own.clone_from(said);
+                }
+            }
+        }
+        source
+    }
+
     /// The plain values.
     pub(super) fn inputs(&self) -> Inputs {
         Inputs {
             config: self.config.clone(),
             certs: self.certs.clone(),
-            identity: self.identity.clone().unwrap_or_else(|| self.certs.join("identity")),
+            identity: self.identity(),
             mesh_config: self.mesh_config.clone(),
             bind: self.bind,
             port_map: self.port_map.iter().map(|map| (map.from, map.to)).collect(),

@@ -150,6 +150,8 @@ Examples:
   portcullis run --config gateways/ --config extra.yaml --certs /etc/portcullis/certs
   portcullis run --port-map 80=8080 --port-map 443=8443 --bind 127.0.0.1
   portcullis run --labels istio=internal-gateway --namespace edge --access-log json
+  portcullis run --identity sds:unix:/run/secrets/workload-spiffe-uds/socket
+  portcullis run --identity ca:istiod.istio-system.svc:15012
   PORTCULLIS_PORT_MAP=80=8080,443=8443 portcullis run
 
 Exit codes:
@@ -164,6 +166,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::identity::IdentitySource;
 
     #[derive(Parser)]
     struct Only {
@@ -182,7 +185,7 @@ mod tests {
         let inputs = &settings.inputs;
         assert_eq!(inputs.config, [PathBuf::from("gateways/")]);
         assert_eq!(inputs.certs, PathBuf::from("certs/"));
-        assert_eq!(inputs.identity, PathBuf::from("certs/identity"));
+        assert_eq!(inputs.identity, IdentitySource::Folder("certs/identity".into()));
         assert_eq!((inputs.bind, inputs.port_map.as_slice()), (None, &[][..]));
         assert_eq!((inputs.namespace.as_str(), &inputs.root_namespace), ("istio-system", &None));
         assert_eq!(inputs.labels.get("istio").map(String::as_str), Some("ingressgateway"));
@@ -206,7 +209,7 @@ mod tests {
              --drain-deadline 1m30s --log-level info,portcullis=debug",
         );
         assert_eq!(settings.inputs.config, [PathBuf::from("a"), PathBuf::from("b")]);
-        assert_eq!(settings.inputs.identity, PathBuf::from("c/identity"));
+        assert_eq!(settings.inputs.identity, IdentitySource::Folder("c/identity".into()));
         assert_eq!(settings.inputs.port_map, [(80, 8080), (443, 8443)]);
         assert_eq!(settings.inputs.bind, "::1".parse().ok());
         assert_eq!(settings.workers.get(), 3);
@@ -215,5 +218,20 @@ mod tests {
         assert_eq!(settings.inputs.locality.unwrap().zone, "z");
         assert_eq!(settings.drain_deadline, Duration::from_secs(90));
         assert_eq!(settings.log_level, "info,portcullis=debug");
+    }
+    #[test]
+    fn the_identitys_source_can_be_a_service() {
+        let source = |flags: &str| settings(flags).inputs.identity;
+        assert_eq!(source("--identity unix:w"), IdentitySource::WorkloadApi("w".into()));
+        assert_eq!(source("--identity sds:unix:s"), IdentitySource::Sds("s".into()));
+        let service = |flags: &str| match source(flags) {
+            IdentitySource::CertificateService(service) => service,
+            other => panic!("{other:?}"),
+        };
+        let default = service("--identity ca:istiod:15012");
+        assert_eq!((default.host.as_str(), default.port), ("istiod", 15012));
+        assert_eq!(default.token, PathBuf::from("/var/run/secrets/tokens/istio-token"));
+        let own = service("--identity ca:a:1 --identity-token t --identity-roots r");
+        assert_eq!((own.token, own.roots), (PathBuf::from("t"), PathBuf::from("r")));
     }
 }

@@ -59,6 +59,12 @@ pub enum CredentialError {
         #[source]
         source: ReadError,
     },
+    /// The mesh identity is sent by a source, and the first has not come.
+    #[error("the mesh identity has not come from \"{0}\" yet")]
+    IdentityAwaited(String),
+    /// The mesh identity is over.
+    #[error("the mesh identity in \"{0}\" has expired")]
+    IdentityExpired(String),
     /// Chain and key do not serve.
     #[error(transparent)]
     Material(#[from] MaterialError),
@@ -182,9 +188,24 @@ impl<'a> Credentials<'a> {
         Ok(Crls::parse(self.file(path.as_ref())?)?)
     }
 
-    /// The mesh identity (`--identity`).
-    pub fn identity(&self) -> Result<(Arc<Material>, Roots), CredentialError> {
+    /// The mesh identity (`--identity`) if it is good at `now` (Unix seconds): it is never served
+    /// expired.
+    pub fn identity(&self, now: i64) -> Result<(Arc<Material>, Roots), CredentialError> {
+        let (material, roots) = self.any_identity()?;
+        if material.leaf().not_after <= now {
+            let place = self.settings.identity.display().to_string();
+            return Err(CredentialError::IdentityExpired(place));
+        }
+        Ok((material, roots))
+    }
+
+    /// The mesh identity, though it may have expired.
+    pub fn any_identity(&self) -> Result<(Arc<Material>, Roots), CredentialError> {
         let folder = &self.settings.identity;
+        if self.settings.identity_is_sent && self.files.file(&folder.join(IDENTITY_CHAIN)).is_none()
+        {
+            return Err(CredentialError::IdentityAwaited(folder.display().to_string()));
+        }
         let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
         let key = self.file(&folder.join(IDENTITY_KEY))?;
         let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?)?;

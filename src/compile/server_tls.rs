@@ -21,6 +21,9 @@ use super::settings::CompileSettings;
 /// Days before expiry from which an operator is warned.
 pub(super) const WARN_DAYS: u32 = 14;
 
+/// Kind of the mesh identity's certificate.
+pub const IDENTITY: &str = "identity";
+
 /// A certificate in use, for its expiry metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFact {
@@ -98,7 +101,11 @@ impl ServerTlsPass<'_> {
     ) -> Termination {
         let message = error.explain();
         let reason = message.as_str().into();
-        let (termination, help) = if let Some(last) = self.last_good.get(&asked) {
+        let last_good = match error {
+            CredentialError::IdentityExpired(_) => None,
+            _ => self.last_good.get(&asked),
+        };
+        let (termination, help) = if let Some(last) = last_good {
             (last.clone(), "until it is mended, this server goes on with what it had before")
         } else {
             let client_rule = Fingerprint::of(b"unusable");
@@ -124,7 +131,7 @@ impl ServerTlsPass<'_> {
             _ => ClientAuth::None,
         };
         if tls.mode == TlsMode::IstioMutual {
-            let (identity, roots) = self.credentials.identity()?;
+            let (identity, roots) = self.credentials.identity(self.now)?;
             let rules = TrustRules { roots: Some(roots), ..rules };
             return Ok((vec![identity], auth(rules)));
         }
@@ -202,14 +209,17 @@ impl ServerTlsPass<'_> {
             let code = &catalog::TLS_PARAMETER_IGNORED;
             findings.add(at(draft.gateway, &field, code, note.to_string()));
         }
-        self.tell(draft, &field, &materials, findings);
+        // The mesh identity is told of once, as such; peers of the mesh ask for no host's name.
+        if tls.mode != TlsMode::IstioMutual {
+            self.tell(draft, &field, &materials, findings);
+        }
         let alpn: &[&[u8]] = match (draft.kind, tls.mode) {
             (Kind::TlsTcp, TlsMode::IstioMutual) => &[b"istio-peer-exchange", b"h2", b"http/1.1"],
             _ => &[b"h2", b"http/1.1"],
         };
-        let client_rule = client_auth.fingerprint();
+        let client_rule = client_rule(tls.mode, &client_auth);
         let mut hasher = Hasher::default();
-        hasher.part(draft.key().as_bytes()).part(client_rule.as_bytes());
+        hasher.part(draft.key().as_bytes()).part(client_auth.fingerprint().as_bytes());
         hasher.part(format!("{spec:?}{alpn:?}").as_bytes());
         for material in &materials {
             hasher.part(material.fingerprint().as_bytes());
@@ -289,6 +299,18 @@ fn version(written: TlsProtocol) -> Option<TlsVersion> {
     }
 }
 
+/// What connections must agree on with their server for as long as they live. The mesh's roots roll
+/// over, and end none.
+fn client_rule(mode: TlsMode, client_auth: &ClientAuth) -> Fingerprint {
+    match client_auth {
+        ClientAuth::Required(rules) if mode == TlsMode::IstioMutual => {
+            let rules = TrustRules { roots: None, ..rules.clone() };
+            ClientAuth::Required(rules).fingerprint()
+        }
+        _ => client_auth.fingerprint(),
+    }
+}
+
 /// The code of what is wrong with a certificate.
 pub(super) fn finding_code(finding: &Finding) -> &'static Code {
     match finding {
@@ -323,6 +345,8 @@ pub fn code(error: &CredentialError) -> &'static Code {
         ) => &catalog::KEY_UNREADABLE,
         CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
         CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
+        CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
+        CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
         CredentialError::Foreign(_)
         | CredentialError::NoSystemRoots
         | CredentialError::Incomplete { .. }

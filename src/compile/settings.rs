@@ -39,8 +39,10 @@ pub struct CompileSettings {
     pub port_map: BTreeMap<u16, u16>,
     /// Folder of credentials (`--certs`).
     pub certs: PathBuf,
-    /// Folder of the mesh identity (`--identity`).
+    /// Folder of the mesh identity (`--identity`), or the name of the source that sends it.
     pub identity: PathBuf,
+    /// Whether the identity is sent, and may not have come yet.
+    pub identity_is_sent: bool,
     /// `MeshConfig.enableAutoMtls`.
     pub auto_mtls: bool,
     /// `MeshConfig.connectTimeout`: TCP and TLS connecting together.
@@ -80,6 +82,7 @@ impl Default for CompileSettings {
             port_map: BTreeMap::new(),
             certs: "certs".into(),
             identity: "certs/identity".into(),
+            identity_is_sent: false,
             auto_mtls: true,
             connect_timeout: limit::CONNECT_TIME,
             edge: EdgeSettings::default(),

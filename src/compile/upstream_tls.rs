@@ -17,7 +17,7 @@ use crate::tls::roots::{Crls, Roots};
 
 use super::credentials::{CredentialError, Credentials};
 use super::findings::Findings;
-use super::server_tls::{CertificateFact, finding_code};
+use super::server_tls::{CertificateFact, IDENTITY, finding_code};
 use super::settings::CompileSettings;
 
 /// What was built, by what it was built from, so that unchanged clusters keep their sessions.
@@ -56,20 +56,21 @@ pub struct UpstreamTlsPass<'a> {
 }
 
 impl<'a> UpstreamTlsPass<'a> {
-    /// Loads the mesh identity once.
+    /// Loads the mesh identity once, as it is at `now` (Unix seconds).
     pub fn new(
         credentials: &'a Credentials<'a>,
         settings: &'a CompileSettings,
         previous: &'a ClientConfigs,
+        now: i64,
     ) -> Self {
-        let identity = credentials.identity();
+        let identity = credentials.identity(now);
         Self { credentials, settings, identity, previous, built: ClientConfigs::new() }
     }
 
     /// The identity's certificate, for its expiry metric; what is wrong with it is told. It is short
     /// lived and renewed by itself, so only what breaks connections is.
     pub fn certificate(&self, now: i64, findings: &mut Findings) -> Option<CertificateFact> {
-        let (material, _) = self.identity.as_ref().ok()?;
+        let (material, _) = self.credentials.any_identity().ok()?;
         let name = self.settings.identity.display().to_string();
         for finding in material.findings(now, 0) {
             let message = format!("the mesh identity in \"{name}\": {finding}");
@@ -78,7 +79,7 @@ impl<'a> UpstreamTlsPass<'a> {
         }
         let leaf = material.leaf();
         let (serial, not_after) = (leaf.serial.clone(), leaf.not_after);
-        Some(CertificateFact { kind: "identity", name, serial, not_after })
+        Some(CertificateFact { kind: IDENTITY, name, serial, not_after })
     }
 
     /// The mesh identity, or why there is none.

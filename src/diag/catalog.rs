@@ -109,6 +109,7 @@ codes! {
     INVALID_HEADER = "PC044", Error, "a header name or value cannot be sent";
     ROUTE_BROKEN = "PC045", Error, "a route cannot be served and answers with an error";
     IDENTITY_MISSING = "PC046", Error, "the mesh identity is missing or cannot be used";
+    IDENTITY_AWAITED = "PC047", Warning, "the mesh identity has not come from its source yet";
 
     KEYS_UNUSABLE = "PC050", Error, "a token rule has no usable key";
     INVALID_TOKEN_RULE = "PC051", Error, "a token rule cannot be used";

@@ -1,10 +1,13 @@
 //! Reads the files that compiling asks for.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::base::limit;
-use crate::compile::files::{CREDENTIAL_KEYS, FileStore, ReadError, Wanted};
+use crate::compile::files::{
+    CREDENTIAL_KEYS, FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, Wanted,
+};
+use crate::identity::Identity;
 use crate::source::reader::Reader;
 
 /// Reads what exists of a list.
@@ -31,4 +34,16 @@ fn file(path: PathBuf, reader: &mut Reader, store: &mut FileStore) {
         Ok(Some(content)) => Ok(content),
     };
     store.insert(path, content);
+}
+
+/// Adds an identity that was sent, as if its files lay in `folder`.
+pub(super) fn add(identity: &Identity, folder: &Path, store: &mut FileStore) {
+    let files = [
+        (IDENTITY_CHAIN, &identity.chain),
+        (IDENTITY_KEY, &identity.key),
+        (IDENTITY_ROOT, &identity.roots),
+    ];
+    for (name, content) in files {
+        store.insert(folder.join(name), Ok(content.clone()));
+    }
 }

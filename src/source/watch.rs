@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -39,6 +40,17 @@ pub struct Watch {
     sender: Sender<Signal>,
 }
 
+/// Tells a [`Watch`] of a change that is in no file.
+#[derive(Clone, Debug)]
+pub struct Teller(Sender<Signal>);
+
+impl Teller {
+    /// Something changed.
+    pub fn tell(&self) {
+        let _ = self.0.send(Signal::Seen);
+    }
+}
+
 /// Ends a [`Watch`] from another thread.
 #[derive(Clone, Debug)]
 pub struct Stopper(Sender<Signal>);
@@ -68,6 +80,11 @@ impl Watch {
         let mut watch = Self { watcher, roots, watched: BTreeSet::new(), signals, sender };
         watch.renew();
         watch
+    }
+
+    /// A handle to tell it of changes.
+    pub fn teller(&self) -> Teller {
+        Teller(self.sender.clone())
     }
 
     /// A handle to end it.
@@ -111,9 +128,9 @@ impl Watch {
         }
     }
 
-    /// Waits for a change and then for quiet.
-    pub fn wait(&mut self) -> Wake {
-        match self.signals.recv_timeout(limit::RELOAD_SCAN_TIME) {
+    /// Waits for a change and then for quiet, `most` at longest.
+    pub fn wait(&mut self, most: Duration) -> Wake {
+        match self.signals.recv_timeout(most.min(limit::RELOAD_SCAN_TIME)) {
             Err(RecvTimeoutError::Timeout) => {
                 self.renew();
                 return Wake::Scan;
@@ -153,7 +170,16 @@ mod tests {
     use super::*;
 
     fn changed(watch: &mut Watch) -> bool {
-        matches!(watch.wait(), Wake::Changed(_))
+        matches!(watch.wait(Duration::MAX), Wake::Changed(_))
+    }
+
+    #[test]
+    fn what_is_in_no_file_is_told_and_a_wait_has_its_end() {
+        let mut watch = Watch::new(Vec::new());
+        assert_eq!(watch.wait(Duration::ZERO), Wake::Scan);
+        let teller = watch.teller();
+        std::thread::spawn(move || teller.tell());
+        assert!(changed(&mut watch));
     }
 
     #[test]
@@ -185,7 +211,7 @@ mod tests {
     fn it_can_be_stopped() {
         let mut watch = Watch::new(Vec::new());
         watch.stopper().stop();
-        assert_eq!(watch.wait(), Wake::Stopped);
+        assert_eq!(watch.wait(Duration::MAX), Wake::Stopped);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `portcullis ca` on a free port and sockets of its own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,10 +22,14 @@ use crate::gateway::{PATIENCE, collect, free_port};
 /// The join token of `workloads.yaml`.
 pub const TOKEN: &str = "a-join-token-for-tests";
 
+/// The join token of the backend `shop/echo`.
+pub const ECHO_TOKEN: &str = "a-join-token-for-the-backend";
+
 /// A running CA; it is killed when dropped.
 pub struct Ca {
     pub dir: tempfile::TempDir,
     pub port: u16,
+    arguments: Vec<String>,
     child: Child,
     err: Arc<Mutex<Vec<u8>>>,
 }
@@ -35,32 +39,45 @@ impl Ca {
     pub fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("ca")).unwrap();
-        let digest = Fingerprint::of(TOKEN.as_bytes());
+        let digest = |token: &str| Fingerprint::of(token.as_bytes());
         let uid = rustix::process::getuid().as_raw();
         let account = "namespace: istio-system, serviceAccount: gateway";
         let workloads = format!(
-            "sockets: [{{uid: {uid}, {account}}}]\ntokens: [{{sha256: '{digest}', {account}}}]\n"
+            "sockets: [{{uid: {uid}, {account}}}]\ntokens: [{{sha256: '{}', {account}}}, \
+             {{sha256: '{}', namespace: shop, serviceAccount: echo}}]\n",
+            digest(TOKEN),
+            digest(ECHO_TOKEN),
         );
         fs::write(dir.path().join("ca/workloads.yaml"), workloads).unwrap();
+        fs::write(dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
         Self::start_in(dir, arguments)
     }
 
     pub fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
         let port = free_port();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .current_dir(dir.path())
-            .args(["ca", "--listen", &format!("127.0.0.1:{port}")])
-            .args(["--sds", "sds.sock", "--workload-api", "workload.sock"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (err, _) = collect(child.stderr.take().unwrap());
-        let mut ca = Self { dir, port, child, err };
-        ca.wait("the CA serves", |ca| ca.err().contains("the CA serves"));
+        let mut all = vec!["ca".to_owned(), "--listen".into(), format!("127.0.0.1:{port}")];
+        let sockets = ["--sds", "sds.sock", "--workload-api", "workload.sock"];
+        all.extend(sockets.iter().chain(arguments).map(|argument| (*argument).to_owned()));
+        let (child, err) = launch(dir.path(), &all);
+        let mut ca = Self { dir, port, arguments: all, child, err };
+        ca.wait_until_it_serves();
         ca
+    }
+
+    /// Ends the process, as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it anew after [`Self::kill`].
+    pub fn restart(&mut self) {
+        (self.child, self.err) = launch(self.dir.path(), &self.arguments);
+        self.wait_until_it_serves();
+    }
+
+    fn wait_until_it_serves(&mut self) {
+        self.wait("the CA serves", |ca| ca.err().contains("the CA serves"));
     }
 
     pub fn err(&self) -> String {
@@ -131,7 +148,19 @@ impl Ca {
 
 impl Drop for Ca {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
+}
+
+fn launch(folder: &Path, arguments: &[String]) -> (Child, Arc<Mutex<Vec<u8>>>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (err, _) = collect(child.stderr.take().unwrap());
+    (child, err)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -33,7 +34,11 @@ struct Counts {
     connections: AtomicUsize,
     requests: AtomicUsize,
     failing: AtomicBool,
+    refusals: AtomicUsize,
 }
+
+/// TLS that can be replaced while a backend runs.
+pub type SharedTls = Arc<ArcSwap<ServerConfig>>;
 
 impl Drop for Backend {
     fn drop(&mut self) {
@@ -52,7 +57,17 @@ impl Backend {
 
     /// Mutual TLS: shows `own`, asks for certificates of `clients`.
     pub async fn mutual(own: &Leaf, clients: &Authority) -> Self {
-        Self::start(Some(config(own, Some(clients))), false).await
+        Self::start(Some(mutual(own, clients.pem())), false).await
+    }
+
+    /// Mutual TLS that can be replaced.
+    pub async fn shared(tls: SharedTls) -> Self {
+        Self::serving(Some(tls), false).await
+    }
+
+    /// Handshakes that failed so far.
+    pub fn failed_handshakes(&self) -> usize {
+        self.counts.refusals.load(Ordering::Relaxed)
     }
 
     pub async fn tls(own: &Leaf) -> Self {
@@ -95,6 +110,10 @@ impl Backend {
     }
 
     async fn start(tls: Option<Arc<ServerConfig>>, http2: bool) -> Self {
+        Self::serving(tls.map(|config| Arc::new(ArcSwap::new(config))), http2).await
+    }
+
+    async fn serving(tls: Option<SharedTls>, http2: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let counts = Arc::<Counts>::default();
@@ -103,7 +122,8 @@ impl Backend {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 shared.connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(accept(stream, tls.clone(), http2, shared.clone()));
+                let tls = tls.as_ref().map(|tls| tls.load_full());
+                tokio::spawn(accept(stream, tls, http2, shared.clone()));
             }
         });
         Self { port, counts, task }
@@ -117,7 +137,10 @@ async fn accept(
     counts: Arc<Counts>,
 ) {
     let Some(config) = tls else { return serve(stream, http2, Value::Null, counts).await };
-    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else {
+        counts.refusals.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
     let session = stream.get_ref().1;
     let alpn = session.alpn_protocol().map(String::from_utf8_lossy);
     let seen = json!({
@@ -129,14 +152,20 @@ async fn accept(
     serve(stream, http2, seen, counts).await;
 }
 
-fn config(own: &Leaf, clients: Option<&Authority>) -> Arc<ServerConfig> {
+/// Shows `own` and asks for certificates below `roots`.
+pub fn mutual(own: &Leaf, roots: &str) -> Arc<ServerConfig> {
+    config(own, Some(roots))
+}
+
+fn config(own: &Leaf, roots: Option<&str>) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder();
-    let builder = match clients {
+    let builder = match roots {
         None => builder.with_no_client_auth(),
-        Some(clients) => {
+        Some(pem) => {
             let mut roots = RootCertStore::empty();
-            let root = CertificateDer::from_pem_slice(clients.pem().as_bytes()).unwrap();
-            roots.add(root).unwrap();
+            for root in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(root.unwrap()).unwrap();
+            }
             let verifier = WebPkiClientVerifier::builder(roots.into()).build().unwrap();
             builder.with_client_cert_verifier(verifier)
         }
@@ -174,7 +203,8 @@ where
     }
 }
 
-/// Paths with a meaning: `/status/NNN`, `/never` (no answer), `/abort` (the connection ends).
+/// Paths with a meaning: `/status/NNN`, `/never` (no answer), `/abort` (the connection ends),
+/// `/close` (it ends after the answer).
 async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<Bytes>>, Aborted> {
     let (head, body) = request.into_parts();
     if head.uri.path() == "/never" {
@@ -203,7 +233,11 @@ async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<By
         "tls": tls,
     });
     let status = head.uri.path().strip_prefix("/status/").and_then(|code| code.parse().ok());
-    let response = Response::builder().status(status.unwrap_or(200)).header("x-backend", "echo");
+    let mut response =
+        Response::builder().status(status.unwrap_or(200)).header("x-backend", "echo");
+    if head.uri.path() == "/close" {
+        response = response.header("connection", "close");
+    }
     let body = if status.is_some_and(|code: u16| [204, 304].contains(&code)) {
         String::new()
     } else {

@@ -32,7 +32,7 @@ use crate::authority::{Ca, TOKEN};
 use crate::fixture;
 use crate::gateway::PATIENCE;
 
-const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/gateway";
+pub const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/gateway";
 
 /// Asserts that a chain is for `id` and accepted by the CA's roots, both as client and as server.
 fn verify(ca: &Ca, chain: &[CertificateDer<'_>], id: &str) {
@@ -58,14 +58,14 @@ fn verify(ca: &Ca, chain: &[CertificateDer<'_>], id: &str) {
     assert!(!leaf.is_ca());
 }
 
-fn signing_request(key: &KeyPair, names: &[&str]) -> String {
+pub fn signing_request(key: &KeyPair, names: &[&str]) -> String {
     let mut params = CertificateParams::default();
     params.subject_alt_names =
         names.iter().map(|name| SanType::URI((*name).try_into().unwrap())).collect();
     params.serialize_request(key).unwrap().pem().unwrap()
 }
 
-async fn create(
+pub async fn create(
     client: &mut Client,
     token: &str,
     csr: String,

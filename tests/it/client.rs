@@ -169,7 +169,10 @@ impl Http {
     }
 
     /// HTTP/1.1 over a stream.
-    pub async fn over(stream: TcpStream) -> Self {
+    pub async fn over<S>(stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
         Self::one(stream).await
     }
 
@@ -267,6 +270,11 @@ pub fn tls12(trusted: &Authority) -> Arc<ClientConfig> {
 
 /// As [`tls`], for a mesh workload that expects the gateway's SPIFFE identity.
 pub fn mesh_tls(mesh: &Authority, own: Option<&Leaf>) -> Arc<ClientConfig> {
+    mesh_tls_of(mesh.pem(), own)
+}
+
+/// The same with the mesh's roots as PEM.
+pub fn mesh_tls_of(roots: &str, own: Option<&Leaf>) -> Arc<ClientConfig> {
     use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
     use portcullis::tls::crypto::CryptoProfile;
     use portcullis::tls::material::Material;
@@ -280,7 +288,7 @@ pub fn mesh_tls(mesh: &Authority, own: Option<&Leaf>) -> Arc<ClientConfig> {
         alpn: Vec::new(),
         send_name: true,
         verify: Verify::Chain {
-            roots: Roots::parse(mesh.pem().as_bytes()).unwrap(),
+            roots: Roots::parse(roots.as_bytes()).unwrap(),
             crls: Crls::default(),
             names: ["spiffe://cluster.local/ns/istio-system/sa/gateway"].into_iter().collect(),
             host: HostCheck::Off,

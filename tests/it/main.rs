@@ -22,6 +22,7 @@ mod credentials;
 mod fixture;
 mod gateway;
 mod http;
+mod identity;
 mod jwt;
 mod keys;
 mod lifecycle;

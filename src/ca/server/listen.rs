@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -48,6 +49,20 @@ pub enum Interface {
 #[derive(Debug, Default)]
 struct OwnCertificate(ArcSwapOption<CertifiedKey>);
 
+impl OwnCertificate {
+    fn renew(&self, holder: &mut Holder) {
+        let standing = holder.standing();
+        match holder.issue(&standing) {
+            Ok(svid) => {
+                let key = PrivateKeyDer::try_from(svid.key.der().expose().clone());
+                let key = key.ok().and_then(|key| any_supported_type(&key).ok());
+                self.0.store(key.map(|key| Arc::new(CertifiedKey::new(svid.chain, key))));
+            }
+            Err(status) => tracing::error!(%status, "the CA has no certificate for its own port"),
+        }
+    }
+}
+
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
@@ -57,7 +72,9 @@ impl ResolvesServerCert for OwnCertificate {
 /// Serves CreateCertificate over TLS with a certificate of the CA's own.
 pub async fn port(ca: Arc<Ca>, listener: TcpListener) -> Result<(), rustls::Error> {
     let own = Arc::<OwnCertificate>::default();
-    tokio::spawn(renew_own(ca.clone(), own.clone()));
+    let mut holder = Holder::new(ca.clone(), Caller::Own);
+    own.renew(&mut holder);
+    tokio::spawn(renew_own(holder, own.clone()));
     let crypto = CryptoProfile::standard();
     let mut config = ServerConfig::builder_with_provider(crypto.provider.clone())
         .with_protocol_versions(crypto.versions)?
@@ -99,23 +116,11 @@ async fn call_over(ca: Arc<Ca>, acceptor: TlsAcceptor, stream: TcpStream) {
     }
 }
 
-/// Keeps the server's own certificate fresh.
-async fn renew_own(ca: Arc<Ca>, own: Arc<OwnCertificate>) {
-    let mut holder = Holder::new(ca, Caller::Own);
+/// Has the server's own certificate renewed in time.
+async fn renew_own(mut holder: Holder, own: Arc<OwnCertificate>) {
     loop {
-        let standing = holder.standing();
-        match holder.issue(&standing) {
-            Ok(svid) => {
-                let key = PrivateKeyDer::try_from(svid.key.der().expose().clone());
-                let key = key
-                    .ok()
-                    .and_then(|key| rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).ok());
-                let certified = key.map(|key| Arc::new(CertifiedKey::new(svid.chain, key)));
-                own.0.store(certified);
-            }
-            Err(status) => tracing::error!(%status, "the CA has no certificate for its own port"),
-        }
         holder.due().await;
+        own.renew(&mut holder);
     }
 }
 

@@ -1,0 +1,108 @@
+//! The mesh identity from where it is issued: a SPIFFE Workload API, Envoy's SDS, or Istio's CA
+//! service.
+//!
+//! [`follow`] keeps asking; what it gets goes into a [`Feed`], which a reload reads as it reads files.
+//! **Invariant:** what cannot be used, or is over, never replaces what can.
+
+mod created;
+mod follow;
+mod secrets;
+mod source;
+mod workload_api;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::base::file::FileBytes;
+use crate::base::secret::Secret;
+use crate::tls::material::{Material, MaterialError};
+use crate::tls::roots::{Roots, RootsError};
+
+pub use follow::follow;
+pub use source::{CertificateService, IdentitySource, InvalidSource};
+
+/// A certificate with its key and the roots of its peers, PEM. `Debug` shows digests only.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Leaf first.
+    pub chain: FileBytes,
+    /// Its key.
+    pub key: FileBytes,
+    /// Every root that peers may come from.
+    pub roots: FileBytes,
+}
+
+/// An identity that is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableIdentity {
+    /// Chain and key do not serve.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// The roots do not serve.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// It is over.
+    #[error("the certificate has expired; is the clock right?")]
+    Expired,
+}
+
+impl Identity {
+    /// Takes PEM and proves that it serves at `now` (Unix seconds).
+    pub fn new(
+        chain: Vec<u8>,
+        key: &Secret<Vec<u8>>,
+        roots: Vec<u8>,
+        now: i64,
+    ) -> Result<Self, UnusableIdentity> {
+        let material = Material::parse(&chain, key.expose())?;
+        Roots::parse(&roots)?;
+        if material.leaf().not_after <= now {
+            return Err(UnusableIdentity::Expired);
+        }
+        Ok(Self {
+            chain: FileBytes::new(chain),
+            key: FileBytes::new(key.expose().as_slice()),
+            roots: FileBytes::new(roots),
+        })
+    }
+}
+
+/// The identity as it is now; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Feed(Arc<ArcSwapOption<Identity>>);
+
+impl Feed {
+    /// The identity; nothing before the first came.
+    pub fn current(&self) -> Option<Arc<Identity>> {
+        self.0.load_full()
+    }
+
+    /// Replaces it.
+    pub fn put(&self, identity: Identity) {
+        self.0.store(Some(Arc::new(identity)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::pki::Authority;
+
+    #[test]
+    fn only_what_serves_is_an_identity() {
+        let mesh = Authority::new("mesh");
+        let (leaf, other) = (mesh.leaf(&["spiffe://td/x"], 1), mesh.leaf(&["spiffe://td/y"], 2));
+        let make = |chain: &str, key: &str, roots: &str, now| {
+            let key = Secret::new(key.as_bytes().to_vec());
+            Identity::new(chain.into(), &key, roots.into(), now).map(drop)
+        };
+        assert_eq!(make(&leaf.chain, &leaf.key, mesh.pem(), 0), Ok(()));
+        let mismatch = make(&leaf.chain, &other.key, mesh.pem(), 0);
+        assert!(matches!(mismatch, Err(UnusableIdentity::Material(_))), "{mismatch:?}");
+        let no_roots = make(&leaf.chain, &leaf.key, "", 0);
+        assert_eq!(no_roots, Err(UnusableIdentity::Roots(RootsError::Empty)));
+        let expired = make(&leaf.chain, &leaf.key, mesh.pem(), i64::MAX);
+        assert_eq!(expired, Err(UnusableIdentity::Expired));
+    }
+}
