@@ -312,7 +312,10 @@ where
                     // Other endpoints, or other workers, hold them all: one is made all the same, as
                     // nothing here would ever become free.
                     Err(_) if !host.room.is_open() => return Ok(None),
-                    Err(_) => host.room.freed().await,
+                    Err(_) => {
+                        self.metrics.idle(-host.evict());
+                        host.room.freed().await;
+                    }
                 }
                 if demand.wanted == Wanted::Any
                     && let Some(found) = self.reuse(host, &purpose, cluster)

@@ -1,7 +1,7 @@
 //! Names of backends, resolved on the control runtime and read by workers through a cell.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -40,6 +40,25 @@ impl Addresses {
     /// Waits until the name was asked for once, whatever the outcome.
     pub async fn answered(&self) {
         self.answered.wait().await;
+    }
+
+    /// Takes an answer over and says when to ask again; what was known stays when there is none.
+    fn settle(&self, name: &str, answer: Answer) -> Duration {
+        match answer {
+            Answer::Found(found, wait) => {
+                self.set(found);
+                wait
+            }
+            Answer::Absent(wait) => {
+                tracing::warn!(name, "DNS says that the name has no address");
+                self.set(Vec::new());
+                wait
+            }
+            Answer::Failed(error) => {
+                tracing::warn!(name, %error, "name could not be resolved");
+                limit::DNS_RETRY_TIME
+            }
+        }
     }
 
     fn set(&self, found: Vec<IpAddr>) {
@@ -105,21 +124,7 @@ async fn follow(dns: Arc<TokioResolver>, name: Arc<str>, addresses: Weak<Address
     loop {
         let answer = ask(&dns, &name).await;
         let Some(known) = addresses.upgrade() else { return };
-        let wait = match answer {
-            Answer::Found(found, wait) => {
-                known.set(found);
-                wait
-            }
-            Answer::Absent(wait) => {
-                tracing::warn!(name = &*name, "DNS says that the name has no address");
-                known.set(Vec::new());
-                wait
-            }
-            Answer::Failed(error) => {
-                tracing::warn!(name = &*name, %error, "name could not be resolved");
-                limit::DNS_RETRY_TIME
-            }
-        };
+        let wait = known.settle(&name, answer);
         let _ = known.answered.set(());
         drop(known);
         sleep(jittered(wait)).await;
@@ -142,7 +147,7 @@ enum Answer {
 async fn ask(dns: &TokioResolver, name: &str) -> Answer {
     match dns.lookup_ip(name).await {
         Ok(answer) => {
-            let found = answer.iter().take(limit::DNS_ADDRESSES).collect();
+            let found = usable(answer.iter().collect());
             let until = Instant::from_std(answer.valid_until());
             let wait = until.saturating_duration_since(Instant::now());
             Answer::Found(found, wait.max(limit::DNS_MIN_TIME))
@@ -160,7 +165,29 @@ async fn ask(dns: &TokioResolver, name: &str) -> Answer {
     }
 }
 
+/// The addresses that this machine has a route to; all of them when it has none to any.
+fn usable(found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let routed: Vec<IpAddr> = found.iter().copied().filter(|ip| has_route(*ip)).collect();
+    let mut list = if routed.is_empty() { found } else { routed };
+    list.truncate(limit::DNS_ADDRESSES);
+    list
+}
+
+/// Whether there is a route: connecting a datagram socket looks for one and sends nothing.
+fn has_route(ip: IpAddr) -> bool {
+    let own: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    /// Any port will do.
+    const PORT: u16 = 443;
+    std::net::UdpSocket::bind((own, 0)).is_ok_and(|socket| socket.connect((ip, PORT)).is_ok())
+}
+
 /// Up to a tenth more, so that many names are not asked for at once.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(1.0 + fastrand::f64() / 10.0)
 }
+
+#[cfg(test)]
+mod tests;

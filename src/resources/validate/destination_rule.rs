@@ -19,6 +19,10 @@ pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     }
     if let Some(selector) = &rule.workload_selector {
         findings.selector(&selector.match_labels, "spec.workloadSelector.matchLabels");
+        let own = |target: &String| target == "." || *target == *findings.namespace;
+        let abroad = !rule.export_to.iter().all(own);
+        let message = "a rule with a workloadSelector stays in its own namespace: write [\".\"]";
+        findings.error_if(abroad, "spec.exportTo", message);
     }
     if let Some(policy) = &rule.traffic_policy {
         traffic_policy(policy, "spec.trafficPolicy", findings);
@@ -43,6 +47,9 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_
     findings.error_if(empty, path, "an empty trafficPolicy says nothing: remove it");
     let both = policy.tunnel.is_some() && policy.proxy_protocol.is_some();
     findings.error_if(both, path, "tunnel and proxyProtocol exclude each other");
+    if let Some(percent) = policy.retry_budget.as_ref().and_then(|budget| budget.percent) {
+        findings.percent(percent, &format!("{path}.retryBudget.percent"));
+    }
     if let Some(tunnel) = &policy.tunnel {
         check_tunnel(tunnel, &format!("{path}.tunnel"), findings);
     }
@@ -105,16 +112,22 @@ fn load_balancer(
         let path = format!("{path}.warmup");
         findings.error_if(warmup.duration.is_none(), &path, "a warm-up needs a duration");
         findings.percent(warmup.minimum_percent.unwrap_or(0.0), &format!("{path}.minimumPercent"));
+        let slow = warmup.aggression.is_some_and(|aggression| aggression < 1.0);
+        findings.error_if(slow, &format!("{path}.aggression"), "the aggression is at least 1");
     }
     let both = balancer.locality_lb_setting.is_some() && balancer.zone_aware_lb_setting.is_some();
     findings.error_if(both, path, "localityLbSetting and zoneAwareLbSetting exclude each other");
     if let Some(locality) = &balancer.locality_lb_setting {
         let path = format!("{path}.localityLbSetting");
         check_locality(locality, &path, findings);
-        let missing = !locality.failover.is_empty() && outliers.is_none();
-        let message = "failover has no effect without outlierDetection";
-        if missing {
-            findings.warning(&format!("{path}.failover"), message);
+        for (set, name) in [
+            (!locality.failover.is_empty(), "failover"),
+            (!locality.failover_priority.is_empty(), "failoverPriority"),
+        ] {
+            if set && outliers.is_none() {
+                let message = format!("{name} has no effect without outlierDetection");
+                findings.warning(&format!("{path}.{name}"), message);
+            }
         }
     }
 }
@@ -137,6 +150,8 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
         findings.add(&catalog::DEPRECATED, &path, "write ringHash.minimumRingSize");
         findings.error_if(hash.ring_hash.is_some(), &path, "the ring's size is given twice");
     }
+    let both = hash.maglev.is_some() && (hash.ring_hash.is_some() || hash.minimum_ring_size != 0);
+    findings.error_if(both, &format!("{path}.maglev"), "maglev and a ring exclude each other");
     if let Some(maglev) = hash.maglev.filter(|maglev| maglev.table_size != 0) {
         let wrong = maglev.table_size >= 5_000_011 || !is_prime(maglev.table_size);
         let message = "the table's size is a prime below 5000011";
@@ -176,6 +191,10 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
         findings.duration(tcp.connect_timeout, &format!("{path}.connectTimeout"));
         findings.duration(tcp.max_connection_duration, &format!("{path}.maxConnectionDuration"));
         findings.duration_or_off(tcp.idle_timeout, &format!("{path}.idleTimeout"));
+        if let Some(keepalive) = &tcp.tcp_keepalive {
+            findings.duration(keepalive.time, &format!("{path}.tcpKeepalive.time"));
+            findings.duration(keepalive.interval, &format!("{path}.tcpKeepalive.interval"));
+        }
     }
     if let Some(http) = &pool.http {
         let path = format!("{path}.http");
@@ -190,6 +209,13 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
             findings.error_if(number < 0, &format!("{path}.{name}"), message);
         }
         findings.duration_or_off(http.idle_timeout, &format!("{path}.idleTimeout"));
+        if let Some(ping) = &http.http2_keep_alive {
+            for (time, name) in [(ping.interval, "interval"), (ping.timeout, "timeout")] {
+                let path = format!("{path}.http2KeepAlive.{name}");
+                findings.error_if(time.is_none(), &path, "the field is required");
+                findings.duration(time, &path);
+            }
+        }
         let both = http.use_client_protocol && http.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
         let message = "useClientProtocol and h2UpgradePolicy UPGRADE exclude each other";
         findings.error_if(both, &format!("{path}.useClientProtocol"), message);

@@ -59,6 +59,14 @@ fn ports(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     if let Some(index) = repeated(entry.ports.iter().map(|port| port.name.as_str())) {
         findings.error(&format!("spec.ports[{index}].name"), "the port name is repeated");
     }
+    let opaque = |protocol: &str| {
+        ["TCP", "MONGO", "REDIS", "MYSQL"].iter().any(|known| known.eq_ignore_ascii_case(protocol))
+    };
+    let several = entry.hosts.len() > 1 && entry.resolution != Resolution::None;
+    if let Some(index) = entry.ports.iter().position(|port| several && opaque(&port.protocol)) {
+        let message = "several hosts cannot be told apart on a port without HTTP or TLS";
+        findings.error(&format!("spec.ports[{index}].protocol"), message);
+    }
     let tcp = entry.ports.iter().position(|port| port.protocol.eq_ignore_ascii_case("TCP"));
     if let Some(index) = tcp.filter(|_| entry.addresses.is_empty()) {
         let message = "a TCP port without addresses takes all traffic of its port in a sidecar";
@@ -73,6 +81,11 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         Resolution::None => {
             let message = "resolution NONE has no endpoints: write STATIC or DNS";
             findings.error_if(!endpoints.is_empty(), path, message);
+            if entry.workload_selector.is_some() {
+                let message =
+                    "resolution NONE connects to where a client wanted to go: write STATIC";
+                findings.warning("spec.workloadSelector", message);
+            }
         }
         Resolution::Static => {
             for (index, endpoint) in endpoints.iter().enumerate() {
@@ -89,6 +102,11 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
                 let message = "a wildcard cannot be looked up in DNS: give endpoints";
                 findings.error(&format!("spec.hosts[{index}]"), message);
             }
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                let unix = endpoint.address.starts_with("unix://");
+                let message = "DNS has no unix sockets: write STATIC";
+                findings.error_if(unix, &format!("{path}[{index}].address"), message);
+            }
             let many = entry.resolution == Resolution::DnsRoundRobin && endpoints.len() > 1;
             findings.error_if(many, path, "DNS_ROUND_ROBIN has at most one endpoint");
             if let Some(index) = entry.addresses.iter().position(|address| address.contains('/')) {
@@ -104,6 +122,13 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
             findings.error_if(!endpoints.is_empty(), path, message);
             let message = "DYNAMIC_DNS has no addresses";
             findings.error_if(!entry.addresses.is_empty(), "spec.addresses", message);
+            let named = ["HTTP", "HTTPS", "TLS", "GRPC", "HTTP2"];
+            let fits =
+                |protocol: &str| named.iter().any(|known| known.eq_ignore_ascii_case(protocol));
+            if let Some(index) = entry.ports.iter().position(|port| !fits(&port.protocol)) {
+                let message = "DYNAMIC_DNS needs a protocol that names the host: HTTP or TLS";
+                findings.error(&format!("spec.ports[{index}].protocol"), message);
+            }
         }
     }
 }
@@ -115,10 +140,16 @@ pub(super) fn check_workload(entry: &WorkloadEntry, findings: &mut Findings<'_>)
 fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
     let (place, text) = (format!("{path}.address"), entry.address.as_str());
     if text.is_empty() {
-        let message = "an address is needed";
-        return findings.error_if(entry.network.is_empty(), &place, message);
+        if entry.network.is_empty() {
+            return findings.error(&place, "an address is needed");
+        }
+        let message = "an endpoint known by its network alone gets no traffic from this gateway";
+        return findings.warning(&place, message);
     }
-    let unix = text.starts_with("unix://");
+    let socket = text.strip_prefix("unix://");
+    let unix = socket.is_some();
+    let relative = socket.is_some_and(|path| !path.starts_with(['/', '@']));
+    findings.error_if(relative, &place, "a unix socket is unix:///path or unix://@name");
     let message = "a unix socket has no ports";
     findings.error_if(unix && !entry.ports.is_empty(), &format!("{path}.ports"), message);
     let name = matches!(HostPattern::parse(text), Ok(HostPattern::Exact(_)));

@@ -234,6 +234,51 @@ fn a_destination_rule_is_checked_everywhere() {
         "outlierDetection: {consecutiveErrors: 1}",
         "IST0002 spec.trafficPolicy.outlierDetection.consecutiveErrors",
     );
+    policy(
+        "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}, ringHash: {}}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.consistentHash.maglev",
+    );
+    policy(
+        "loadBalancer: {consistentHash: {useSourceIp: true, httpHeaderName: a}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.consistentHash",
+    );
+    policy(
+        "loadBalancer: {consistentHash: {httpCookie: {ttl: 0s}}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.name",
+    );
+    policy("loadBalancer: {warmup: {}}", "IST0106 spec.trafficPolicy.loadBalancer.warmup");
+    policy(
+        "loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.warmup.aggression",
+    );
+    policy(
+        "loadBalancer: {localityLbSetting: {failoverPriority: [a]}}",
+        "IST0133 spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
+    );
+    policy(
+        "loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b: 99}}]}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to",
+    );
+    policy(
+        "outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: a, to: a}]}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0]",
+    );
+    policy(
+        "connectionPool: {http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE}}",
+        "IST0106 spec.trafficPolicy.connectionPool.http.useClientProtocol",
+    );
+    policy(
+        "connectionPool: {http: {http2KeepAlive: {interval: 1s}}}",
+        "IST0106 spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout",
+    );
+    policy(
+        "outlierDetection: {consecutiveLocalOriginFailures: 1}",
+        "IST0106 spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures",
+    );
+    policy(
+        "tunnel: {targetHost: a, targetPort: 1}, proxyProtocol: {}",
+        "IST0106 spec.trafficPolicy",
+    );
     policy("portLevelSettings: [{tls: {}}]", "IST0106 spec.trafficPolicy.portLevelSettings[0]");
     check(
         "DestinationRule",
@@ -241,6 +286,14 @@ fn a_destination_rule_is_checked_everywhere() {
         &["IST0106 spec.subsets[1].name"],
     );
     check("DestinationRule", "{host: a, exportTo: ['*', b]}", &["IST0106 spec.exportTo"]);
+    let selecting = |to: &str, expected: &[&str]| {
+        let spec =
+            format!("{{host: a, workloadSelector: {{matchLabels: {{a: b}}}}, exportTo: {to}}}");
+        check("DestinationRule", &spec, expected);
+    };
+    selecting("['.']", &[]);
+    selecting("[default]", &[]);
+    selecting("['*']", &["IST0106 spec.exportTo"]);
 }
 
 #[test]
@@ -271,6 +324,25 @@ fn a_service_entry_is_checked_by_its_resolution() {
         "{hosts: [a], ports: [{number: 1, name: a, protocol: TCP}]}",
         &["IST0134 spec.ports[0]"],
     );
+    entry("workloadSelector: {labels: {a: b}}", &["IST0133 spec.workloadSelector"]);
+    entry(
+        "resolution: DNS, endpoints: [{address: 'unix:///a'}]",
+        &["IST0106 spec.endpoints[0].address"],
+    );
+    check(
+        "ServiceEntry",
+        "{hosts: [a, b], addresses: [10.0.0.1], resolution: STATIC, ports: [{number: 1, name: a, \
+         protocol: TCP}]}",
+        &["IST0106 spec.ports[0].protocol"],
+    );
+    check(
+        "ServiceEntry",
+        "{hosts: ['*.a.com'], resolution: DYNAMIC_DNS, ports: [{number: 1, name: a, protocol: MONGO}]}",
+        &["IST0106 spec.ports[0].protocol"],
+    );
     check("WorkloadEntry", "{}", &["IST0106 spec.address"]);
+    check("WorkloadEntry", "{network: far}", &["IST0133 spec.address"]);
+    check("WorkloadEntry", "{address: 'unix://a'}", &["IST0106 spec.address"]);
+    check("WorkloadEntry", "{address: 'unix://@a', ports: {http: 1}}", &["IST0106 spec.ports"]);
     check("WorkloadEntry", "{address: 'a b'}", &["IST0106 spec.address"]);
 }

@@ -224,6 +224,21 @@ impl<B> Host<B> {
         keep
     }
 
+    /// Closes the connection that lies idle the longest, to make room for one of another purpose; says
+    /// how many HTTP/1.1 connections that was.
+    pub(super) fn evict(&self) -> i64 {
+        let mut idle = self.idle.borrow_mut();
+        if !idle.is_empty() {
+            idle.remove(0);
+            return 1;
+        }
+        let mut shared = self.shared.borrow_mut();
+        if let Some(index) = shared.iter().position(|one| one.facts.streams.get() == 0) {
+            shared.remove(index);
+        }
+        0
+    }
+
     /// Closes connections that are worn or were unused for too long; says how many lay idle.
     pub(super) fn sweep(
         &self,

@@ -100,17 +100,26 @@ impl<B: http_body::Body + 'static> Lease<B> {
             None => std::future::pending().await,
         };
         self.waiting = false;
-        if let Some(watch) = &*self.host.watch.borrow() {
-            let event = match &result {
-                Ok(response) => Some(Event::Answer(meaning(response))),
-                Err(error) if error.message().is_some() || error.error().is_user() => None,
-                Err(_) => Some(Event::Failed),
-            };
-            if let Some(event) = event {
-                watch.record(event, &self.metrics);
-            }
+        if let Some(watch) = &*self.host.watch.borrow()
+            && let Some(event) = self.event(&result)
+        {
+            watch.record(event, &self.metrics);
         }
         result
+    }
+
+    /// What a result says of the endpoint. A connection that died while it lay idle says nothing, nor
+    /// does a client that broke off.
+    fn event(
+        &self,
+        result: &Result<Response<Incoming>, TrySendError<Request<B>>>,
+    ) -> Option<Event> {
+        match result {
+            Ok(response) => Some(Event::Answer(meaning(response))),
+            Err(error) if error.message().is_some() || error.error().is_user() => None,
+            Err(error) if self.reused && error.error().is_incomplete_message() => None,
+            Err(_) => Some(Event::Failed),
+        }
     }
 
     /// Gives an HTTP/1.1 connection back once its response was read to the end.
