@@ -267,7 +267,7 @@ impl<'a> ClusterPass<'a> {
         let (standings, localities) =
             locality::standings(places, outliers.is_some(), self.settings, &members);
         let balance = balancing::balance(balancer, outliers, localities);
-        let protocol = protocol(port, usage, &policy);
+        let protocol = protocol(port, usage, &policy, self.settings.upgrade_to_http2);
         let flags: Vec<bool> =
             members.iter().map(|member| self.encrypted(target, (usage, &policy), member)).collect();
         let written = policy.tls.filter(|_| usage != Use::Sealed).cloned();
@@ -278,7 +278,7 @@ impl<'a> ClusterPass<'a> {
         }
         let (host, number) = (service.host.as_str(), port.number);
         let name = format!("outbound|{number}|{subset}|{host}");
-        let connection = connection_pool::rules(&policy);
+        let connection = connection_pool::rules(&policy, self.settings.tcp_keepalive.as_ref());
         let mut hasher = Hasher::default();
         hasher.part(name.as_bytes()).part(service.namespace.as_bytes());
         hasher.part(format!("{usage:?}{protocol:?}{:?}", connection.proxy).as_bytes());
@@ -416,14 +416,19 @@ fn automatic(mesh: bool) -> ClientTls {
     ClientTls { mode, ..ClientTls::default() }
 }
 
-fn protocol(port: &Port, usage: Use, policy: &Policy<'_>) -> Protocol {
+fn protocol(port: &Port, usage: Use, policy: &Policy<'_>, mesh_upgrades: bool) -> Protocol {
     let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
-    let upgraded = http.is_some_and(|http| http.h2_upgrade_policy == H2UpgradePolicy::Upgrade);
+    let upgraded = match http.map(|http| http.h2_upgrade_policy).unwrap_or_default() {
+        H2UpgradePolicy::Upgrade => true,
+        H2UpgradePolicy::DoNotUpgrade => false,
+        H2UpgradePolicy::Default => mesh_upgrades && port.http,
+    };
     let kept = http.is_some_and(|http| http.use_client_protocol);
     match usage {
         Use::Tcp | Use::Sealed => Protocol::Tcp,
         Use::Http2 => Protocol::Http2,
-        Use::Http if upgraded || (port.http2 && !kept) => Protocol::Http2,
+        Use::Http if kept => Protocol::Http1,
+        Use::Http if upgraded || port.http2 => Protocol::Http2,
         Use::Http => Protocol::Http1,
     }
 }

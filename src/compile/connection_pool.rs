@@ -25,15 +25,15 @@ pub(super) fn limits(pool: Option<&ConnectionPool>) -> Limits {
     }
 }
 
-/// What holds for each connection.
-pub(super) fn rules(policy: &Policy<'_>) -> ConnectionRules {
+/// What holds for each connection; the mesh's keep-alive where the policy has none.
+pub(super) fn rules(policy: &Policy<'_>, mesh: Option<&TcpKeepalive>) -> ConnectionRules {
     let (tcp, http) = parts(policy.connection_pool);
     let streams = http.and_then(|http| set(http.max_concurrent_streams));
     ConnectionRules {
         requests: http.and_then(|http| set(http.max_requests_per_connection)),
         age: tcp.and_then(|tcp| positive(tcp.max_connection_duration)),
         streams: streams.unwrap_or(limit::UPSTREAM_STREAMS),
-        keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).map(keepalive),
+        keepalive: tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).or(mesh).map(keepalive),
         ping: http.and_then(ping),
         proxy: policy.proxy_protocol.map(version),
     }

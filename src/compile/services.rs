@@ -48,6 +48,8 @@ pub struct Port {
     pub name: String,
     /// Whether HTTP/2 is spoken on it.
     pub http2: bool,
+    /// Whether it is declared as HTTP, of whatever version.
+    pub http: bool,
     /// Port of endpoints that name none themselves.
     pub target: u16,
 }
@@ -136,7 +138,12 @@ impl<'a> Services<'a> {
             }
             for host in &entry.spec.hosts {
                 let read = external(entry, host);
-                by_host.entry(read.host.clone()).or_default().push((read, Source::Entry(entry)));
+                let known = by_host.entry(read.host.clone()).or_default();
+                // An entry for a Kubernetes service's host adds to what is known of it.
+                match known.iter_mut().find(|(_, source)| matches!(source, Source::Kube(_))) {
+                    Some((kube, _)) => kube.subject_alt_names.extend(read.subject_alt_names),
+                    None => known.push((read, Source::Entry(entry))),
+                }
             }
         }
         let mut slices: HashMap<_, Vec<&Resource<EndpointSlice>>> = HashMap::new();
@@ -290,6 +297,7 @@ fn external(entry: &Resource<ServiceEntry>, host: &str) -> Service {
             number,
             name: port.name.clone(),
             http2: speaks_http2(&port.protocol),
+            http: port.protocol.eq_ignore_ascii_case("http"),
             target: target.unwrap_or(number),
         })
     };
@@ -326,6 +334,7 @@ fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
             number,
             name: port.name.clone(),
             http2: speaks_http2(protocol),
+            http: protocol.eq_ignore_ascii_case("http"),
             target: target.unwrap_or(number),
         });
     }
@@ -385,6 +394,41 @@ mod tests {
     #[test]
     fn dns_without_endpoints_resolves_the_host_itself() {
         assert_eq!(check("  resolution: DNS\n"), [Place::Name("a.example".into(), 80)]);
+    }
+
+    #[test]
+    fn each_host_resolves_itself() {
+        let spec = "  hosts: [b.example, A.example]\n  resolution: DNS\n";
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\nspec:\n  \
+             ports: [{{number: 80, name: http, protocol: HTTP}}]\n{spec}"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let parsed = parse(&[file]);
+        let settings = CompileSettings::default();
+        let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+        for host in ["a.example", "b.example"] {
+            let service = services.find(host, "default", "istio-system").unwrap();
+            let members = services.members(service, &service.ports[0]);
+            assert_eq!(members.len(), 1);
+            assert_eq!(members[0].place, Place::Name(host.into(), 80));
+        }
+    }
+
+    #[test]
+    fn an_entry_adds_to_the_kubernetes_service_of_its_host() {
+        let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, \
+                    namespace: shop}\nspec: {hosts: [cart.shop.svc.cluster.local], resolution: STATIC, \
+                    subjectAltNames: [cart.example], ports: [{number: 90, name: x, protocol: \
+                    HTTP}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: \
+                    shop}\nspec: {ports: [{name: http, port: 80}]}\n";
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
+        let parsed = parse(&[file]);
+        let settings = CompileSettings::default();
+        let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+        let cart = services.find("cart.shop.svc.cluster.local", "shop", "istio-system").unwrap();
+        assert_eq!((cart.ports[0].number, cart.ports.len()), (80, 1));
+        assert_eq!(cart.subject_alt_names, ["cart.example"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::limit;
 use crate::resources::Labels;
-use crate::resources::destination_rule::LocalityLbSetting;
+use crate::resources::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
 use crate::resources::gateway::TlsProtocol;
 use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, NormalizationType};
 use crate::route::path::Normalization;
@@ -47,6 +47,10 @@ pub struct CompileSettings {
     pub auto_mtls: bool,
     /// `MeshConfig.connectTimeout`: TCP and TLS connecting together.
     pub connect_timeout: Duration,
+    /// `MeshConfig.tcpKeepalive`, for destinations whose rule has none.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `MeshConfig.h2UpgradePolicy`: HTTP/2 to ports declared as HTTP whose rule does not say.
+    pub upgrade_to_http2: bool,
     /// What holds for every listener.
     pub edge: EdgeSettings,
     /// The operating system's trust anchors, for `SIMPLE` and `MUTUAL` without a CA of their own;
@@ -85,6 +89,8 @@ impl Default for CompileSettings {
             identity_is_sent: false,
             auto_mtls: true,
             connect_timeout: limit::CONNECT_TIME,
+            tcp_keepalive: None,
+            upgrade_to_http2: false,
             edge: EdgeSettings::default(),
             system_roots: None,
             tls_defaults: TlsDefaults::default(),
@@ -106,6 +112,8 @@ impl CompileSettings {
         self.trust_domain_aliases.clone_from(&mesh.trust_domain_aliases);
         self.auto_mtls = mesh.enable_auto_mtls.unwrap_or(self.auto_mtls);
         self.connect_timeout = mesh.connect_timeout.map_or(self.connect_timeout, |time| time.0);
+        self.tcp_keepalive.clone_from(&mesh.tcp_keepalive);
+        self.upgrade_to_http2 = mesh.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
         self.locality_lb = mesh.locality_lb_setting.clone().unwrap_or_default();
         self.tls_defaults = TlsDefaults {
             min_protocol_version: mesh.tls_defaults.min_protocol_version,

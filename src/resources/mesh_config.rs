@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::destination_rule::LocalityLbSetting;
+use super::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
 use super::gateway::TlsProtocol;
 use super::meta::ProtoDuration;
 use super::{ConfigFile, nearest, single};
@@ -21,6 +21,8 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     pub enable_auto_mtls: Option<bool>,
     pub connect_timeout: Option<ProtoDuration>,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    pub h2_upgrade_policy: H2UpgradePolicy,
     pub locality_lb_setting: Option<LocalityLbSetting>,
     pub tls_defaults: MeshTls,
     pub path_normalization: PathNormalization,

@@ -179,9 +179,8 @@ fn has_route(ip: IpAddr) -> bool {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    /// Any port will do.
-    const PORT: u16 = 443;
-    std::net::UdpSocket::bind((own, 0)).is_ok_and(|socket| socket.connect((ip, PORT)).is_ok())
+    // Any port will do.
+    std::net::UdpSocket::bind((own, 0)).is_ok_and(|socket| socket.connect((ip, 443)).is_ok())
 }
 
 /// Up to a tenth more, so that many names are not asked for at once.

@@ -89,6 +89,37 @@ async fn connections_are_bounded_and_so_is_waiting_for_one() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_makes_room_for_one_that_may_be_used() {
+    let echo = Backend::http1().await;
+    let (port, told) = (echo.port, "connectionPool: {tcp: {maxConnections: 1}}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            // Takes the PROXY line off and passes the rest on.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                while stream.read_u8().await.is_ok_and(|byte| byte != b'\n') {}
+                let mut backend = connect(port).await;
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut backend).await;
+            });
+        }
+    });
+    let site = Site::new();
+    let config = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+        + &service("echo", "HTTP", front)
+        + &policy("echo", &format!("{told}, proxyProtocol: {{version: V1}}"));
+    site.config("all", &config);
+    let gateway = site.start_with(&[80], &["--workers", "1"]);
+    let mut clients = [Http::plain(gateway.port(80)).await, Http::plain(gateway.port(80)).await];
+    for client in &mut clients {
+        assert_eq!(client.get("http://a.com/").await.status, 200);
+    }
+    assert_eq!(echo.connections(), 2);
+}
+
+#[tokio::test]
 async fn a_connection_given_back_serves_who_waits() {
     let echo = Backend::http1().await;
     let site = Site::new();

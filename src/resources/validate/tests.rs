@@ -214,9 +214,28 @@ fn a_destination_rule_is_checked_everywhere() {
     );
     check("DestinationRule", "{}", &["IST0106 spec.host"]);
     check("DestinationRule", "{host: a, trafficPolicy: {}}", &["IST0106 spec.trafficPolicy"]);
-    let policy = |policy: &str, expected: &str| {
-        check("DestinationRule", &format!("{{host: a, trafficPolicy: {{{policy}}}}}"), &[expected]);
+    check(
+        "DestinationRule",
+        "{host: a, subsets: [{name: v1}, {name: v1}]}",
+        &["IST0106 spec.subsets[1].name"],
+    );
+    check("DestinationRule", "{host: a, exportTo: ['*', b]}", &["IST0106 spec.exportTo"]);
+    let selecting = |to: &str, expected: &[&str]| {
+        let spec =
+            format!("{{host: a, workloadSelector: {{matchLabels: {{a: b}}}}, exportTo: {to}}}");
+        check("DestinationRule", &spec, expected);
     };
+    selecting("['.']", &[]);
+    selecting("[default]", &[]);
+    selecting("['*']", &["IST0106 spec.exportTo"]);
+}
+
+fn policy(policy: &str, expected: &str) {
+    check("DestinationRule", &format!("{{host: a, trafficPolicy: {{{policy}}}}}"), &[expected]);
+}
+
+#[test]
+fn a_traffic_policy_is_checked() {
     policy(
         "tls: {mode: MUTUAL, clientCertificate: /a}",
         "IST0106 spec.trafficPolicy.tls.privateKey",
@@ -234,6 +253,27 @@ fn a_destination_rule_is_checked_everywhere() {
         "outlierDetection: {consecutiveErrors: 1}",
         "IST0002 spec.trafficPolicy.outlierDetection.consecutiveErrors",
     );
+    policy(
+        "connectionPool: {http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE}}",
+        "IST0106 spec.trafficPolicy.connectionPool.http.useClientProtocol",
+    );
+    policy(
+        "connectionPool: {http: {http2KeepAlive: {interval: 1s}}}",
+        "IST0106 spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout",
+    );
+    policy(
+        "outlierDetection: {consecutiveLocalOriginFailures: 1}",
+        "IST0106 spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures",
+    );
+    policy(
+        "tunnel: {targetHost: a, targetPort: 1}, proxyProtocol: {}",
+        "IST0106 spec.trafficPolicy",
+    );
+    policy("portLevelSettings: [{tls: {}}]", "IST0106 spec.trafficPolicy.portLevelSettings[0]");
+}
+
+#[test]
+fn load_balancing_is_checked() {
     policy(
         "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}, ringHash: {}}}",
         "IST0106 spec.trafficPolicy.loadBalancer.consistentHash.maglev",
@@ -263,37 +303,6 @@ fn a_destination_rule_is_checked_everywhere() {
         "outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: a, to: a}]}}",
         "IST0106 spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0]",
     );
-    policy(
-        "connectionPool: {http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE}}",
-        "IST0106 spec.trafficPolicy.connectionPool.http.useClientProtocol",
-    );
-    policy(
-        "connectionPool: {http: {http2KeepAlive: {interval: 1s}}}",
-        "IST0106 spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout",
-    );
-    policy(
-        "outlierDetection: {consecutiveLocalOriginFailures: 1}",
-        "IST0106 spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures",
-    );
-    policy(
-        "tunnel: {targetHost: a, targetPort: 1}, proxyProtocol: {}",
-        "IST0106 spec.trafficPolicy",
-    );
-    policy("portLevelSettings: [{tls: {}}]", "IST0106 spec.trafficPolicy.portLevelSettings[0]");
-    check(
-        "DestinationRule",
-        "{host: a, subsets: [{name: v1}, {name: v1}]}",
-        &["IST0106 spec.subsets[1].name"],
-    );
-    check("DestinationRule", "{host: a, exportTo: ['*', b]}", &["IST0106 spec.exportTo"]);
-    let selecting = |to: &str, expected: &[&str]| {
-        let spec =
-            format!("{{host: a, workloadSelector: {{matchLabels: {{a: b}}}}, exportTo: {to}}}");
-        check("DestinationRule", &spec, expected);
-    };
-    selecting("['.']", &[]);
-    selecting("[default]", &[]);
-    selecting("['*']", &["IST0106 spec.exportTo"]);
 }
 
 #[test]
