@@ -7,6 +7,7 @@ mod ca;
 mod certs;
 mod check;
 mod demo;
+mod explain;
 mod health;
 mod run;
 mod values;
@@ -41,6 +42,7 @@ pub struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
     Ca(ca::CaArgs),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
@@ -67,6 +69,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -90,6 +93,7 @@ Examples:
   portcullis demo                              the whole story on one machine
   portcullis certs                             development certificates under certs/
   portcullis check --config gateways/          what would be loaded, and what is wrong with it
+  portcullis explain https://shop.example.com/  what would happen to a request, and why
   portcullis run --port-map 443=8443           serve gateways/, with 443 bound as 8443
 
 Every flag can be set by an environment variable: --port-map is PORTCULLIS_PORT_MAP.
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn every_flag_has_its_environment_variable() {
         for sub in command().get_subcommands() {
-            for arg in sub.get_arguments() {
+            for arg in sub.get_arguments().filter(|arg| !arg.is_positional()) {
                 let long = arg.get_long().unwrap_or_default();
                 let expected = format!("PORTCULLIS_{}", long.to_uppercase().replace('-', "_"));
                 let name = arg.get_env().map(|name| name.to_string_lossy().into_owned());
@@ -167,6 +171,8 @@ mod tests {
         refuses("portcullis run --access-log xml", "json");
         refuses("portcullis run --log-level a=b=c", "info");
         refuses("portcullis check -o yaml", "sarif");
+        refuses("portcullis explain", "URL");
+        refuses("portcullis explain https://a.com/ --header x", "NAME: VALUE");
         refuses("portcullis ca --lifetime 91d", "24h");
     }
 }

@@ -9,8 +9,8 @@
 //! (`tests/layering.rs` holds the table):
 //!
 //! [`base`], [`diag`], [`resources`], [`telemetry`], [`route`], [`auth`], [`balance`], [`tls`],
-//! [`snapshot`], [`decide`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`], [`ca`], [`identity`], [`reload`],
-//! [`admin`], [`app`], [`cli`].
+//! [`snapshot`], [`decide`], [`explain`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`],
+//! [`ca`], [`identity`], [`reload`], [`admin`], [`app`], [`cli`].
 
 pub mod base;
 pub mod diag;
@@ -27,6 +27,7 @@ pub mod snapshot;
 
 pub mod compile;
 pub mod decide;
+pub mod explain;
 
 pub mod grpc;
 pub mod net;

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", &["base"]),
     ("snapshot", &["base", "route", "auth", "balance", "tls"]),
     ("decide", &["base", "route", "auth", "tls", "snapshot"]),
+    ("explain", &["base", "route", "auth", "tls", "snapshot", "decide"]),
     ("compile", &["base", "diag", "resources", "route", "auth", "balance", "tls", "snapshot"]),
     ("net", &["base", "telemetry", "tls"]),
     ("grpc", &["base"]),
@@ -92,8 +93,19 @@ fn modules_import_downward_only() {
 
 #[test]
 fn pure_layers_touch_no_runtime_and_no_file() {
-    let pure =
-        ["base", "diag", "resources", "route", "auth", "balance", "tls", "decide", "compile", "ca"];
+    let pure = [
+        "base",
+        "diag",
+        "resources",
+        "route",
+        "auth",
+        "balance",
+        "tls",
+        "decide",
+        "explain",
+        "compile",
+        "ca",
+    ];
     let mut wrong = Vec::new();
     for (name, text) in all() {
         let production = text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -19,6 +19,9 @@ use crate::telemetry::logs::LogLevel;
 /// Makes one page of the admin port.
 pub type Page = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Answers a query, or says what is wrong with it.
+pub type Answerer = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
+
 /// What the admin port shows and does; none of the pages may hold a secret.
 pub struct AdminHooks {
     /// The live snapshot.
@@ -27,6 +30,8 @@ pub struct AdminHooks {
     pub diagnostics: Page,
     /// Certificates in use.
     pub certs: Page,
+    /// What would happen to the request that a query describes, or what is wrong with the query.
+    pub explain: Answerer,
     /// Begins a drain without ending the process.
     pub drain: Box<dyn Fn() + Send + Sync>,
     /// Level of the program's log.
@@ -43,6 +48,7 @@ const INDEX: &str = "\
 GET  /config_dump     the live snapshot
 GET  /diagnostics     what is wrong with the configuration read last
 GET  /certs           certificates in use
+GET  /explain?url=    what would happen to a request; also method=, header=, sni=, source-ip=
 GET  /logging         level of the program's log
 POST /logging?level=  changes it: info, or info,portcullis::proxy=debug
 POST /drain           drains without ending the process
@@ -65,6 +71,11 @@ fn route(hooks: &AdminHooks, head: &request::Parts) -> Answer {
             answer::text(StatusCode::OK, "draining\n")
         }
         "/drain" => answer::wrong_method("POST"),
+        "/explain" if writes => answer::wrong_method("GET, HEAD"),
+        "/explain" => match (hooks.explain)(head.uri.query().unwrap_or_default()) {
+            Ok(told) => json(&told),
+            Err(why) => answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        },
         "/logging" if writes => set_level(&hooks.level, head.uri.query().unwrap_or_default()),
         "/logging" => show_level(&hooks.level),
         path => match page(hooks, path) {
@@ -83,7 +94,11 @@ fn page<'a>(hooks: &'a AdminHooks, path: &str) -> Option<Box<dyn Fn() -> Answer 
         "/certs" => &hooks.certs,
         _ => return None,
     };
-    Some(Box::new(|| answer::body(StatusCode::OK, "application/json", format!("{:#}\n", page()))))
+    Some(Box::new(|| json(&page())))
+}
+
+fn json(value: &Value) -> Answer {
+    answer::body(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 
 fn show_level(level: &LogLevel) -> Answer {
@@ -143,6 +158,10 @@ mod tests {
             config_dump: Box::new(|| json!({"generation": 3})),
             diagnostics: Box::new(|| json!([])),
             certs: Box::new(|| json!([])),
+            explain: Box::new(|query| match query {
+                "url=x" => Ok(json!({"outcome": "x"})),
+                _ => Err("write url=".into()),
+            }),
             drain: Box::new(move || {
                 seen.fetch_add(1, Ordering::Relaxed);
             }),
@@ -168,6 +187,8 @@ mod tests {
         check(("GET", "/config_dump"), 200, "\"generation\": 3");
         check(("GET", "/diagnostics"), 200, "[]");
         check(("GET", "/certs"), 200, "[]");
+        check(("GET", "/explain?url=x"), 200, "\"outcome\": \"x\"");
+        check(("GET", "/explain"), 400, "url=");
         check(("GET", "/nothing"), 404, "");
         check(("POST", "/config_dump"), 405, "GET, HEAD");
     }

@@ -11,13 +11,14 @@ use crate::admin::router::{self, AdminHooks};
 use crate::admin::server::{Handler, serve};
 use crate::admin::status::{self, Readiness};
 use crate::diag::render;
+use crate::explain::{Question, explain};
 use crate::proxy::worker::Command;
 use crate::snapshot::cell::SnapshotCell;
 use crate::snapshot::view;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::LogLevel;
 
-use super::control::SharedReport;
+use super::control::{SharedReport, unix_seconds};
 use super::settings::Settings;
 use super::workers::Commands;
 
@@ -93,6 +94,7 @@ pub(super) fn hooks(
 ) -> AdminHooks {
     let read = |report: &SharedReport| report.clone();
     let (diagnostics, certificates) = (read(report), read(report));
+    let explained = cell.clone();
     AdminHooks {
         config_dump: Box::new(move || view::snapshot(&cell.load())),
         diagnostics: Box::new(move || {
@@ -110,6 +112,12 @@ pub(super) fn hooks(
                 })
             });
             Value::Array(list.collect())
+        }),
+        explain: Box::new(move |query| {
+            let question =
+                Question::from_query(query, unix_seconds()).map_err(|e| e.to_string())?;
+            let told = explain(&explained.load(), &question).map_err(|e| e.to_string())?;
+            serde_json::to_value(told).map_err(|e| e.to_string())
         }),
         drain: Box::new(move || {
             readiness.draining();

@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::header::{HeaderName, HeaderValue};
+
 use crate::app::settings::Locality;
 use crate::base::duration::{self, InvalidDuration};
+use crate::base::secret::Secret;
+use crate::explain;
 
 /// A value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +30,12 @@ pub(super) enum InvalidValue {
     LogLevel,
     #[error("write a DNS name in lower case without a final dot, for example shop.example.com")]
     DnsName,
+    #[error("write a header as NAME: VALUE, for example \"accept: text/html\"")]
+    Header,
+    #[error(
+        "a token is letters, digits, dots and the like: three parts as they come from an issuer"
+    )]
+    Token,
     #[error("write a life from 1s to 2160h, for example 24h")]
     Lifetime,
 }
@@ -73,6 +83,25 @@ impl From<&str> for StateDir {
     fn from(text: &str) -> Self {
         Self((text != "off").then(|| PathBuf::from(text)))
     }
+}
+
+/// Form of an explanation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ExplanationFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), InvalidValue> {
+    explain::header(text).ok_or(InvalidValue::Header)
+}
+
+/// A token, as `authorization` names it.
+pub(super) fn bearer(text: &str) -> Result<Secret<HeaderValue>, InvalidValue> {
+    let value = HeaderValue::try_from(format!("Bearer {text}"));
+    value.map(Secret::new).map_err(|_| InvalidValue::Token)
 }
 
 /// Labels of this gateway.

@@ -10,6 +10,7 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::diag::Diagnostic;
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
 use crate::snapshot::cluster::{Protocol, Sni, UpstreamTls};
+use crate::tls::certificate::CertFacts;
 use crate::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
 use crate::tls::crypto::CryptoProfile;
 use crate::tls::material::Material;
@@ -106,9 +107,14 @@ impl<'a> UpstreamTlsPass<'a> {
         let names =
             if tls.subject_alt_names.is_empty() { peer.names } else { &tls.subject_alt_names };
         let sni = sni(tls, peer);
-        let built = self.spec(tls, peer, names, &sni).and_then(|spec| self.config(&spec));
+        let built = self.spec(tls, peer, names, &sni).and_then(|spec| {
+            let shown = spec.identity.as_ref().map(|identity| known_as(identity.leaf()));
+            self.config(&spec).map(|(config, anchors)| (config, anchors, shown))
+        });
         let (tls, anchors, error) = match built {
-            Ok((config, anchors)) => (UpstreamTls::Tls { config, sni }, anchors, None),
+            Ok((config, anchors, shown)) => {
+                (UpstreamTls::Tls { config, sni, accepted: names.into(), shown }, anchors, None)
+            }
             Err(error) => (UpstreamTls::Broken(error.explain().into()), None, Some(error)),
         };
         let mut hasher = Hasher::default();
@@ -208,6 +214,11 @@ impl<'a> UpstreamTlsPass<'a> {
         self.built.insert(fingerprint, config.clone());
         Ok((config, anchors))
     }
+}
+
+/// The name that a certificate is known by: its SPIFFE id, or its subject.
+fn known_as(leaf: &CertFacts) -> Box<str> {
+    leaf.names.uris.first().unwrap_or(&leaf.subject).as_str().into()
 }
 
 /// What of an origination decides whether connections may stand for each other.

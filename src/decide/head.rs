@@ -1,7 +1,7 @@
 //! From a request's head to what deciding looks at, or to why it is refused.
 
 use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Version};
+use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::reject::{BadRequest, Reject};
 use crate::base::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
@@ -52,6 +52,18 @@ impl Head {
         let scheme = scheme(tls, edge, headers);
         let trusted = trusted_address(edge.trusted_hops, headers);
         Ok(Self { authority, scheme, path, upgrade, trusted })
+    }
+
+    /// Path and query for the backend before any rewrite, when they differ from what was sent; `cut` is
+    /// what is left of them where a token was taken out.
+    pub fn target(&self, sent: &Uri, cut: Option<String>) -> Option<String> {
+        if cut.is_some() || self.path == sent.path() {
+            return cut;
+        }
+        Some(match sent.query() {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.clone(),
+        })
     }
 
     /// What routing looks at.

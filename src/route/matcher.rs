@@ -3,6 +3,8 @@
 //! Regular expressions match a whole value: `\A(?:…)\z` is wrapped around them once, when they are
 //! compiled, over bytes because header values need not be UTF-8.
 
+use std::fmt;
+
 use http::header::HeaderName;
 use http::{HeaderMap, Method};
 use regex::bytes::{Regex, RegexBuilder};
@@ -177,6 +179,32 @@ pub enum Mismatch<'a> {
     WithoutHeader(&'a HeaderKey),
     /// `queryParams.<name>`
     Query(&'a str),
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri => f.write_str("uri"),
+            Self::Scheme => f.write_str("scheme"),
+            Self::Method => f.write_str("method"),
+            Self::Authority => f.write_str("authority"),
+            Self::Header(key) => write!(f, "header {key}"),
+            Self::WithoutHeader(key) => write!(f, "withoutHeaders {key}"),
+            Self::Query(name) => write!(f, "query parameter {name}"),
+        }
+    }
+}
+
+impl fmt::Display for HeaderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Field(name) => name.as_str(),
+            Self::Path => ":path",
+            Self::Method => ":method",
+            Self::Authority => ":authority",
+            Self::Scheme => ":scheme",
+        })
+    }
 }
 
 impl RequestMatch {

@@ -39,6 +39,12 @@ impl<T> Weighted<T> {
         self.choices.get(index).map(|(_, choice)| choice)
     }
 
+    /// Every choice with its weight.
+    pub fn shares(&self) -> impl Iterator<Item = (u32, &T)> {
+        let before = std::iter::once(0).chain(self.choices.iter().map(|(upto, _)| *upto));
+        self.choices.iter().zip(before).map(|((upto, choice), before)| (upto - before, choice))
+    }
+
     /// Every choice.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.choices.iter().map(|(_, choice)| choice)

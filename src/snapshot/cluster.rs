@@ -201,6 +201,10 @@ pub enum UpstreamTls {
         config: Arc<rustls::ClientConfig>,
         /// Name to send and, where the configuration says so, to verify.
         sni: Sni,
+        /// Names of which the server's certificate must have one; empty accepts every one.
+        accepted: Arc<[String]>,
+        /// Who the certificate that is shown stands for; nothing when none is.
+        shown: Option<Box<str>>,
     },
     /// TLS is asked for but its material is unusable: every connect fails.
     Broken(Arc<str>),

@@ -1,5 +1,6 @@
 //! Listeners and their server blocks.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,27 @@ pub enum ListenAddress {
     Any(u16),
     /// A Unix domain socket (`bind: unix:///path`).
     Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// The port that is bound; nothing for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Socket(address) => Some(address.port()),
+            Self::Any(port) => Some(*port),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => write!(f, "{address}"),
+            Self::Any(port) => write!(f, "every address, port {port}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// The server blocks of a listener.

@@ -1,5 +1,6 @@
 //! HTTP routes of a server block.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,17 @@ pub struct Forward {
     pub authority: Option<HeaderValue>,
     /// Time for the whole answer, counted from the end of the request; none when nothing.
     pub timeout: Option<Duration>,
+}
+
+impl Forward {
+    /// Path and query as the rule wants them, from those that would be sent without it.
+    pub fn target<'a>(&self, current: &'a str) -> Cow<'a, str> {
+        let Some(rewrite) = &self.path else { return Cow::Borrowed(current) };
+        Cow::Owned(match current.split_once('?') {
+            Some((path, query)) => format!("{}?{query}", rewrite.apply(path)),
+            None => rewrite.apply(current),
+        })
+    }
 }
 
 /// One destination.

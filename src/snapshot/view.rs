@@ -137,7 +137,7 @@ fn cluster(cluster: &Cluster) -> Value {
     let tls = match &cluster.tls {
         UpstreamTls::Plain => json!("plain"),
         UpstreamTls::Broken(why) => json!({"broken": &**why}),
-        UpstreamTls::Tls { config, sni } => json!({
+        UpstreamTls::Tls { config, sni, .. } => json!({
             "alpn": config
                 .alpn_protocols
                 .iter()

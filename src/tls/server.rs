@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier as _;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 
 use super::crypto::{CryptoProfile, SuiteOrder};
 use super::material::Material;
-use super::trust::{ClientVerifier, Presence, TrustRules};
+use super::trust::{ClientVerifier, PeerRefused, Presence, TrustRules};
 use crate::base::hash::{Fingerprint, Hasher};
 
 /// What a server asks of its clients (`Gateway.spec.servers[].tls.mode`).
@@ -77,6 +80,8 @@ pub enum ServerTlsError {
 pub struct ServerTls {
     with_alpn: Arc<ServerConfig>,
     without_alpn: Arc<ServerConfig>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    clients: Option<Arc<ClientVerifier>>,
 }
 
 impl ServerTls {
@@ -94,14 +99,14 @@ impl ServerTls {
                 .map(Arc::new)
                 .ok_or(ServerTlsError::NoTrustAnchors)
         };
-        let builder = match &spec.client_auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Required(rules) => {
-                builder.with_client_cert_verifier(verifier(rules, Presence::Required)?)
-            }
-            ClientAuth::Optional(rules) => {
-                builder.with_client_cert_verifier(verifier(rules, Presence::Optional)?)
-            }
+        let clients = match &spec.client_auth {
+            ClientAuth::None => None,
+            ClientAuth::Required(rules) => Some(verifier(rules, Presence::Required)?),
+            ClientAuth::Optional(rules) => Some(verifier(rules, Presence::Optional)?),
+        };
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         };
         let keys = spec.certificates.iter().map(|material| material.certified_key().clone());
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys.collect())));
@@ -111,7 +116,43 @@ impl ServerTls {
         config.ignore_client_order = spec.crypto.order == SuiteOrder::Server;
         let without_alpn = Arc::new(config.clone());
         config.alpn_protocols.clone_from(&spec.alpn);
-        Ok(Self { with_alpn: Arc::new(config), without_alpn })
+        let versions = spec.crypto.versions;
+        Ok(Self { with_alpn: Arc::new(config), without_alpn, versions, clients })
+    }
+
+    /// The versions it speaks, as text.
+    pub fn versions(&self) -> String {
+        let names = self.versions.iter().map(|one| match one.version {
+            ProtocolVersion::TLSv1_2 => "TLS 1.2",
+            ProtocolVersion::TLSv1_3 => "TLS 1.3",
+            _ => "TLS",
+        });
+        names.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.clients.is_some()
+    }
+
+    /// What a handshake at `now` (Unix seconds) makes of a client's certificate chain, which is empty
+    /// for a client without one.
+    pub fn judge_client(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+    ) -> Result<&'static str, String> {
+        let Some(verifier) = &self.clients else { return Ok("not asked for") };
+        match chain.split_first() {
+            None if verifier.client_auth_mandatory() => Err(PeerRefused::Missing.to_string()),
+            None => Ok("asked for and not shown"),
+            Some((leaf, intermediates)) => {
+                let since = Duration::from_secs(u64::try_from(now).unwrap_or_default());
+                let now = UnixTime::since_unix_epoch(since);
+                let judged = verifier.verify_client_cert(leaf, intermediates, now);
+                judged.map(|_| "asked for and verified").map_err(|error| reason(&error))
+            }
+        }
     }
 
     /// The configuration for a client that offers these protocols. Without any in common the
@@ -125,6 +166,14 @@ impl ServerTls {
             .as_mut()
             .is_some_and(|offered| offered.any(|name| known.iter().any(|known| known == name)));
         if common { &self.with_alpn } else { &self.without_alpn }
+    }
+}
+
+/// What is wrong with a certificate; the library prints reasons that it does not know as Rust values.
+fn reason(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -18,6 +18,7 @@ mod ca;
 mod check;
 mod client;
 mod credentials;
+mod explain;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
 mod gateway;

@@ -210,7 +210,7 @@ fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incomin
     if work.plan.path_and_query.is_some() || work.rule.path.is_some() {
         let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
         let current = work.plan.path_and_query.as_deref().unwrap_or(sent);
-        let target = rewritten(work.rule, current);
+        let target = work.rule.target(current);
         if work.rule.path.is_some()
             && target != current
             && let Ok(original) = HeaderValue::from_str(current)
@@ -236,15 +236,6 @@ fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incomin
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     };
-}
-
-/// Path and query as the rule wants them.
-fn rewritten<'a>(rule: &Forward, current: &'a str) -> Cow<'a, str> {
-    let Some(rewrite) = &rule.path else { return Cow::Borrowed(current) };
-    Cow::Owned(match current.split_once('?') {
-        Some((path, query)) => format!("{}?{query}", rewrite.apply(path)),
-        None => rewrite.apply(current),
-    })
 }
 
 fn log_request(exchange: &mut Exchange, cluster: &Cluster, request: &Request<RequestBody>) {

@@ -38,17 +38,12 @@ pub fn prepare(
     request: &mut Request<Incoming>,
     verdict: &Verdict,
 ) -> Plan {
-    let mut path_and_query = None;
+    let mut cut = None;
     if let Some(authenticator) = &snapshot.authentication {
         let sent = request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
-        path_and_query = authenticator.apply(verdict, request.headers_mut(), &sent);
+        cut = authenticator.apply(verdict, request.headers_mut(), &sent);
     }
-    if path_and_query.is_none() && head.path != request.uri().path() {
-        path_and_query = Some(match request.uri().query() {
-            Some(query) => format!("{}?{query}", head.path),
-            None => head.path.clone(),
-        });
-    }
+    let path_and_query = head.target(request.uri(), cut);
     let named = request.uri().authority().is_some();
     let headers = request.headers_mut();
     strip_hop_by_hop(headers, head.upgrade);

@@ -119,7 +119,7 @@ fn security(
         UpstreamTls::Plain => Ok(Security::Plain),
         _ if !tls => Ok(Security::Plain),
         UpstreamTls::Broken(reason) => Err(ConnectError::Unusable(reason.clone())),
-        UpstreamTls::Tls { config, sni } => {
+        UpstreamTls::Tls { config, sni, .. } => {
             let named = match sni {
                 Sni::Fixed(name) => Some(name.clone()),
                 Sni::RequestHost => ServerName::try_from(host.to_owned()).ok(),

@@ -1,0 +1,146 @@
+//! `portcullis explain`: what would happen to one request.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::args::InputArgs;
+use super::values;
+use crate::app;
+use crate::auth::jwt::{IssuerKeys, JwksSource, KeyState};
+use crate::base::id::Generation;
+use crate::base::secret::Secret;
+use crate::explain::{Question, explain, text};
+
+/// Say what would happen to one request, and why, without sending anything
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ExplainArgs {
+    /// https://host/path or http://host/path; tls://name:port or tcp://host:port for a connection
+    #[arg(value_name = "URL")]
+    url: Uri,
+
+    #[command(flatten)]
+    inputs: InputArgs,
+
+    /// Method of the request
+    #[arg(
+        long,
+        env = "PORTCULLIS_METHOD",
+        value_name = "METHOD",
+        default_value = "GET",
+        help_heading = REQUEST
+    )]
+    method: Method,
+
+    /// A header of the request; repeatable
+    #[arg(
+        long,
+        env = "PORTCULLIS_HEADER",
+        value_name = "NAME: VALUE",
+        value_parser = values::header,
+        help_heading = REQUEST
+    )]
+    header: Vec<(HeaderName, HeaderValue)>,
+
+    /// Name in the ClientHello; "" for none [default: the URL's host]
+    #[arg(long, env = "PORTCULLIS_SNI", value_name = "NAME", help_heading = REQUEST)]
+    sni: Option<String>,
+
+    /// The client's certificate with its intermediates, PEM
+    #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE", help_heading = REQUEST)]
+    client_cert: Option<PathBuf>,
+
+    /// A token, sent as `authorization: Bearer`
+    #[arg(long, env = "PORTCULLIS_TOKEN", value_name = "JWT", value_parser = values::bearer, help_heading = REQUEST)]
+    token: Option<Secret<HeaderValue>>,
+
+    /// The client's address
+    #[arg(
+        long,
+        env = "PORTCULLIS_SOURCE_IP",
+        value_name = "ADDR",
+        default_value = "127.0.0.1",
+        help_heading = REQUEST
+    )]
+    source_ip: IpAddr,
+
+    /// Form of the answer
+    #[arg(
+        short,
+        long,
+        env = "PORTCULLIS_OUTPUT",
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = REPORT
+    )]
+    output: values::ExplanationFormat,
+}
+
+pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let question = args.question()?;
+    let mut configuration = app::loader(&args.inputs.inputs())?;
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let loaded = configuration.load(&keys, Generation(1), question.now)?;
+    let loaded = loaded.context("nothing was loaded")?;
+    let told = explain(&loaded.output.snapshot, &question)?;
+    let report = match args.output {
+        values::ExplanationFormat::Text => text(&told),
+        values::ExplanationFormat::Json => serde_json::to_string_pretty(&told)?,
+    };
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", report.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+impl ExplainArgs {
+    fn question(&self) -> anyhow::Result<Question> {
+        let mut question = Question::get(self.url.clone(), app::unix_seconds());
+        question.method = self.method.clone();
+        question
+            .headers
+            .extend(self.header.iter().cloned().map(|(name, value)| (Some(name), value)));
+        question.source = self.source_ip;
+        if let Some(name) = &self.sni {
+            question.server_name.clone_from(name);
+        }
+        if let Some(token) = &self.token {
+            question.headers.insert(AUTHORIZATION, token.expose().clone());
+        }
+        if let Some(path) = &self.client_cert {
+            let unreadable = || format!("--client-cert \"{}\" cannot be read", path.display());
+            let chain = CertificateDer::pem_file_iter(path).with_context(unreadable)?;
+            question.client_chain = chain.collect::<Result<_, _>>().with_context(unreadable)?;
+        }
+        Ok(question)
+    }
+}
+
+const REQUEST: &str = "The request";
+const REPORT: &str = "Report";
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis explain https://shop.example.com/cart
+  portcullis explain https://shop.example.com/cart --method POST --token \"$TOKEN\"
+  portcullis explain https://admin.example.com/ --client-cert certs/client/tls.crt
+  portcullis explain tls://legacy.example.com:443 -o json | jq .outcome
+
+Keys that are fetched (jwksUri) are not fetched here; a running gateway explains with the keys that
+it has: curl 'http://127.0.0.1:15000/explain?url=https://shop.example.com/cart'
+
+Exit codes:
+  0  explained, whatever the outcome
+  1  the configuration cannot be read, or the URL is none
+  2  the command line is wrong";

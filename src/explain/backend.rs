@@ -1,0 +1,118 @@
+//! The backend's part: rewrites, clusters, endpoints, how connections to them are secured.
+
+use super::{Explanation, Share};
+use crate::snapshot::Snapshot;
+use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
+use crate::snapshot::route::Forward;
+
+/// Endpoints that are named; of more, their number is said.
+const NAMED_ENDPOINTS: usize = 16;
+
+/// A request that is sent on; `path` and `authority` before the rule's rewrites.
+pub(super) fn forward(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    forward: &Forward,
+    (path, authority): (&str, &str),
+) {
+    let target = forward.target(path);
+    let own = forward.destinations.iter().next().and_then(|one| one.authority.as_ref());
+    let new = forward.authority.as_ref().or(own).and_then(|name| name.to_str().ok());
+    let authority = new.unwrap_or(authority);
+    let timeout =
+        forward.timeout.map_or("no timeout".to_owned(), |time| format!("timeout {time:?}"));
+    tale.step("forward", format!("as {target} of {authority}, {timeout}"));
+    tale.outcome.action = "forward";
+    tale.outcome.path = Some(target.into_owned());
+    tale.outcome.authority = Some(authority.to_owned());
+    for (weight, destination) in forward.destinations.shares() {
+        cluster(tale, snapshot, destination.cluster, weight);
+    }
+}
+
+/// One destination.
+pub(super) fn cluster(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    id: Option<ClusterId>,
+    weight: u32,
+) {
+    let cluster = id.and_then(|id| snapshot.cluster(id));
+    let name = cluster.map(|cluster| cluster.name.to_string());
+    tale.outcome.clusters.push(Share { cluster: name, weight });
+    let Some(cluster) = cluster else {
+        tale.step("destination", format!("an unknown service, weight {weight}: 503"));
+        return;
+    };
+    let facts = [
+        format!("{:?} by {:?}", cluster.protocol, cluster.balance.strategy),
+        format!(
+            "connect timeout {:?}, idle timeout {:?}",
+            cluster.connect_timeout, cluster.idle_timeout
+        ),
+        security(cluster),
+    ];
+    let outliers = cluster.outliers.as_ref().map(|_| "endpoints that fail are ejected".to_owned());
+    tale.step("destination", format!("{}, weight {weight}", cluster.name))
+        .by(&cluster.origin)
+        .considered(facts)
+        .considered(outliers)
+        .considered(endpoints(&cluster.endpoints));
+}
+
+fn security(cluster: &Cluster) -> String {
+    match &cluster.tls {
+        UpstreamTls::Plain => "plaintext".to_owned(),
+        UpstreamTls::Broken(why) => format!("TLS, and every connection fails: {why}"),
+        UpstreamTls::Tls { config, sni, accepted, shown } => {
+            let sni = match sni {
+                Sni::Fixed(name) => format!("name {}", name.to_str()),
+                Sni::RequestHost => "the request's host as name".to_owned(),
+                Sni::Absent => "no name".to_owned(),
+            };
+            let alpn: Vec<_> =
+                config.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name)).collect();
+            let alpn =
+                if alpn.is_empty() { String::new() } else { format!(", ALPN {}", alpn.join(" ")) };
+            let shown = match shown {
+                Some(identity) => format!(", shows {identity}"),
+                None => String::new(),
+            };
+            let accepted = match &**accepted {
+                [] => ", accepts what its roots vouch for".to_owned(),
+                names => format!(", accepts {}", names.join(" or ")),
+            };
+            format!("TLS with {sni}{alpn}{shown}{accepted}")
+        }
+    }
+}
+
+fn endpoints(endpoints: &Endpoints) -> Vec<String> {
+    let all: Vec<String> = match endpoints {
+        Endpoints::Static(list) => list
+            .iter()
+            .map(|endpoint| {
+                let plain = if endpoint.tls { "" } else { ", plaintext" };
+                match &endpoint.address {
+                    Address::Socket(socket) => format!("endpoint {socket}{plain}"),
+                    Address::Unix(path) => format!("endpoint unix://{}{plain}", path.display()),
+                }
+            })
+            .collect(),
+        Endpoints::Dns(list) => list
+            .iter()
+            .map(|one| format!("endpoints of {}:{} by DNS", one.name, one.port))
+            .collect(),
+        Endpoints::LogicalDns(one) => {
+            vec![format!("first address of {}:{} by DNS", one.name, one.port)]
+        }
+    };
+    match all.len() {
+        0 => vec!["no endpoint: 503".to_owned()],
+        1..=NAMED_ENDPOINTS => all,
+        count => {
+            let rest = format!("and {} more", count - NAMED_ENDPOINTS);
+            all.into_iter().take(NAMED_ENDPOINTS).chain([rest]).collect()
+        }
+    }
+}

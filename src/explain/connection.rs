@@ -1,0 +1,189 @@
+//! The connection's part: listener, server block, certificate, what is asked of the client.
+
+use http::Uri;
+
+use super::request::{self, Arrived};
+use super::{Explanation, InvalidQuestion, Question, backend};
+use crate::base::host::without_port;
+use crate::decide::connection::choose;
+use crate::snapshot::Snapshot;
+use crate::snapshot::listener::{Chain, Listener, Servers, TcpBlock, Termination};
+use crate::tls::identity::PeerIdentity;
+
+/// What of a URL is about the connection.
+pub(super) struct Asked {
+    tls: bool,
+    http: bool,
+    port: u16,
+}
+
+impl Asked {
+    pub(super) fn of(url: &Uri) -> Result<Self, InvalidQuestion> {
+        let invalid = || InvalidQuestion::Url(url.to_string());
+        let (tls, http, usual) = match url.scheme_str() {
+            Some("https") => (true, true, Some(443)),
+            Some("http") => (false, true, Some(80)),
+            Some("tls") => (true, false, None),
+            Some("tcp") => (false, false, None),
+            _ => return Err(invalid()),
+        };
+        let host = url.authority().map(|authority| without_port(authority.as_str()));
+        if host.is_none_or(str::is_empty) {
+            return Err(invalid());
+        }
+        let port = url.port_u16().or(usual);
+        let port = port.ok_or_else(|| InvalidQuestion::Port(url.to_string()))?;
+        Ok(Self { tls, http, port })
+    }
+}
+
+/// The listener of a port: the Gateway's own number first, then the number that is bound for it.
+fn listener(snapshot: &Snapshot, port: u16) -> Option<&Listener> {
+    let written = snapshot.listeners.iter().find(|listener| listener.port == port);
+    let bound = || snapshot.listeners.iter().find(|one| one.address.port() == Some(port));
+    written.or_else(bound).map(|listener| &**listener)
+}
+
+pub(super) fn tell(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    asked: &Asked,
+) {
+    let Some(listener) = listener(snapshot, asked.port) else {
+        let ports = snapshot.listeners.iter().map(|one| format!("port {} is served", one.port));
+        let text = format!("nothing listens on port {}: the connection is refused", asked.port);
+        tale.step("listener", text).considered(ports);
+        tale.outcome.action = "close";
+        return;
+    };
+    let mapped = listener.address.port().is_some_and(|bound| bound != listener.port);
+    let written = format!("bound for port {}", listener.port);
+    tale.step("listener", listener.address.to_string()).considered(mapped.then_some(written));
+    match &listener.servers {
+        Servers::Tcp(block) => stream(tale, snapshot, block, "bytes pass as they come"),
+        Servers::Http(_) if asked.tls => {
+            tale.step("server", "plaintext: a TLS handshake fails here");
+            tale.outcome.action = "close";
+        }
+        Servers::Http(block) => {
+            tale.step("server", format!("{} serves plaintext HTTP", block.key)).by(&block.origin);
+            let arrived = Arrived { listener, block, tls: false, identity: None };
+            request::tell(tale, snapshot, question, &arrived);
+        }
+        Servers::Tls(_) if !asked.tls => {
+            tale.step("server", "TLS is expected: a request without it ends the connection");
+            tale.outcome.action = "close";
+        }
+        Servers::Tls(chains) => {
+            let name = question.server_name.as_str();
+            let chain = choose(chains, (!name.is_empty()).then_some(name));
+            secure(tale, snapshot, question, asked, (listener, chain));
+        }
+    }
+}
+
+fn secure(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    asked: &Asked,
+    (listener, chain): (&Listener, Option<&Chain>),
+) {
+    let named = match question.server_name.as_str() {
+        "" => "a ClientHello without a name".to_owned(),
+        name => format!("name {name}"),
+    };
+    match chain {
+        None => {
+            let text = format!("no server for {named}: alert unrecognized_name");
+            tale.step("server", text);
+            tale.outcome.action = "close";
+        }
+        Some(Chain::Passthrough(block)) => {
+            let how = format!("{named}: passed through undecrypted");
+            stream(tale, snapshot, block, &how);
+        }
+        Some(Chain::AutoPassthrough(auto)) => {
+            if let Some(block) = auto.services.lookup(&question.server_name) {
+                stream(tale, snapshot, block, "the service that the name says");
+            } else {
+                let text = format!("{named} is no service here: alert unrecognized_name");
+                tale.step("server", text).by(&auto.origin);
+                tale.outcome.action = "close";
+            }
+        }
+        Some(Chain::Tcp(block)) => {
+            let fine =
+                block.tls.as_ref().is_none_or(|tls| terminate(tale, question, tls).is_some());
+            if fine {
+                stream(tale, snapshot, block, &format!("{named}: decrypted"));
+            }
+        }
+        Some(Chain::Http(block)) => {
+            tale.step("server", format!("{} for {named}", block.key)).by(&block.origin);
+            let Some(tls) = &block.tls else { return };
+            let Some(Shaken(identity)) = terminate(tale, question, tls) else { return };
+            if asked.http {
+                let arrived = Arrived { listener, block, tls: true, identity };
+                request::tell(tale, snapshot, question, &arrived);
+            } else {
+                tale.outcome.action = "stream";
+                tale.outcome.server = Some(block.key.to_string());
+            }
+        }
+    }
+}
+
+/// A handshake that went well, and who the client is.
+struct Shaken(Option<PeerIdentity>);
+
+/// The handshake; nothing when it fails.
+fn terminate(
+    tale: &mut Explanation,
+    question: &Question,
+    termination: &Termination,
+) -> Option<Shaken> {
+    let tls = match &termination.tls {
+        Ok(tls) => tls,
+        Err(unusable) => {
+            tale.step("certificate", format!("the handshake fails: {}", unusable.reason));
+            tale.outcome.action = "close";
+            return None;
+        }
+    };
+    let names = termination.certificate_names.iter().map(|name| format!("for {name}"));
+    tale.step("certificate", tls.versions()).considered(names);
+    let identity = question.client_chain.first();
+    let identity = identity.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
+    match tls.judge_client(&question.client_chain, question.now) {
+        Ok(how) => {
+            let shown = identity.as_ref().map(|peer| format!("shown: {}", known_as(peer)));
+            tale.step("client certificate", how).considered(shown);
+            let asked = tls.asks_clients();
+            Some(Shaken(identity.filter(|_| asked)))
+        }
+        Err(why) => {
+            tale.step("client certificate", format!("the handshake fails: {why}"));
+            tale.outcome.action = "close";
+            None
+        }
+    }
+}
+
+fn known_as(peer: &PeerIdentity) -> String {
+    match peer.spiffe_id() {
+        Some(id) => id.as_str().to_owned(),
+        None => peer.subject.clone(),
+    }
+}
+
+/// A connection whose bytes are passed on.
+fn stream(tale: &mut Explanation, snapshot: &Snapshot, block: &TcpBlock, how: &str) {
+    tale.step("server", format!("{}: {how}", block.key)).by(&block.origin);
+    tale.outcome.action = "stream";
+    tale.outcome.server = Some(block.key.to_string());
+    for (weight, id) in block.destinations.shares() {
+        backend::cluster(tale, snapshot, *id, weight);
+    }
+}

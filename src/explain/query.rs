@@ -1,0 +1,76 @@
+//! A question as the query of a URL, for the admin port.
+
+use std::borrow::Cow;
+
+use http::header::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use super::{InvalidQuestion, Question};
+
+impl Question {
+    /// Reads `url`, `method`, `header` (`name: value`, repeatable), `sni` and `source-ip`.
+    pub fn from_query(query: &str, now: i64) -> Result<Self, InvalidQuestion> {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let pairs: Vec<(&str, Cow<'_, str>)> = pairs
+            .map(|(name, value)| (name, percent_decode_str(value).decode_utf8_lossy()))
+            .collect();
+        let url = pairs.iter().find(|(name, _)| *name == "url").map_or("", |(_, url)| url);
+        let parsed = url.parse().map_err(|_| InvalidQuestion::Url(url.to_owned()))?;
+        let mut question = Self::get(parsed, now);
+        for (name, value) in &pairs {
+            let invalid = || InvalidQuestion::Parameter(format!("{name}={value}"));
+            match *name {
+                "url" => {}
+                "method" => question.method = value.parse().map_err(|_| invalid())?,
+                "sni" => question.server_name = value.to_string(),
+                "source-ip" => question.source = value.parse().map_err(|_| invalid())?,
+                "header" => {
+                    let (name, value) = header(value).ok_or_else(invalid)?;
+                    question.headers.append(name, value);
+                }
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(question)
+    }
+}
+
+/// Reads `name: value`.
+pub fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str, expected: Result<(&str, &str, usize), &str>) {
+        let question = Question::from_query(query, 0);
+        let seen = question.as_ref().map(|question| {
+            (question.method.as_str(), question.server_name.as_str(), question.headers.len())
+        });
+        match (seen, expected) {
+            (Ok(seen), Ok(expected)) => assert_eq!(seen, expected, "{query}"),
+            (Err(error), Err(said)) => {
+                assert!(error.to_string().contains(said), "{query}: {error}");
+            }
+            (seen, _) => panic!("{query}: {seen:?}"),
+        }
+    }
+
+    #[test]
+    fn parameters_make_a_question() {
+        check("url=https://a.com/x", Ok(("GET", "a.com", 0)));
+        check("url=https%3A%2F%2Fa.com&method=POST&sni=", Ok(("POST", "", 0)));
+        check("url=http://[::1]/&header=x-a:%201&header=x-a:2", Ok(("GET", "", 2)));
+    }
+
+    #[test]
+    fn what_is_no_parameter_is_told() {
+        check("", Err("is not a URL"));
+        check("url=https://a.com/&source-ip=x", Err("source-ip=x"));
+        check("url=https://a.com/&header=x", Err("header=x"));
+        check("url=https://a.com/&fly=1", Err("fly=1"));
+    }
+}

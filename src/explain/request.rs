@@ -1,0 +1,233 @@
+//! The request's part: host, token, access, route, and what the gateway answers itself.
+
+use http::header::HOST;
+use http::{HeaderValue, Request};
+
+use super::{Explanation, Question, backend, place};
+use crate::auth::jwt::{Authenticator, RequestTokens, Verdict, is_preflight};
+use crate::decide::head::Head;
+use crate::decide::reject::Reject;
+use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
+use crate::route::matcher::RequestHead;
+use crate::snapshot::listener::{Listener, ServerBlock};
+use crate::snapshot::route::Route;
+use crate::snapshot::{Authorization, Snapshot};
+use crate::tls::identity::PeerIdentity;
+
+/// Where a request has arrived.
+pub(super) struct Arrived<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) block: &'a ServerBlock,
+    pub(super) tls: bool,
+    pub(super) identity: Option<PeerIdentity>,
+}
+
+pub(super) fn tell(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    arrived: &Arrived<'_>,
+) {
+    tale.outcome.server = Some(arrived.block.key.to_string());
+    let request = request(question);
+    let head = match Head::read(arrived.tls, &snapshot.edge, &request) {
+        Ok(head) => head,
+        Err(reject) => return refuse(tale, "request", &reject),
+    };
+    let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
+    tale.step("request", form).considered(
+        (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
+    );
+    let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let facts = RequestFacts {
+        head: head.for_routing(request.method(), request.headers(), request.uri().query()),
+        path_and_query,
+        now: question.now,
+        random: 0,
+    };
+    let decision = decide(snapshot, arrived.listener, arrived.block, &facts);
+    if matches!(decision.outcome, Outcome::Reject(Reject::Misdirected)) {
+        return refuse(tale, "host", &Reject::Misdirected);
+    }
+    tale.outcome.server = Some(decision.server.key.to_string());
+    if !std::ptr::eq(decision.server, arrived.block) {
+        let text =
+            format!("{} is served by {} on this connection", head.authority, decision.server.key);
+        tale.step("host", text).by(&decision.server.origin);
+    }
+    tokens(tale, snapshot, &facts);
+    if let Outcome::Reject(reject @ Reject::Jwt(_)) = &decision.outcome {
+        return refuse(tale, "token", reject);
+    }
+    access(tale, snapshot, arrived);
+    if let Outcome::Reject(reject @ Reject::Denied(_)) = &decision.outcome {
+        return refuse(tale, "access", reject);
+    }
+    routes(tale, &decision, &facts.head);
+    outcome(tale, snapshot, &decision, &head, request);
+}
+
+/// The request as a client sends it.
+fn request(question: &Question) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = question.method.clone();
+    let path = question.url.path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(http::Uri::default, Into::into);
+    *request.headers_mut() = question.headers.clone();
+    let authority = question.url.authority().map_or("", |authority| authority.as_str());
+    if let Ok(host) = HeaderValue::from_str(authority)
+        && !request.headers().contains_key(HOST)
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    request
+}
+
+fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>) {
+    let Some(authenticator) = &snapshot.authentication else {
+        tale.step("token", "no RequestAuthentication applies");
+        return;
+    };
+    if is_preflight(facts.head.method, facts.head.headers) {
+        tale.step("token", "none is needed: a CORS preflight");
+        return;
+    }
+    let tokens =
+        RequestTokens { headers: facts.head.headers, path_and_query: facts.path_and_query };
+    // Each rule by itself, by the code that judges them together.
+    let rules = authenticator.rules().iter().map(|rule| {
+        let alone = Authenticator::new(vec![rule.clone()]);
+        let issuer = rule.issuer.as_deref().unwrap_or("any issuer");
+        let verdict = match alone.authenticate(tokens, facts.now) {
+            Ok(Verdict::Anonymous) => "finds no token".to_owned(),
+            Ok(Verdict::Verified(token)) => match &token.principal {
+                Some(principal) => format!("verifies the token of {principal}"),
+                None => "verifies the token".to_owned(),
+            },
+            Err(failure) => format!("refuses the token: {}", failure.message()),
+        };
+        format!("{issuer}: {verdict}; {}", place(&rule.origin))
+    });
+    let rules: Vec<_> = rules.collect();
+    let decision = match authenticator.authenticate(tokens, facts.now) {
+        Ok(Verdict::Anonymous) => "no token: the request is anonymous".to_owned(),
+        Ok(Verdict::Verified(token)) => {
+            format!("verified: {}", token.principal.as_deref().unwrap_or("no principal"))
+        }
+        Err(failure) => format!("refused: {}", failure.message()),
+    };
+    tale.step("token", decision).considered(rules);
+}
+
+fn access(tale: &mut Explanation, snapshot: &Snapshot, arrived: &Arrived<'_>) {
+    let who = arrived.identity.as_ref().and_then(PeerIdentity::spiffe_id);
+    let who = who.map(|id| format!("source principal {}", id.principal()));
+    match &snapshot.authorization {
+        Authorization::Open => {
+            tale.step("access", "no AuthorizationPolicy applies").considered(who);
+        }
+        Authorization::Refuse(origin) => {
+            tale.step("access", "everything is refused").by(origin).considered(who);
+        }
+    }
+}
+
+fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_>) {
+    let Some(host) = decision.host else {
+        let served =
+            decision.server.routes.hosts.iter().map(|(name, _)| format!("{name} has routes"));
+        let mut served: Vec<_> = served.collect();
+        served.sort();
+        tale.step("route", format!("no VirtualService for {}", head.authority)).considered(served);
+        return;
+    };
+    tale.outcome.host = Some(host.name.to_string());
+    if matches!(decision.outcome, Outcome::HttpsRedirect)
+        && let Some(origin) = &host.https_redirect
+    {
+        tale.step("route", format!("httpsRedirect holds for {}", host.name)).by(origin);
+        return;
+    }
+    let chosen = |route: &Route| decision.route.is_some_and(|found| std::ptr::eq(found, route));
+    let before = host.routes.iter().take_while(|route| !chosen(route));
+    let before: Vec<_> = before
+        .map(|route| {
+            let why = match route.condition.mismatch(head) {
+                Some(mismatch) => format!("{mismatch} does not match"),
+                None => "not reached".to_owned(),
+            };
+            format!("{why}; {}", place(&route.origin))
+        })
+        .collect();
+    match decision.route {
+        Some(route) => {
+            tale.outcome.route = Some(place(&route.origin));
+            let name = if route.name.is_empty() { "a rule" } else { &*route.name };
+            tale.step("route", format!("{name} of {}", host.name))
+                .by(&route.origin)
+                .considered(before);
+        }
+        None => {
+            tale.step("route", format!("no rule of {} matches", host.name)).considered(before);
+        }
+    }
+}
+
+fn outcome(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    decision: &Decision<'_>,
+    head: &Head,
+    mut request: Request<()>,
+) {
+    let query = request.uri().query().map(str::to_owned);
+    let moved = |redirect: &crate::route::rewrite::Redirect| {
+        redirect.location(head.scheme, &head.authority, &head.path, query.as_deref())
+    };
+    match &decision.outcome {
+        Outcome::Reject(Reject::ClusterNotFound) => {
+            refuse(tale, "answer", &Reject::ClusterNotFound);
+        }
+        Outcome::Reject(reject) => refuse(tale, "answer", reject),
+        Outcome::HttpsRedirect => {
+            let to = crate::route::rewrite::Redirect::to_https();
+            redirected(tale, to.status.as_u16(), moved(&to));
+        }
+        Outcome::Redirect(redirect, _) => {
+            redirected(tale, redirect.status.as_u16(), moved(redirect));
+        }
+        Outcome::Respond(response) => {
+            let (status, bytes) = (response.status.as_u16(), response.body.len());
+            tale.step("answer", format!("{status} with a body of {bytes} bytes"));
+            tale.outcome.action = "respond";
+            tale.outcome.status = Some(status);
+        }
+        Outcome::Forward(forward, _) => {
+            let sent = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+            let cut = snapshot.authentication.as_ref().and_then(|authenticator| {
+                authenticator.apply(&decision.verdict, request.headers_mut(), &sent)
+            });
+            let target = head.target(request.uri(), cut);
+            let current = target.as_deref().unwrap_or(&sent);
+            backend::forward(tale, snapshot, forward, (current, &head.authority));
+        }
+    }
+}
+
+fn redirected(tale: &mut Explanation, status: u16, location: String) {
+    tale.step("answer", format!("{status} to {location}"));
+    tale.outcome.action = "redirect";
+    tale.outcome.status = Some(status);
+    tale.outcome.location = Some(location);
+}
+
+fn refuse(tale: &mut Explanation, step: &'static str, reject: &Reject) {
+    let (status, code) = (reject.status().as_u16(), reject.answer().code);
+    let told = tale.step(step, format!("{status}: {code}"));
+    if let Some(origin) = reject.origin() {
+        told.by(origin);
+    }
+    tale.outcome.action = "reject";
+    tale.outcome.status = Some(status);
+    tale.outcome.reason = Some(code);
+}

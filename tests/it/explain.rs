@@ -1,0 +1,221 @@
+//! `explain`: each decision with its resource, and the same answers as the running gateway.
+
+use fastrand::Rng;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::backend::Backend;
+use crate::client::{Http, Reply};
+use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
+
+/// Explains through the command line; the answer as JSON.
+fn told(site: &Site, arguments: &[&str]) -> Value {
+    let output = site.command(&[&["explain", "-o", "json"], arguments].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The step of a name: its decision, and who decided.
+fn step<'a>(told: &'a Value, name: &str) -> (&'a str, &'a str) {
+    let steps = told["steps"].as_array().unwrap();
+    let found = steps.iter().rfind(|step| step["step"] == name).unwrap_or(&Value::Null);
+    (found["decision"].as_str().unwrap_or_default(), found["by"].as_str().unwrap_or_default())
+}
+
+fn site() -> Site {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.certificate("m", &["m.com"]);
+    site.client_ca("m");
+    site.write("client.pem", site.clients.leaf(&["alice"], 1).chain);
+    site.write("foreign.pem", site.edge.leaf(&["alice"], 1).chain);
+    let rules = "  http:\n  - match: [{uri: {exact: /only}}]\n    directResponse: {status: 204}\n  \
+                 - match: [{uri: {prefix: /v1/}}]\n    rewrite: {uri: /}\n    route: [{destination: \
+                 {host: echo.shop.internal}}]\n";
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "a.com", "httpsRedirect: true")
+            + &gateway("a", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+            + &gateway("m", 443, "HTTPS", "m.com", "mode: MUTUAL, credentialName: m")
+            + &gateway("p", 443, "TLS", "p.com", "mode: PASSTHROUGH")
+            + &routes("r", "istio-system/a, istio-system/m", "a.com, m.com", rules)
+            + &routes(
+                "p",
+                "istio-system/p",
+                "p.com",
+                "  tls: [{match: [{sniHosts: [p.com]}], route: \
+                 [{destination: {host: echo.shop.internal}}]}]\n",
+            )
+            + &service("echo", "HTTP", 9)
+            + &policy("echo", "tls: {mode: ISTIO_MUTUAL}")),
+    );
+    site
+}
+
+#[test]
+fn each_decision_names_what_made_it() {
+    let site = site();
+    let seen = told(&site, &["https://a.com/v1/x?q=1"]);
+    assert_eq!(step(&seen, "certificate").0, "TLS 1.3 and TLS 1.2");
+    assert!(step(&seen, "server").1.starts_with("Gateway istio-system/a at config/all.yaml:"));
+    assert!(step(&seen, "route").1.starts_with("VirtualService shop/r at config/all.yaml:"));
+    let outcome = &seen["outcome"];
+    assert_eq!((&outcome["action"], &outcome["path"]), (&"forward".into(), &"/x?q=1".into()));
+    assert_eq!(outcome["clusters"][0]["cluster"], "outbound|80||echo.shop.internal");
+    let destination = seen["steps"].as_array().unwrap().last().unwrap().to_string();
+    for part in
+        ["outbound_.80_._.echo.shop.internal", "istio-http/1.1", "sa/gateway", "127.0.0.1:9"]
+    {
+        assert!(destination.contains(part), "{destination}");
+    }
+}
+
+#[test]
+fn connections_and_refusals_are_told() {
+    let site = site();
+    let check =
+        |arguments: &[&str], action: &str, status: Option<u64>, (name, decision): (&str, &str)| {
+            let seen = told(&site, arguments);
+            assert_eq!(seen["outcome"]["action"], action, "{arguments:?}");
+            assert_eq!(seen["outcome"]["status"].as_u64(), status, "{arguments:?}");
+            assert!(step(&seen, name).0.contains(decision), "{arguments:?}: {seen:#}");
+        };
+    check(&["http://a.com/x"], "redirect", Some(301), ("answer", "https://a.com/x"));
+    check(&["https://a.com/only"], "respond", Some(204), ("answer", "204"));
+    check(&["https://a.com/"], "reject", Some(404), ("route", "no rule of a.com matches"));
+    check(&["https://m.com/only", "--sni", "a.com"], "reject", Some(421), ("host", "misdirected"));
+    check(&["https://a.com/", "--sni", ""], "close", None, ("server", "unrecognized_name"));
+    check(&["https://b.com/"], "close", None, ("server", "unrecognized_name"));
+    check(&["https://a.com:444/"], "close", None, ("listener", "nothing listens"));
+    check(&["http://a.com:443/"], "close", None, ("server", "TLS is expected"));
+    check(&["tls://p.com:443"], "stream", None, ("server", "undecrypted"));
+    let none = ("client certificate", "there is no client certificate");
+    check(&["https://m.com/only"], "close", None, none);
+    let foreign = ("client certificate", "UnknownIssuer");
+    check(&["https://m.com/only", "--client-cert", "foreign.pem"], "close", None, foreign);
+    let verified = ("client certificate", "verified");
+    check(&["https://m.com/only", "--client-cert", "client.pem"], "respond", Some(204), verified);
+    let output = site.command(&["explain", "ftp://a.com/"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("https://host/path"));
+}
+
+const HOSTS: [&str; 5] = ["a.com", "x.a.com", "x.y.a.com", "b.com", "c.com"];
+const PATHS: [&str; 8] =
+    ["/", "/one", "/one/two", "/one%2Ftwo", "/two/../one", "/t//wo", "/ONE", "/1"];
+const SERVICES: [&str; 3] = ["red", "green", "blue"];
+
+fn pick<'a>(rng: &mut Rng, list: &[&'a str]) -> &'a str {
+    list[rng.usize(..list.len())]
+}
+
+/// A random rule.
+fn rule(rng: &mut Rng) -> String {
+    let uri = match rng.u8(..4) {
+        0 => format!("uri: {{exact: {}}}", pick(rng, &PATHS)),
+        1 => format!("uri: {{prefix: {}}}", pick(rng, &PATHS)),
+        2 => "uri: {regex: '/[a-z]+(/.*)?'}".to_owned(),
+        _ => String::new(),
+    };
+    let method = if rng.bool() { "" } else { "method: {exact: POST}" };
+    let header = if rng.u8(..3) > 0 { "" } else { "headers: {x-a: {prefix: v}}" };
+    let parts: Vec<_> =
+        [&*uri, method, header].into_iter().filter(|part| !part.is_empty()).collect();
+    let condition = if parts.is_empty() {
+        String::new()
+    } else {
+        format!("match: [{{{}}}], ", parts.join(", "))
+    };
+    let service = pick(rng, &SERVICES);
+    let rewrite = match rng.u8(..4) {
+        0 => "rewrite: {uri: /new, authority: other.com}, ",
+        1 => "rewrite: {uriRegexRewrite: {match: o(.), rewrite: '-\\1-'}}, ",
+        _ => "",
+    };
+    let action = match rng.u8(..6) {
+        0 => format!("directResponse: {{status: {}}}", rng.u16(400..500)),
+        1 => "redirect: {uri: /moved, scheme: https}".to_owned(),
+        _ => format!(
+            "{rewrite}headers: {{request: {{set: {{x-cluster: {service}}}}}}}, route: [{{destination: \
+             {{host: {service}.shop.internal}}}}]"
+        ),
+    };
+    format!("  - {{{condition}{action}}}\n")
+}
+
+/// A random configuration.
+fn rules(rng: &mut Rng) -> String {
+    let hosts = [&["a.com"][..], &["'*.a.com'"], &["b.com", "c.com"], &["'*'"]];
+    let used = hosts.iter().enumerate().filter(|_| rng.u8(..4) > 0).collect::<Vec<_>>();
+    used.into_iter()
+        .map(|(index, hosts)| {
+            let list: String = (0..rng.u8(1..6)).map(|_| rule(rng)).collect();
+            let name = format!("v{index}");
+            routes(&name, "istio-system/g", &hosts.join(", "), &format!("  http:\n{list}"))
+        })
+        .collect()
+}
+
+/// Compares what was told with what came.
+fn agree(told: &Value, reply: &Reply) -> bool {
+    let outcome = &told["outcome"];
+    let status = u64::from(reply.status.as_u16());
+    match outcome["action"].as_str().unwrap() {
+        "forward" => {
+            let seen = reply.json();
+            let cluster = format!(
+                "outbound|80||{}.shop.internal",
+                seen["headers"]["x-cluster"].as_str().unwrap()
+            );
+            status == 200
+                && seen["path"] == outcome["path"]
+                && seen["headers"]["host"] == outcome["authority"]
+                && outcome["clusters"][0]["cluster"] == cluster
+        }
+        "redirect" => {
+            outcome["status"] == status && outcome["location"] == reply.header("location")
+        }
+        _ => outcome["status"] == status,
+    }
+}
+
+async fn compare(gateway: &Gateway, http: &mut Http, rng: &mut Rng, config: &str) {
+    let url = format!("http://{}{}?q={}", pick(rng, &HOSTS), pick(rng, &PATHS), rng.u8(..3));
+    let method = pick(rng, &["GET", "POST"]);
+    let header: &[_] = if rng.bool() { &[] } else { &[("x-a", "value")] };
+    let query = utf8_percent_encode(&url, NON_ALPHANUMERIC);
+    let headers = if header.is_empty() { "" } else { "&header=x-a:value" };
+    let told = gateway.admin(&format!("/explain?url={query}&method={method}{headers}"));
+    let reply = http.send(http.request(method, &url, header, "")).await;
+    let said = String::from_utf8_lossy(&reply.body);
+    assert!(
+        agree(&told, &reply),
+        "{method} {url} {header:?}\n{config}\n{told:#}\n{} {said}",
+        reply.status
+    );
+}
+
+#[tokio::test]
+async fn random_requests_meet_what_was_explained() {
+    let site = Site::new();
+    let mut backends = Vec::new();
+    let mut fixed =
+        gateway("g", 80, "HTTP", "'*'", "") + &routes("zz", "istio-system/g", "zz.com", &to("red"));
+    for name in SERVICES {
+        let backend = Backend::http1().await;
+        fixed += &service(name, "HTTP", backend.port);
+        backends.push(backend);
+    }
+    site.config("fixed", &fixed);
+    let gateway = site.start(&[80]);
+    let mut rng = Rng::with_seed(20_261_126);
+    for _ in 0..10 {
+        let config = rules(&mut rng);
+        gateway.reload(|| _ = site.config("random", &config));
+        let mut http = Http::plain(gateway.port(80)).await;
+        for _ in 0..200 {
+            compare(&gateway, &mut http, &mut rng, &config).await;
+        }
+    }
+}
