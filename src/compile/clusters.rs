@@ -294,10 +294,11 @@ impl<'a> ClusterPass<'a> {
             balance: balance.unwrap_or_default(),
             hash: balancing::hash(balancer),
             outliers: outliers.map(balancing::outliers),
-            limits: connection_pool::limits(pool),
+            limits: connection_pool::limits(&policy),
             protocol,
             for_http2: None,
             connection,
+            tunnel: connection_pool::tunnel(&policy).filter(|_| usage == Use::Tcp),
             labels: self.labels(service, &members, &secured),
             tls: secured.tls,
             connect_timeout: connection_pool::connect(pool)

@@ -2,27 +2,51 @@
 //!
 //! **Invariant:** 0 means that nothing was set, as in Istio.
 
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::uri::Authority;
+
 use crate::base::limit;
 use crate::resources::destination_rule::{
-    ConnectionPool, HttpPool, ProxyProtocol, ProxyProtocolVersion, TcpKeepalive, TcpPool,
+    ConnectionPool, HttpPool, ProxyProtocol, ProxyProtocolVersion, RetryBudget, TcpKeepalive,
+    TcpPool,
 };
 use crate::resources::meta::ProtoDuration;
+use crate::snapshot;
 use crate::snapshot::cluster::{ConnectionRules, Keepalive, Limits, Ping, ProxyVersion};
 
 use super::destination_rules::Policy;
 
 /// Bounds on what the process does at a time.
-pub(super) fn limits(pool: Option<&ConnectionPool>) -> Limits {
-    let (tcp, http) = parts(pool);
+pub(super) fn limits(policy: &Policy<'_>) -> Limits {
+    let (tcp, http) = parts(policy.connection_pool);
     Limits {
         connections: tcp.and_then(|tcp| set(tcp.max_connections)),
         pending: http.and_then(|http| set(http.http1_max_pending_requests)),
         requests: http.and_then(|http| set(http.http2_max_requests)),
         retries: http.and_then(|http| set(http.max_retries)),
+        budget: policy.retry_budget.map(budget),
     }
+}
+
+/// A fifth of the requests, and three at any time, unless written otherwise.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn budget(written: &RetryBudget) -> snapshot::cluster::RetryBudget {
+    let percent = written.percent.unwrap_or(20.0).clamp(0.0, 100.0);
+    let least = Some(written.min_retry_concurrency).filter(|least| *least > 0).unwrap_or(3);
+    snapshot::cluster::RetryBudget { parts: (percent * 100.0) as u32, least }
+}
+
+/// Where a proxy at the endpoint is asked to connect to.
+pub(super) fn tunnel(policy: &Policy<'_>) -> Option<Authority> {
+    let tunnel = policy.tunnel.filter(|tunnel| tunnel.protocol != "POST")?;
+    let host = match tunnel.target_host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => tunnel.target_host.clone(),
+    };
+    Authority::try_from(format!("{host}:{}", tunnel.target_port)).ok()
 }
 
 /// What holds for each connection; the mesh's keep-alive where the policy has none.

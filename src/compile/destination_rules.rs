@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::resources::destination_rule::{
     ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol,
-    Subset, TrafficPolicy,
+    RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
 use crate::resources::{Resource, ResourceSet};
 
@@ -35,6 +35,10 @@ pub struct Policy<'a> {
     pub tls: Option<&'a ClientTls>,
     /// `proxyProtocol`; there is none for single ports.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// `tunnel`; there is none for single ports.
+    pub tunnel: Option<&'a Tunnel>,
+    /// `retryBudget`; there is none for single ports.
+    pub retry_budget: Option<&'a RetryBudget>,
 }
 
 /// Every rule that applies to this gateway, by the host it is for.
@@ -132,6 +136,8 @@ impl<'a> Governing<'a> {
             outlier_detection: own.outlier_detection.as_ref().or(base.outlier_detection),
             tls: own.tls.as_ref().or(base.tls),
             proxy_protocol: own.proxy_protocol.or(base.proxy_protocol),
+            tunnel: own.tunnel.as_ref().or(base.tunnel),
+            retry_budget: own.retry_budget.as_ref().or(base.retry_budget),
         }
     }
 }
@@ -144,6 +150,8 @@ fn level(policy: Option<&TrafficPolicy>, port: u16) -> Option<Policy<'_>> {
         outlier_detection: policy.outlier_detection.as_ref(),
         tls: policy.tls.as_ref(),
         proxy_protocol: policy.proxy_protocol,
+        tunnel: policy.tunnel.as_ref(),
+        retry_budget: policy.retry_budget.as_ref(),
     }))
 }
 
@@ -159,6 +167,8 @@ fn at_port(policy: &TrafficPolicy, port: u16) -> Option<Policy<'_>> {
         outlier_detection: entry.outlier_detection.as_ref(),
         tls: entry.tls.as_ref(),
         proxy_protocol: None,
+        tunnel: None,
+        retry_budget: None,
     })
 }
 

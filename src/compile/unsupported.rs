@@ -54,13 +54,17 @@ impl Rule<'_> {
     }
 
     fn policy(&mut self, path: &str, policy: &TrafficPolicy) {
-        let direct =
-            "a gateway's clients bring their streams here: streams go to the destination directly";
+        let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
+        let budget = policy.retry_budget.as_ref().and_then(|budget| budget.budget_interval);
         self.tell(
             path,
             &[
-                (policy.tunnel.is_some(), "tunnel", direct),
-                (policy.retry_budget.is_some(), "retryBudget", "only failed connects are retried"),
+                (post, "tunnel.protocol", "streams go to the destination itself: write CONNECT"),
+                (
+                    budget.is_some_and(|time| !time.0.is_zero()),
+                    "retryBudget.budgetInterval",
+                    "requests in flight count, as with 0",
+                ),
             ],
         );
         self.balancer(&format!("{path}.loadBalancer"), policy.load_balancer.as_ref());
@@ -120,7 +124,8 @@ mod tests {
     fn what_takes_effect_is_not_told() {
         check(
             "{connectionPool: {tcp: {maxConnections: 1}, http: {maxRetries: 1}}, loadBalancer: \
-             {consistentHash: {useSourceIp: true}}, outlierDetection: {}, proxyProtocol: {}, tls: \
+             {consistentHash: {useSourceIp: true}}, outlierDetection: {}, retryBudget: {}, tunnel: \
+             {targetHost: a, targetPort: 1}, tls: \
              {mode: ISTIO_MUTUAL}}",
             &[],
         );
@@ -128,7 +133,11 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_told_with_its_place() {
-        check("{tunnel: {protocol: CONNECT, targetHost: a, targetPort: 1}}", &["tunnel"]);
+        check(
+            "{tunnel: {protocol: POST, targetHost: a, targetPort: 1}, retryBudget: {budgetInterval: \
+             1s}}",
+            &["tunnel.protocol", "retryBudget.budgetInterval"],
+        );
         check(
             "{outlierDetection: {consecutiveErrors: 3}}",
             &["outlierDetection.consecutiveErrors"],

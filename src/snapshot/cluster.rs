@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use rustls::pki_types::ServerName;
 
 use crate::balance::hash_policy::HashPolicy;
@@ -52,6 +53,9 @@ pub struct Cluster {
     pub for_http2: Option<ClusterId>,
     /// What holds for each connection.
     pub connection: ConnectionRules,
+    /// Streams of bytes go through a proxy at the endpoint (`trafficPolicy.tunnel`): the host and port
+    /// that it is asked to connect to.
+    pub tunnel: Option<Authority>,
     /// How connections are secured.
     pub tls: UpstreamTls,
     /// TCP and TLS connecting together.
@@ -76,6 +80,18 @@ pub struct Limits {
     pub requests: Option<NonZeroU32>,
     /// Retries (`http.maxRetries`).
     pub retries: Option<NonZeroU32>,
+    /// Retries by the number of requests, instead of [`Limits::retries`]
+    /// (`trafficPolicy.retryBudget`).
+    pub budget: Option<RetryBudget>,
+}
+
+/// `trafficPolicy.retryBudget`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries for each 10,000 requests in flight (`percent`).
+    pub parts: u32,
+    /// Retries there may always be (`minRetryConcurrency`).
+    pub least: u32,
 }
 
 /// What holds for each connection to a cluster.

@@ -183,7 +183,7 @@ fn cluster(cluster: &Cluster) -> Value {
 /// What a DestinationRule adds, where it does.
 fn policies(cluster: &Cluster) -> Map<String, Value> {
     let Policy { warm_up, localities, panic_percent, .. } = &cluster.balance;
-    let Limits { connections, pending, requests, retries } = cluster.limits;
+    let Limits { connections, pending, requests, retries, budget } = cluster.limits;
     let rules = &cluster.connection;
     let bound = |number: Option<NonZeroU32>| number.map(|number| number.to_string());
     let time = |time: Duration, usual: Duration| (time != usual).then(|| format!("{time:?}"));
@@ -197,6 +197,8 @@ fn policies(cluster: &Cluster) -> Map<String, Value> {
         ("most_pending", bound(pending)),
         ("most_requests", bound(requests)),
         ("most_retries", bound(retries)),
+        ("retry_budget", budget.map(|budget| format!("{budget:?}"))),
+        ("tunnel", cluster.tunnel.as_ref().map(ToString::to_string)),
         ("requests_per_connection", bound(rules.requests)),
         ("connection_age", rules.age.map(|age| format!("{age:?}"))),
         ("streams", bound(Some(rules.streams).filter(|s| *s != limit::UPSTREAM_STREAMS))),

@@ -3,10 +3,11 @@
 //! **Invariant:** what a permit stands for is counted exactly as long as the permit lives; a cluster
 //! without bounds has none of this.
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::snapshot::cluster::Limits;
+use crate::snapshot::cluster::{Limits, RetryBudget};
 
 /// What is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,10 @@ pub struct Overflow;
 
 /// The bounds of one cluster, and what is in use.
 #[derive(Debug, Default)]
-pub struct Bounds([Counter; 4]);
+pub struct Bounds {
+    counters: [Counter; 4],
+    budget: Mutex<Option<RetryBudget>>,
+}
 
 #[derive(Debug)]
 struct Counter {
@@ -43,6 +47,8 @@ impl Default for Counter {
 }
 
 const UNBOUNDED: u32 = u32::MAX;
+/// Bounded by nothing that can be reached, and counted.
+const COUNTED: NonZeroU32 = NonZeroU32::new(u32::MAX - 1).unwrap();
 
 /// One of a bounded number; given back when dropped.
 #[derive(Debug)]
@@ -54,11 +60,14 @@ pub struct Permit {
 impl Bounds {
     /// Goes on by other bounds; what is in use stays so.
     pub fn adopt(&self, limits: &Limits) {
+        *self.budget() = limits.budget;
+        // A budget needs to know the number of requests, whether or not that is bounded.
+        let counted = limits.budget.map(|_| COUNTED);
         for (of, most) in [
             (Bound::Connections, limits.connections),
             (Bound::Pending, limits.pending),
-            (Bound::Requests, limits.requests),
-            (Bound::Retries, limits.retries),
+            (Bound::Requests, limits.requests.or(counted)),
+            (Bound::Retries, limits.retries.or(counted)),
         ] {
             if let Some(counter) = self.counter(of) {
                 counter.most.store(most.map_or(UNBOUNDED, u32::from), Relaxed);
@@ -66,10 +75,26 @@ impl Bounds {
         }
     }
 
+    fn budget(&self) -> MutexGuard<'_, Option<RetryBudget>> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many of them there may be now.
+    fn most(&self, of: Bound, counter: &Counter) -> u32 {
+        let most = counter.most.load(Relaxed);
+        if of != Bound::Retries || most == UNBOUNDED {
+            return most;
+        }
+        let Some(budget) = *self.budget() else { return most };
+        let requests = self.counter(Bound::Requests).map_or(0, |all| all.used.load(Relaxed));
+        let share = u64::from(requests) * u64::from(budget.parts) / 10_000;
+        u32::try_from(share).unwrap_or(u32::MAX).max(budget.least)
+    }
+
     /// One more; nothing to hold where there is no bound.
     pub fn take(self: &Arc<Self>, of: Bound) -> Result<Option<Permit>, Overflow> {
         let Some(counter) = self.counter(of) else { return Ok(None) };
-        let most = counter.most.load(Relaxed);
+        let most = self.most(of, counter);
         if most == UNBOUNDED {
             return Ok(None);
         }
@@ -79,7 +104,7 @@ impl Bounds {
     }
 
     fn counter(&self, of: Bound) -> Option<&Counter> {
-        self.0.get(of as usize)
+        self.counters.get(of as usize)
     }
 }
 
@@ -93,8 +118,6 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
 
     fn limits(requests: u32) -> Limits {
@@ -117,6 +140,21 @@ mod tests {
         let bounds = Arc::new(Bounds::default());
         bounds.adopt(&limits(1));
         assert!((0..9).all(|_| bounds.take(Bound::Retries).unwrap().is_none()));
+    }
+
+    #[test]
+    fn a_budget_lets_retries_grow_with_requests() {
+        let bounds = Arc::new(Bounds::default());
+        let budget = Some(RetryBudget { parts: 5_000, least: 1 });
+        bounds.adopt(&Limits { budget, ..Limits::default() });
+        let take = |of, count: usize| -> Vec<_> {
+            std::iter::from_fn(|| bounds.take(of).ok()).take(count).collect()
+        };
+        let least = take(Bound::Retries, 9);
+        assert_eq!(least.len(), 1);
+        let _requests = take(Bound::Requests, 8);
+        let more = take(Bound::Retries, 9);
+        assert_eq!(least.len() + more.len(), 4);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
 use super::bounds::{Bound, Bounds, Overflow, Permit};
-use super::connect::{ConnectError, Stream, connect};
+use super::connect::{ConnectError, Stream, connect, tunnel};
 use super::health::Health;
 use super::resolve::Resolver;
 use super::shared::SharedStates;
@@ -194,6 +194,10 @@ impl<B> Pool<B> {
         let busy = Busy(host.room.clone());
         let cluster = self.sources.borrow().cluster.clone();
         let stream = self.open(&host, demand, &cluster).await?;
+        let stream = match &cluster.tunnel {
+            None => stream,
+            Some(target) => Box::pin(tunnel(stream, target, cluster.connect_timeout)).await?,
+        };
         if let Some(watch) = &*host.watch.borrow() {
             watch.record(Event::Answer(200), &self.metrics);
         }

@@ -314,3 +314,42 @@ async fn a_proxy_header_tells_whom_a_connection_is_for() {
         assert!(first.starts_with(if binary { b"\r\n\r\n\0\r\nQUIT" } else { b"PROXY TCP4 1" }));
     }
 }
+
+#[tokio::test]
+async fn streams_go_through_a_tunnel_that_a_proxy_grants() {
+    let echo = Backend::http1().await;
+    let (port, listener) = (echo.port, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let proxy = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                if !head.starts_with("CONNECT far.example:443 HTTP/1.1\r\n") {
+                    stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
+                    return;
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut backend = connect(port).await;
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut backend).await;
+            });
+        }
+    });
+    let through = |host: &str| {
+        let rule = format!("tunnel: {{protocol: CONNECT, targetHost: {host}, targetPort: 443}}");
+        service("echo", "TCP", proxy) + &policy("echo", &rule)
+    };
+    let (_site, gateway) = start(&through("far.example"), &[]);
+    let mut http = Http::plain(gateway.port(9000)).await;
+    for _ in 0..3 {
+        assert_eq!(http.get("http://b.com/x").await.json()["path"], "/x");
+    }
+    let (_site, gateway) = start(&through("near.example"), &[]);
+    let mut stream = connect(gateway.port(9000)).await;
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    gateway.wait("the log tells", || gateway.out().contains(" UF "));
+}
