@@ -19,6 +19,7 @@ pub mod findings;
 pub mod gateways;
 pub mod listeners;
 mod locality;
+mod mesh_tls;
 pub mod names;
 pub mod peers;
 pub mod references;

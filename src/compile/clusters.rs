@@ -18,9 +18,10 @@ use super::destination_labels::labels;
 use super::destination_ports::pick_port;
 use super::destination_rules::{DestinationRules, Governing, Policy};
 use super::findings::{Findings, at};
+use super::mesh_tls::{server_names, wants_mesh};
 use super::names::{qualified, selects};
 use super::peers::PeerPolicies;
-use super::services::{Member, Place, Port, Service, Services};
+use super::services::{Member, Port, Service, Services};
 use super::settings::CompileSettings;
 use super::upstream_tls::{Peer, Secured, UpstreamTlsPass};
 use super::{balancing, connection_pool, endpoints, locality};
@@ -318,7 +319,7 @@ impl<'a> ClusterPass<'a> {
         match (usage, policy.tls) {
             (Use::Sealed, _) => false,
             (_, Some(tls)) => tls.mode != ClientTlsMode::Disable,
-            (_, None) => self.wants_mesh(target.service, member),
+            (_, None) => wants_mesh(self.settings, &self.peers, target.service, member),
         }
     }
 
@@ -330,45 +331,10 @@ impl<'a> ClusterPass<'a> {
         tls: &ClientTls,
         members: &[Member],
     ) -> (Secured, Option<CredentialError>) {
-        let names = self.server_names(target.service, members);
+        let names = server_names(self.settings, target.service, members);
         let (number, host) = (target.port.number, &target.service.host);
         let mesh_name = format!("outbound_.{number}_.{subset}_.{host}");
         self.tls.secure(tls, &Peer { protocol, names: &names, mesh_name: &mesh_name })
-    }
-
-    /// Automatic mutual TLS: an endpoint of the mesh that says it speaks it and is not told
-    /// otherwise.
-    fn wants_mesh(&self, service: &Service, member: &Member) -> bool {
-        let port = match &member.place {
-            Place::Address(crate::snapshot::cluster::Address::Socket(socket)) => socket.port(),
-            Place::Name(_, port) => *port,
-            Place::Address(_) => 0,
-        };
-        // A service account without a word on TLS says enough.
-        let able = match member.labels.get("security.istio.io/tlsMode") {
-            Some(mode) => mode == "istio",
-            None => !member.service_account.is_empty(),
-        };
-        self.settings.auto_mtls
-            && service.in_mesh
-            && able
-            && !self.peers.plaintext(&member.namespace, &member.labels, port)
-    }
-
-    /// Names that a service's servers may have when no rule lists them.
-    fn server_names(&self, service: &Service, members: &[Member]) -> Vec<String> {
-        let mut names = service.subject_alt_names.clone();
-        let domains =
-            std::iter::once(&self.settings.trust_domain).chain(&self.settings.trust_domain_aliases);
-        for domain in domains {
-            for member in members.iter().filter(|member| !member.service_account.is_empty()) {
-                let (namespace, account) = (&member.namespace, &member.service_account);
-                names.push(format!("spiffe://{domain}/ns/{namespace}/sa/{account}"));
-            }
-        }
-        names.sort_unstable();
-        names.dedup();
-        names
     }
 
     /// Labels of its metrics, the same as in the last compilation where they are equal.

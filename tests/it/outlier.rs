@@ -184,3 +184,29 @@ async fn near_endpoints_come_first_while_they_are_well() {
     assert_eq!(statuses(&mut http, 5, "/").await, [200; 5]);
     assert_eq!((near.requests(), far.requests()), (seen + 5, 3));
 }
+
+#[tokio::test]
+async fn a_reload_lets_nobody_back() {
+    let (good, bad) = (Backend::http1().await, Backend::http1().await);
+    let config = |weight: u32| {
+        let weight = format!(", weight: {weight}");
+        gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &endpoints("echo", "HTTP", &[(good.port, &weight), (bad.port, "")])
+            + &policy(
+                "echo",
+                "loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {consecutive5xxErrors: 1, \
+                 maxEjectionPercent: 50}",
+            )
+    };
+    let site = Site::new();
+    site.config("all", &config(1));
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    bad.fail(true);
+    let all = statuses(&mut http, 6, "/").await;
+    assert_eq!((all.iter().filter(|code| **code == 503).count(), bad.requests()), (1, 1));
+    gateway.reload(|| _ = site.config("all", &config(3)));
+    assert_eq!(statuses(&mut http, 6, "/").await, [200; 6]);
+    assert_eq!((bad.requests(), good.connections(), ejected(&gateway)), (1, 1, 1));
+}
