@@ -4,6 +4,7 @@
 //! Messages are written by hand, as far as they are used; fields that are left out are skipped.
 //! **Invariant:** every message, connection and call is bounded before it is read.
 
+pub mod authority;
 pub mod client;
 pub mod istio;
 pub mod sds;

@@ -184,6 +184,16 @@ async fn nothing_is_served_before_it_came_or_after_it_ended() {
     assert_eq!(mesh.echo.failed_handshakes(), 0);
 }
 
+#[test]
+fn check_does_not_ask_the_source_and_says_so() {
+    let site = Site::new();
+    site.config("all", &gateway("mesh", 443, "HTTPS", "mesh.com", "mode: ISTIO_MUTUAL"));
+    let output = site.command(&["check", "--identity", "sds:unix:nobody.sock"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("PC047") && said.contains("sds:unix:nobody.sock"), "{said}");
+}
+
 /// Connections, each with a handshake at the gateway and one at the backend, one after the other.
 struct Load {
     client: ArcSwap<ClientConfig>,
@@ -284,12 +294,12 @@ async fn accepted(gateway: &Gateway, client: &Arc<ClientConfig>, expected: bool)
 
 const CLIENTS: usize = 4;
 
-/// `ROTATION_SECONDS=600` makes it long.
+/// `ROTATION_SECONDS=600` makes it long, with a certificate every second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_and_two_new_roots_fail_no_handshake_and_no_request() {
     let seconds = std::env::var("ROTATION_SECONDS").ok().and_then(|text| text.parse().ok());
-    let seconds: u64 = seconds.unwrap_or(6);
-    let mesh = Mesh::new(&["--lifetime", "4s"]).await;
+    let (seconds, lifetime): (u64, _) = seconds.map_or((6, "4s"), |seconds| (seconds, "2s"));
+    let mesh = Mesh::new(&["--lifetime", lifetime]).await;
     let first = echo_leaf(&mesh.ca).await;
     let gateway = mesh.start("sds");
     let load = Arc::new(Load {

@@ -28,6 +28,7 @@ use super::state::Ca;
 use super::workload_api::{BundleStream, SvidStream, meant};
 use crate::base::limit;
 use crate::ca::Caller;
+use crate::grpc::authority::Mended;
 use crate::grpc::sds::{DiscoveryRequest, STREAM_SECRETS};
 use crate::grpc::server::{Answering, Method, answers, at_once, call, connection, unknown_method};
 use crate::grpc::workload::{Empty, FETCH_X509_BUNDLES, FETCH_X509_SVID};
@@ -149,7 +150,7 @@ async fn speak(ca: Arc<Ca>, stream: UnixStream, interface: Interface) {
     };
     let most = (!known).then_some(limit::CA_CALL_TIME);
     let answer = |request| answer(ca.clone(), caller, interface, request);
-    connection(stream, most, answer).await;
+    connection(Mended::new(stream), most, answer).await;
 }
 
 async fn answer(

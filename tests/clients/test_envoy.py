@@ -1,0 +1,140 @@
+"""Envoy takes its certificate from our SDS socket and speaks mutual TLS with our gateway, both ways."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge import wait
+from mesh import Mesh
+
+ENVOY = Path(sys.executable).parent / "envoy"
+HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+TLS = "envoy.extensions.transport_sockets.tls.v3"
+
+
+def typed(kind, **fields):
+    return {"@type": f"type.googleapis.com/{kind}", **fields}
+
+
+def address(port):
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def secret(name):
+    source = {"api_type": "GRPC", "transport_api_version": "V3"}
+    source["grpc_services"] = [{"envoy_grpc": {"cluster_name": "sds"}}]
+    return {"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": source}}
+
+
+def common(peer):
+    """Certificate and roots from SDS; the peer must have this identity."""
+    names = [{"san_type": "URI", "matcher": {"exact": peer}}]
+    return {
+        "tls_certificate_sds_secret_configs": [secret("default")],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": names},
+            "validation_context_sds_secret_config": secret("ROOTCA"),
+        },
+        "alpn_protocols": ["http/1.1"],
+    }
+
+
+def cluster(name, endpoint, **more):
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}]
+    assignment = {"cluster_name": name, "endpoints": endpoints}
+    return {"name": name, "connect_timeout": "5s", "load_assignment": assignment, **more}
+
+
+def listener(name, port, route, **more):
+    router = {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
+    hosts = [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **route}]}]
+    manager = typed(HTTP, stat_prefix=name, http_filters=[router], route_config={"virtual_hosts": hosts})
+    filters = [{"name": "http", "typed_config": manager}]
+    return {"name": name, "address": address(port), "filter_chains": [{"filters": filters, **more}]}
+
+
+def configuration(mesh):
+    gateway = "spiffe://cluster.local/ns/istio-system/sa/gateway"
+    down = typed(f"{TLS}.DownstreamTlsContext", require_client_certificate=True, common_tls_context=common(gateway))
+    up = typed(f"{TLS}.UpstreamTlsContext", sni="mesh.example.com", common_tls_context=common(gateway))
+    peer = "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SERIAL%"
+    answer = {"status": 200, "body": {"inline_string": "envoy\n"}}
+    served = {"direct_response": answer}
+    served["response_headers_to_add"] = [{"header": {"key": "x-peer", "value": peer}}]
+    # Each request on a connection of its own, so that each proves the certificates of its time.
+    once = {"max_requests_per_connection": 1}
+    protocol = typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http_protocol_options": {}}, common_http_protocol_options=once)
+    options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol}
+    http2 = typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}})
+    called = {"route": {"cluster": "gateway", "host_rewrite_literal": "mesh.example.com"}}
+    tls = {"name": "tls", "typed_config": up}
+    pipe = {"pipe": {"path": str(mesh.folder / "sds.sock")}}
+    return {
+        "admin": {"address": address(mesh.ports["envoy_admin"])},
+        "node": {"id": "envoy", "cluster": "test"},
+        "static_resources": {
+            "listeners": [
+                listener("served", mesh.ports["envoy"], served, transport_socket={"name": "tls", "typed_config": down}),
+                listener("caller", mesh.ports["caller"], called),
+            ],
+            "clusters": [
+                cluster("sds", pipe, typed_extension_protocol_options={"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}),
+                cluster("gateway", address(mesh.ports["https"]), transport_socket=tls, typed_extension_protocol_options=options),
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    with Mesh(tmp_path_factory.mktemp("mesh"), "8s") as mesh:
+        (mesh.folder / "envoy.json").write_text(json.dumps(configuration(mesh)))
+        command = [ENVOY, "-c", "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "info"]
+        mesh.envoy = mesh.run("envoy", command, env={**os.environ, "HOME": str(mesh.folder)})
+
+        def warm():
+            assert mesh.envoy.process.poll() is None, mesh.envoy.log.read_text()[-3000:]
+            try:
+                return mesh.fetch("caller", "/")[0] == 200
+            except OSError:
+                return False
+
+        wait("Envoy has its certificates", warm)
+        yield mesh
+
+
+def test_envoy_calls_the_gateway(mesh):
+    assert mesh.fetch("caller", "/") == (200, "gateway\n")
+
+
+def test_the_gateway_calls_envoy(mesh):
+    assert mesh.fetch("http", "/envoy") == (200, "envoy\n")
+
+
+def test_both_go_on_while_certificates_are_renewed(mesh):
+    end = time.monotonic() + float(os.environ.get("ROTATION_SECONDS", "15"))
+    requests = 0
+    while time.monotonic() < end:
+        assert mesh.fetch("caller", "/") == (200, "gateway\n"), mesh.envoy.log.read_text()[-3000:]
+        assert mesh.fetch("http", "/envoy") == (200, "envoy\n"), mesh.gateway.log.read_text()[-3000:]
+        requests += 2
+    issued = [entry["caller"] for entry in mesh.issued()]
+    assert requests > 50
+    assert issued.count(f"uid {os.getuid()}") >= 3 and issued.count("join token") >= 3, issued
+
+
+def test_envoy_refuses_who_is_not_of_the_mesh(mesh, tmp_path):
+    other = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    other += ["-keyout", "k.pem", "-out", "c.pem", "-subj", "/CN=other", "-days", "1"]
+    subprocess.run(other, cwd=tmp_path, check=True, capture_output=True)
+    command = ["curl", "-sk", "--cert", "c.pem", "--key", "k.pem"]
+    for port in ["envoy", "https"]:
+        url = f"https://mesh.example.com:{mesh.ports[port]}/"
+        to = ["--resolve", f"mesh.example.com:{mesh.ports[port]}:127.0.0.1"]
+        got = subprocess.run([*command, *to, url], cwd=tmp_path, capture_output=True)
+        assert got.returncode != 0 and got.stdout == b"", got
