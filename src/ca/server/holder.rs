@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::state::{Ca, Standing};
+use crate::base::limit;
 use crate::base::secret::Secret;
 use crate::ca::{Caller, Issued, Template, WorkloadId, renew_after};
 
@@ -67,8 +68,9 @@ impl Holder {
         })
     }
 
-    /// Issues a certificate for a key made for it.
+    /// Issues a certificate for a key made for it; after a failure it is due again soon.
     pub(super) fn issue(&mut self, standing: &Standing) -> Result<Svid, Status> {
+        self.renewal = Some(Instant::now() + limit::CA_SCAN_TIME);
         let id = self.identity(standing)?;
         let key = KeyPair::generate().map_err(|_| Status::internal("no key can be made"))?;
         let names = match self.caller {

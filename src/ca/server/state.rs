@@ -70,11 +70,12 @@ impl Ca {
             reader: Reader::default(),
             read: None,
             list_due: i64::MIN,
+            renewal_due: i64::MIN,
             failure: String::new(),
         };
-        let standing = keeper.read(now)?;
-        keeper.read = Some(standing.1);
-        let (standing, _) = watch::channel(Arc::new(standing.0));
+        let contents = keeper.folder.read(&mut keeper.reader)?;
+        let standing = keeper.settle(contents, now)?;
+        let (standing, _) = watch::channel(Arc::new(standing));
         Ok((Self { settings, callers, standing, log }, keeper))
     }
 
@@ -113,16 +114,23 @@ pub struct Keeper {
     folder: Folder,
     settings: CaSettings,
     reader: Reader,
+    /// Digest of what is in force.
     read: Option<Fingerprint>,
+    /// When the revocation list is written anew, Unix seconds.
     list_due: i64,
+    /// When the signing certificate's age is looked at again, Unix seconds.
+    renewal_due: i64,
     /// The failure told last, so that it is told once.
     failure: String,
 }
 
 impl Keeper {
-    /// Reads the folder; the digest is of everything that was read.
-    fn read(&mut self, now: OffsetDateTime) -> Result<(Standing, Fingerprint), FolderError> {
-        let mut contents = self.folder.read(&mut self.reader)?;
+    /// Proves what was read; a signing certificate that is old is renewed first.
+    fn settle(
+        &mut self,
+        mut contents: Contents,
+        now: OffsetDateTime,
+    ) -> Result<Standing, FolderError> {
         let mut authority = self.authority(&contents, now);
         if due_for_renewal(&authority, now)
             && self.folder.renew(&self.settings.trust_domain, now)?
@@ -141,14 +149,15 @@ impl Keeper {
         let revocations = authority
             .revocation_list(&contents.revoked, now)
             .map_err(|source| self.folder.unusable(source))?;
-        let digest = digest(&contents);
+        self.folder.write_list(&pem::encode("X509 CRL", &revocations))?;
+        let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
         let now = now.unix_timestamp();
-        if self.read != Some(digest) || self.list_due <= now {
-            self.folder.write_list(&pem::encode("X509 CRL", &revocations))?;
-            let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
-            self.list_due = now.saturating_add(half);
-        }
-        Ok((Standing { authority, workloads, revocations }, digest))
+        self.list_due = now.saturating_add(half);
+        // Without the root's key an old certificate cannot be renewed: it is looked at then anew.
+        let old = authority.not_after() - RENEWAL_SECONDS;
+        self.renewal_due = if old > now { old } else { self.list_due };
+        self.read = Some(digest(&contents));
+        Ok(Standing { authority, workloads, revocations })
     }
 
     fn authority(
@@ -165,14 +174,21 @@ impl Keeper {
         Authority::load(files, &self.settings.own, now)
     }
 
+    fn changed(&mut self, now: OffsetDateTime) -> Result<Option<Standing>, FolderError> {
+        let contents = self.folder.read(&mut self.reader)?;
+        let due = self.list_due.min(self.renewal_due) <= now.unix_timestamp();
+        if self.read == Some(digest(&contents)) && !due {
+            return Ok(None);
+        }
+        self.settle(contents, now).map(Some)
+    }
+
     /// Reads the folder again; gives what is in force from now on when that changed.
     fn look(&mut self, now: OffsetDateTime) -> Option<Standing> {
-        let due = self.list_due <= now.unix_timestamp();
-        match self.read(now) {
-            Ok((standing, digest)) => {
+        match self.changed(now) {
+            Ok(standing) => {
                 self.failure.clear();
-                let same = self.read.replace(digest) == Some(digest) && !due;
-                (!same).then_some(standing)
+                standing
             }
             Err(error) => {
                 let failure = error.to_string();
