@@ -93,6 +93,7 @@ fn forwards(snapshot: &Snapshot, host: &str, path: &str, headers: &HeaderMap) ->
         path,
         query: None,
         headers,
+        token: None,
     };
     let facts = RequestFacts { head, path_and_query: path, now: NOW, random: 0 };
     matches!(decide(snapshot, listener, block, &facts).outcome, Outcome::Forward(..))
@@ -131,6 +132,32 @@ fn routes(criterion: &mut Criterion) {
                 bencher.iter(|| forwards(&snapshot, black_box("h7.example.com"), path, &headers));
             });
         }
+    }
+}
+
+/// Many rules of one host, each with a regular expression of its own.
+fn expressions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("regex rules of one host");
+    for size in [10, 100, 1_000] {
+        let mut text = site(1);
+        write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: many, \
+             namespace: shop}}\nspec:\n  hosts: [many.example.com]\n  gateways: \
+             [istio-system/edge]\n  http:\n"
+        )
+        .unwrap();
+        for rule in 0..size {
+            let to = "route: [{destination: {host: h0.internal}}]";
+            writeln!(text, "  - {{match: [{{uri: {{regex: '/r{rule}/[a-z]+/x'}}}}], {to}}}")
+                .unwrap();
+        }
+        let snapshot = snapshot(&parsed(&text));
+        let (headers, last) = (HeaderMap::new(), format!("/r{}/abc/x", size - 1));
+        assert!(forwards(&snapshot, "many.example.com", &last, &headers));
+        group.bench_function(BenchmarkId::new("last rule", size), |bencher| {
+            bencher.iter(|| forwards(&snapshot, "many.example.com", black_box(&last), &headers));
+        });
     }
 }
 
@@ -179,5 +206,5 @@ fn compilation(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, names, routes, tokens, compilation);
+criterion_group!(benches, names, routes, expressions, tokens, compilation);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here does I/O, reads a clock or is asynchronous.
 
+pub mod claim;
 pub mod duration;
 pub mod file;
 pub mod hash;

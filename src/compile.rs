@@ -3,13 +3,16 @@
 //! **Invariant:** compiling is a pure function: no file is read, no clock asked, and a broken
 //! resource harms only what it names.
 
+pub mod actions;
 pub mod authentication;
 pub mod authorization;
 mod balancing;
 pub mod bindings;
 pub mod clusters;
+pub mod conditions;
 mod connection_pool;
 pub mod credentials;
+pub mod delegates;
 mod destination_labels;
 mod destination_ports;
 pub mod destination_rules;
@@ -151,18 +154,20 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         good: LastGood::new(),
         certificates: identity.into_iter().collect(),
     };
+    let tokens = authentication::authentication(set, settings, input.keys, &mut findings);
     let bindings = bindings::bindings(set, settings, &mut findings);
     let drafts = gateways::listeners(set, settings, &mut findings);
     let routes = RoutePass {
         bindings: &bindings,
         clusters: &mut clusters,
         settings,
+        set,
+        tokens: tokens.authenticator.is_some(),
         compiled: HashMap::new(),
     };
     let mut pass = ListenerPass { routes, tls: &mut server_tls, findings: &mut findings };
     let listeners = drafts.iter().map(|draft| pass.listener(draft)).collect();
     let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
-    let tokens = authentication::authentication(set, settings, input.keys, &mut findings);
     let authorization = authorization::authorization(set, settings, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
     let originations = tls.finish();

@@ -6,6 +6,7 @@
 
 pub mod headers;
 pub mod hosts;
+pub mod index;
 pub mod matcher;
 pub mod path;
 pub mod rewrite;

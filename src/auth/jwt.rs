@@ -5,7 +5,6 @@
 //! has a signature by a key of that rule's issuer and claims that the rule allows. The clock is an
 //! argument; keys arrive from outside through [`IssuerKeys`].
 
-mod claims;
 mod failure;
 mod issuer_keys;
 mod keys;
@@ -17,7 +16,7 @@ mod token;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use claims::ClaimPath;
+pub use crate::base::claim::{ClaimPath, Claims};
 pub use failure::{InvalidToken, JwtFailure, challenge};
 pub use issuer_keys::{IssuerKeys, KeyState};
 pub use keys::{InvalidKeySet, KeySet, SkippedKey, UnusableKey};
@@ -27,4 +26,3 @@ pub use rule::{
     is_preflight,
 };
 pub use source::{JwksSource, KeyLocation, printable};
-pub use token::Claims;

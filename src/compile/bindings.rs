@@ -10,7 +10,7 @@ use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
 use super::gateways::ServerDraft;
-use super::names::{exported, private, public, reference};
+use super::names::{exported, private, public, qualified, reference};
 use super::settings::CompileSettings;
 
 /// A VirtualService of a Gateway with its hosts read.
@@ -61,7 +61,7 @@ pub fn bindings<'a>(
         if !exported(&resource.spec.export_to, own, &settings.namespace) {
             continue;
         }
-        let hosts = hosts(resource, findings);
+        let hosts = hosts(resource, &settings.cluster_domain, findings);
         for (index, written) in resource.spec.gateways.iter().enumerate() {
             if written == "mesh" {
                 continue;
@@ -83,10 +83,14 @@ pub fn bindings<'a>(
     out
 }
 
-fn hosts(resource: &Resource<VirtualService>, findings: &mut Findings) -> Vec<HostPattern> {
+fn hosts(
+    resource: &Resource<VirtualService>,
+    domain: &str,
+    findings: &mut Findings,
+) -> Vec<HostPattern> {
     let mut out = Vec::new();
     for (index, host) in resource.spec.hosts.iter().enumerate() {
-        match HostPattern::parse(host) {
+        match HostPattern::parse(&qualified(host, &resource.id.namespace, domain)) {
             Ok(pattern) => out.push(pattern),
             Err(error) => {
                 let field = format!("spec.hosts[{index}]");

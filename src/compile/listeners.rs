@@ -16,7 +16,7 @@ use super::findings::{Findings, at};
 use super::gateways::{Kind, ListenerDraft, ServerDraft};
 use super::server_tls::ServerTlsPass;
 use super::tcp_routes;
-use super::virtual_hosts::{RoutePass, catch_alls_last};
+use super::virtual_hosts::{RoutePass, settle};
 
 /// Builds listeners.
 pub struct ListenerPass<'p, 'a> {
@@ -45,7 +45,7 @@ impl ListenerPass<'_, '_> {
         for server in &draft.servers {
             self.fill(&mut table, &mut hosts, server, draft.port);
         }
-        catch_alls_last(&mut table);
+        settle(&mut table);
         Servers::Http(Arc::new(ServerBlock {
             key: format!("http/{}", draft.port).into(),
             origin: first.gateway.origin(&first.field),
@@ -136,7 +136,7 @@ impl ListenerPass<'_, '_> {
         let mut table = RouteTable::default();
         let mut hosts = HostIndex::default();
         self.fill(&mut table, &mut hosts, server, port);
-        catch_alls_last(&mut table);
+        settle(&mut table);
         Arc::new(ServerBlock {
             key: server.key().into(),
             origin: server.gateway.origin(&server.field),

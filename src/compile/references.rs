@@ -19,7 +19,7 @@ pub fn tell(
     settings: &CompileSettings,
     findings: &mut Findings,
 ) {
-    hosts_of_gateways(set, findings);
+    hosts_of_gateways(set, settings, findings);
     weights(set, findings);
     rules(set, services, settings, findings);
 }
@@ -64,7 +64,7 @@ impl<'a> Served<'a> {
 }
 
 /// VirtualService hosts that no server of a Gateway they name serves (IST0132).
-fn hosts_of_gateways(set: &ResourceSet, findings: &mut Findings) {
+fn hosts_of_gateways(set: &ResourceSet, settings: &CompileSettings, findings: &mut Findings) {
     let mut served: HashMap<(&str, &str), Served<'_>> = HashMap::new();
     for gateway in &set.gateways {
         let own = &*gateway.id.namespace;
@@ -78,7 +78,8 @@ fn hosts_of_gateways(set: &ResourceSet, findings: &mut Findings) {
         for name in &resource.spec.gateways {
             let Some(hosts) = served.get(&reference(name, own)) else { continue };
             for (index, written) in resource.spec.hosts.iter().enumerate() {
-                let Ok(host) = HostPattern::parse(written) else { continue };
+                let full = qualified(written, own, &settings.cluster_domain);
+                let Ok(host) = HostPattern::parse(&full) else { continue };
                 if hosts.shares(&host, own) {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! What is known of DestinationRules, Gateways and endpoints but not acted on yet.
+//! What is known of DestinationRules, Gateways and VirtualServices but not acted on.
 //!
 //! **Invariant:** every field of these kinds either takes effect or is told here.
 
@@ -6,6 +6,7 @@ use crate::diag::catalog;
 use crate::resources::destination_rule::{
     DestinationRule, LoadBalancer, OutlierDetection, SimpleLoadBalancer, TrafficPolicy,
 };
+use crate::resources::virtual_service::VirtualService;
 use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
@@ -23,6 +24,9 @@ pub fn tell(set: &ResourceSet, findings: &mut Findings) {
             }
         }
     }
+    for service in &set.virtual_services {
+        matches(service, findings);
+    }
     for gateway in &set.gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate() {
             if !server.default_endpoint.is_empty() {
@@ -37,6 +41,41 @@ fn not_acted_on<T>(resource: &Resource<T>, field: String, instead: &str, finding
     let name = field.rsplit('.').next().unwrap_or_default().to_owned();
     let message = format!("{name} is not acted on yet");
     findings.add(at(resource, field, &catalog::FIELD_NOT_ACTED_ON, message).help(instead));
+}
+
+/// Conditions that mean something at a sidecar only; Istio does not look at them here either.
+fn matches(service: &Resource<VirtualService>, findings: &mut Findings) {
+    let mut tell = |field: String, present: bool, name: &str| {
+        if present {
+            let message = format!("{name} has no meaning at a gateway");
+            let finding =
+                at(service, format!("{field}.{name}"), &catalog::FIELD_NOT_ACTED_ON, message);
+            findings.add(finding.help("remove it; the match applies as without it"));
+        }
+    };
+    for (rule, written) in service.spec.http.iter().enumerate() {
+        for (index, one) in written.r#match.iter().enumerate() {
+            let field = format!("spec.http[{rule}].match[{index}]");
+            tell(field, !one.stat_prefix.is_empty(), "statPrefix");
+        }
+    }
+    for (rule, written) in service.spec.tls.iter().enumerate() {
+        for (index, one) in written.r#match.iter().enumerate() {
+            let field = || format!("spec.tls[{rule}].match[{index}]");
+            tell(field(), !one.destination_subnets.is_empty(), "destinationSubnets");
+            tell(field(), !one.source_labels.is_empty(), "sourceLabels");
+            tell(field(), !one.source_namespace.is_empty(), "sourceNamespace");
+        }
+    }
+    for (rule, written) in service.spec.tcp.iter().enumerate() {
+        for (index, one) in written.r#match.iter().enumerate() {
+            let field = || format!("spec.tcp[{rule}].match[{index}]");
+            tell(field(), !one.destination_subnets.is_empty(), "destinationSubnets");
+            tell(field(), !one.source_subnet.is_empty(), "sourceSubnet");
+            tell(field(), !one.source_labels.is_empty(), "sourceLabels");
+            tell(field(), !one.source_namespace.is_empty(), "sourceNamespace");
+        }
+    }
 }
 
 struct Rule<'a> {
@@ -147,5 +186,27 @@ mod tests {
             &["portLevelSettings[0].loadBalancer.zoneAwareLbSetting"],
         );
         check("{loadBalancer: {simple: PASSTHROUGH}}", &["loadBalancer.simple"]);
+    }
+
+    #[test]
+    fn conditions_of_sidecars_are_told() {
+        let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
+                    a}\nspec: {hosts: [a.com], http: [{match: [{statPrefix: x}]}], tls: [{match: \
+                    [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}]}], \
+                    tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}]}]}\n";
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
+        let mut findings = Findings::default();
+        tell(&parse(&[file]).set, &mut findings);
+        let found = findings.finish();
+        let mut fields: Vec<_> = found.iter().map(|d| d.field.as_str()).collect();
+        fields.sort_unstable();
+        let expected = [
+            "spec.http[0].match[0].statPrefix",
+            "spec.tcp[0].match[0].sourceLabels",
+            "spec.tcp[0].match[0].sourceSubnet",
+            "spec.tls[0].match[0].destinationSubnets",
+            "spec.tls[0].match[0].sourceNamespace",
+        ];
+        assert_eq!(fields, expected);
     }
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::base::host::HostPattern;
+use crate::resources::ResourceSet;
 use crate::resources::gateway::Server;
 use crate::snapshot::route::{Route, RouteTable, VirtualHost};
 
 use super::bindings::{Bindings, Bound};
 use super::clusters::{ClusterPass, Use, Written};
+use super::delegates;
 use super::findings::Findings;
 use super::gateways::ServerDraft;
 use super::routes::{Find, Scope, http_routes};
@@ -26,6 +28,10 @@ pub struct RoutePass<'p, 'a> {
     pub clusters: &'p mut ClusterPass<'a>,
     /// Who this gateway is.
     pub settings: &'a CompileSettings,
+    /// Where delegates are.
+    pub set: &'a ResourceSet,
+    /// Whether a RequestAuthentication reads tokens here.
+    pub tokens: bool,
     /// Rules compiled so far.
     pub compiled: Compiled,
 }
@@ -79,7 +85,7 @@ impl<'p, 'a> RoutePass<'p, 'a> {
         port: u16,
         findings: &mut Findings,
     ) -> Vec<Arc<Route>> {
-        let scope = Scope { settings: self.settings, gateway, port };
+        let scope = Scope { settings: self.settings, gateway, port, tokens: self.tokens };
         let key = (bound.resource.id.to_string(), gateway.0.to_owned() + "/" + gateway.1, port);
         if let Some(known) = self.compiled.get(&key) {
             return known.clone();
@@ -90,7 +96,8 @@ impl<'p, 'a> RoutePass<'p, 'a> {
             let written = Written { resource, destination, field, listener };
             clusters.destination(&written, Use::Http, &mut missing)
         };
-        let routes = http_routes(bound.resource, &scope, find, findings);
+        let rules = delegates::rules(bound.resource, self.set, findings);
+        let routes = http_routes(&rules, &scope, find, findings);
         findings.extend(missing);
         self.compiled.insert(key, routes.clone());
         routes
@@ -104,17 +111,12 @@ fn redirects(server: &Server) -> bool {
 
 fn virtual_host(host: &HostPattern) -> Arc<VirtualHost> {
     let name = host.to_string().into();
-    Arc::new(VirtualHost { name, https_redirect: None, routes: Vec::new() })
+    Arc::new(VirtualHost { name, https_redirect: None, routes: Vec::new(), index: None })
 }
 
-/// Moves the rules that take every request behind the others, as Istio does when several
-/// VirtualServices share a host.
-pub fn catch_alls_last(table: &mut RouteTable) {
+/// Orders and indexes the rules of every host.
+pub fn settle(table: &mut RouteTable) {
     for host in table.hosts.values_mut() {
-        let is_last = |route: &Arc<Route>| route.condition.is_catch_all();
-        if host.routes.is_sorted_by_key(is_last) {
-            continue;
-        }
-        Arc::make_mut(host).routes.sort_by_key(is_last);
+        Arc::make_mut(host).settle();
     }
 }

@@ -80,6 +80,7 @@ impl Head {
             path: &self.path,
             query,
             headers,
+            token: None,
         }
     }
 }

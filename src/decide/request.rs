@@ -6,7 +6,7 @@ use http::header::HeaderMap;
 
 use crate::auth::jwt::{RequestTokens, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
-use crate::route::matcher::RequestHead;
+use crate::route::matcher::{RequestHead, TokenClaims};
 use crate::route::rewrite::Redirect;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers};
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward, Route, VirtualHost};
@@ -89,8 +89,24 @@ pub fn decide<'a>(
         decision.outcome = Outcome::Reject(Reject::Denied(origin.clone()));
         return decision;
     }
-    route(&mut decision, host, facts);
+    route(&mut decision, host, snapshot, facts);
     decision
+}
+
+/// What routing looks at: the head, and what the token claims.
+pub fn routing_head<'a>(
+    snapshot: &'a Snapshot,
+    facts: &RequestFacts<'a>,
+    verdict: &'a Verdict,
+) -> RequestHead<'a> {
+    let token = match (verdict, &snapshot.authentication) {
+        (Verdict::Verified(token), Some(authenticator)) => authenticator
+            .rules()
+            .get(token.rule)
+            .map(|rule| TokenClaims { claims: &token.claims, delimited: &rule.space_delimited }),
+        _ => None,
+    };
+    RequestHead { token, ..facts.head }
 }
 
 /// The block that serves a host on this connection; nothing when the request is misdirected.
@@ -136,16 +152,15 @@ fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict
     authenticator.authenticate(tokens, facts.now).map_err(Reject::Jwt)
 }
 
-fn route(decision: &mut Decision<'_>, host: &str, facts: &RequestFacts<'_>) {
+fn route(decision: &mut Decision<'_>, host: &str, snapshot: &Snapshot, facts: &RequestFacts<'_>) {
     let Some(virtual_host) = decision.server.routes.hosts.lookup(host) else { return };
     decision.host = Some(virtual_host);
     if virtual_host.https_redirect.is_some() && facts.head.scheme != "https" {
         decision.outcome = Outcome::HttpsRedirect;
         return;
     }
-    let matched =
-        virtual_host.routes.iter().find(|route| route.condition.mismatch(&facts.head).is_none());
-    let Some(route) = matched else { return };
+    let head = routing_head(snapshot, facts, &decision.verdict);
+    let Some(route) = virtual_host.find(&head) else { return };
     decision.route = Some(route);
     decision.outcome = match &route.action {
         Action::Redirect(redirect, headers) => Outcome::Redirect(redirect, headers),

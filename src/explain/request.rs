@@ -7,7 +7,7 @@ use super::{Explanation, Question, backend, place};
 use crate::auth::jwt::{Authenticator, RequestTokens, Verdict, is_preflight};
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
-use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
+use crate::decide::request::{Decision, Outcome, RequestFacts, decide, routing_head};
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock};
 use crate::snapshot::route::Route;
@@ -63,7 +63,7 @@ pub(super) fn tell(
     if let Outcome::Reject(reject @ Reject::Denied(_)) = &decision.outcome {
         return refuse(tale, "access", reject);
     }
-    routes(tale, &decision, &facts.head);
+    routes(tale, &decision, &routing_head(snapshot, &facts, &decision.verdict));
     outcome(tale, snapshot, &decision, &head, request);
 }
 

@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, Method};
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::base::claim::{ClaimPath, Claims};
 use crate::base::limit;
 
 /// A condition on one value (`StringMatch`).
@@ -86,7 +87,9 @@ impl ValueMatch {
     /// Whether every path meets it, judged from its form alone.
     pub fn is_catch_all(&self) -> bool {
         match self {
-            Self::Prefix(text) => &**text == "/" || text.is_empty(),
+            Self::Prefix(text) | Self::PrefixIgnoringCase(text) => {
+                &**text == "/" || text.is_empty()
+            }
             Self::Regex(regex) => regex.as_str() == r"\A(?:.*)\z",
             _ => false,
         }
@@ -106,6 +109,8 @@ pub enum HeaderKey {
     Authority,
     /// `:scheme`.
     Scheme,
+    /// A claim of the verified token (`@request.auth.claims…`).
+    Claim(ClaimPath),
 }
 
 /// A condition on a header.
@@ -160,6 +165,17 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     /// Header fields.
     pub headers: &'a HeaderMap,
+    /// What the verified token claims; nothing without one.
+    pub token: Option<TokenClaims<'a>>,
+}
+
+/// The claims of a verified token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenClaims<'a> {
+    /// All of them.
+    pub claims: &'a Claims,
+    /// Those that are lists of words, for [`ClaimPath::strings`].
+    pub delimited: &'a [Box<str>],
 }
 
 /// The condition that a request failed, for `explain`.
@@ -203,6 +219,7 @@ impl fmt::Display for HeaderKey {
             Self::Method => ":method",
             Self::Authority => ":authority",
             Self::Scheme => ":scheme",
+            Self::Claim(path) => return write!(f, "@request.auth.claims{path}"),
         })
     }
 }
@@ -210,12 +227,17 @@ impl fmt::Display for HeaderKey {
 impl RequestMatch {
     /// The first condition that fails; nothing when all hold.
     pub fn mismatch(&self, head: &RequestHead<'_>) -> Option<Mismatch<'_>> {
+        if self.uri.as_ref().is_some_and(|uri| !uri.matches(head.path.as_bytes())) {
+            return Some(Mismatch::Uri);
+        }
+        self.mismatch_beyond_uri(head)
+    }
+
+    /// As [`Self::mismatch`], for a path that is known to match.
+    pub fn mismatch_beyond_uri(&self, head: &RequestHead<'_>) -> Option<Mismatch<'_>> {
         let fails = |condition: &Option<ValueMatch>, value: &str| {
             condition.as_ref().is_some_and(|c| !c.matches(value.as_bytes()))
         };
-        if fails(&self.uri, head.path) {
-            return Some(Mismatch::Uri);
-        }
         if fails(&self.method, head.method.as_str()) {
             return Some(Mismatch::Method);
         }
@@ -251,10 +273,12 @@ impl HeaderMatch {
         self.any_line(head, |value| self.value.matches(value)).unwrap_or(false)
     }
 
-    /// A missing header counts as an empty value, except for the presence form.
+    /// A missing header counts as an empty value, except for the presence form; a missing claim
+    /// never matches.
     fn matches_or_empty(&self, head: &RequestHead<'_>) -> bool {
         self.any_line(head, |value| self.value.matches(value)).unwrap_or_else(|| {
-            !matches!(self.value, ValueMatch::Present) && self.value.matches(b"")
+            let counts = !matches!(self.key, HeaderKey::Claim(_));
+            counts && !matches!(self.value, ValueMatch::Present) && self.value.matches(b"")
         })
     }
 
@@ -268,6 +292,12 @@ impl HeaderMatch {
             HeaderKey::Method => test(head.method.as_str().as_bytes()),
             HeaderKey::Authority => test(head.authority.as_bytes()),
             HeaderKey::Scheme => test(head.scheme.as_bytes()),
+            HeaderKey::Claim(path) => {
+                let TokenClaims { claims, delimited } = head.token?;
+                let mut strings = path.strings(claims, delimited).into_iter().peekable();
+                strings.peek()?;
+                strings.any(|text| test(text.as_bytes()))
+            }
             HeaderKey::Path => match head.query {
                 None => test(head.path.as_bytes()),
                 Some(query) => test(format!("{}?{query}", head.path).as_bytes()),
@@ -315,6 +345,7 @@ mod tests {
             path,
             query,
             headers: &map,
+            token: None,
         };
         condition.mismatch(&head).is_none()
     }

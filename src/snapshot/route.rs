@@ -10,7 +10,8 @@ use http::{HeaderValue, StatusCode};
 use crate::base::id::Origin;
 use crate::route::headers::HeaderOps;
 use crate::route::hosts::HostIndex;
-use crate::route::matcher::RequestMatch;
+use crate::route::index::RuleIndex;
+use crate::route::matcher::{RequestHead, RequestMatch};
 use crate::route::rewrite::{PathRewrite, Redirect};
 use crate::route::weight::Weighted;
 
@@ -33,6 +34,32 @@ pub struct VirtualHost {
     pub https_redirect: Option<Origin>,
     /// Rules in order.
     pub routes: Vec<Arc<Route>>,
+    /// Finds the first rule that applies, where there are many.
+    pub index: Option<RuleIndex>,
+}
+
+impl VirtualHost {
+    /// Orders and indexes the rules once they are all there: those that take every request go behind
+    /// the others, as Istio has it when several VirtualServices share a host.
+    pub fn settle(&mut self) {
+        self.routes.sort_by_key(|route| route.condition.is_catch_all());
+        let conditions: Vec<_> = self.routes.iter().map(|route| &route.condition).collect();
+        self.index = RuleIndex::new(&conditions);
+    }
+
+    /// The first rule that applies.
+    pub fn find(&self, head: &RequestHead<'_>) -> Option<&Route> {
+        let route = match &self.index {
+            None => self.routes.iter().find(|route| route.condition.mismatch(head).is_none()),
+            Some(index) => {
+                let condition = |number: usize| {
+                    self.routes.get(number).map(|route: &Arc<Route>| &route.condition)
+                };
+                index.first(head, condition).and_then(|number| self.routes.get(number))
+            }
+        };
+        route.map(|route| &**route)
+    }
 }
 
 /// One rule.

@@ -34,6 +34,7 @@ mod outlier;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod reload;
+mod routes;
 mod samples;
 mod scripted;
 mod tcp;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 
-use super::claims::{self, ClaimPath};
 use super::failure::{InvalidToken, JwtFailure};
 use super::issuer_keys::IssuerKeys;
 use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_parameters};
-use super::token::{Claims, Token};
+use super::token::Token;
+use crate::base::claim::{self, ClaimPath, Claims};
 use crate::base::id::Origin;
 
 /// One rule (`RequestAuthentication.spec.jwtRules[]`), with its defaults applied.
@@ -241,7 +241,7 @@ impl Authenticator {
             headers.insert(name, value);
         }
         for output in &rule.claim_headers {
-            let value = output.claim.find(&verified.claims).and_then(claims::header_value);
+            let value = output.claim.find(&verified.claims).and_then(claim::header_value);
             if let Some(value) = value {
                 headers.insert(&output.header, value);
             }

@@ -8,13 +8,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::failure::InvalidToken;
+use crate::base::claim::Claims;
 use crate::base::limit;
-
-/// Claims of a token.
-pub type Claims = Map<String, Value>;
 
 /// The signature algorithms of RFC 7518 that tokens may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,15 @@
 //!
 //! **Invariant:** nothing here decides whether a token is valid.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::token::Claims;
+/// Claims of a token.
+pub type Claims = Map<String, Value>;
 
 /// A claim, nested ones by the names on the way (`outputClaimToHeaders[].claim`,
 /// `@request.auth.claims[a][b]`).
@@ -52,9 +55,15 @@ impl ClaimPath {
     }
 }
 
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|name| write!(f, "[{name}]"))
+    }
+}
+
 /// The header value of a claim: strings, numbers and booleans as text, lists and objects as base64 of
 /// their JSON. Nothing for null, for empty text and for text that no header can hold.
-pub(super) fn header_value(value: &Value) -> Option<HeaderValue> {
+pub fn header_value(value: &Value) -> Option<HeaderValue> {
     let text = match value {
         Value::Null => return None,
         Value::String(text) => text.clone(),

@@ -1,0 +1,225 @@
+//! What a rule does, from what is written.
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::resources::meta::StringMatch;
+use crate::resources::virtual_service::{self as vs, DerivePort};
+use crate::route::headers::{HeaderOps, Template};
+use crate::route::matcher::search;
+use crate::route::rewrite::{PathRewrite, Redirect, RedirectPort, substitution};
+use crate::route::weight::Weighted;
+use crate::snapshot::route::{Action, Destination, DirectResponse, Forward};
+
+use super::routes::{Broken, Find, Rule};
+
+impl Rule<'_> {
+    /// The action of the rule for a match on a path.
+    pub(super) fn action(
+        &mut self,
+        uri: Option<&StringMatch>,
+        find: &mut Find<'_>,
+    ) -> Result<Action, Broken> {
+        let rule = self.written;
+        if let Some(redirect) = &rule.redirect {
+            let operations =
+                self.operations(".headers.response", response(rule.headers.as_deref()))?;
+            return Ok(Action::Redirect(self.redirect(redirect, uri)?, operations));
+        }
+        if let Some(direct) = &rule.direct_response {
+            let status = u16::try_from(direct.status).ok();
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            let status =
+                status.ok_or_else(|| self.broken(".directResponse.status", "not a status"))?;
+            let body = direct.body.as_ref().map_or_else(Bytes::new, |body| {
+                match (&body.string, &body.bytes) {
+                    (Some(text), _) => Bytes::from(text.clone()),
+                    (None, Some(bytes)) => Bytes::from(bytes.0.clone()),
+                    (None, None) => Bytes::new(),
+                }
+            });
+            let response_headers =
+                self.operations(".headers.response", response(rule.headers.as_deref()))?;
+            return Ok(Action::Respond(DirectResponse { status, body, response_headers }));
+        }
+        self.forward(uri, find).map(Action::Forward)
+    }
+
+    fn redirect(
+        &mut self,
+        redirect: &vs::HttpRedirect,
+        uri: Option<&StringMatch>,
+    ) -> Result<Redirect, Broken> {
+        let status = match redirect.redirect_code {
+            0 | 301 => StatusCode::MOVED_PERMANENTLY,
+            302 => StatusCode::FOUND,
+            303 => StatusCode::SEE_OTHER,
+            307 => StatusCode::TEMPORARY_REDIRECT,
+            308 => StatusCode::PERMANENT_REDIRECT,
+            other => {
+                let message = format!("{other} is no redirect; use 301, 302, 303, 307 or 308");
+                return Err(self.broken(".redirect.redirectCode", message));
+            }
+        };
+        let path = if redirect.prefix_rewrite.is_empty() {
+            (!redirect.uri.is_empty()).then(|| PathRewrite::Full(redirect.uri.as_str().into()))
+        } else {
+            Some(prefix(uri, &redirect.prefix_rewrite))
+        };
+        let port = match (redirect.port, redirect.derive_port) {
+            (Some(port), _) => RedirectPort::Number(u16::try_from(port).unwrap_or(0)),
+            (None, Some(DerivePort::FromRequestPort)) => RedirectPort::Number(self.scope.port),
+            (None, Some(DerivePort::FromProtocolDefault)) => {
+                RedirectPort::Number(if redirect.scheme == "http" { 80 } else { 443 })
+            }
+            (None, None) => RedirectPort::FromAuthority,
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| text.into());
+        let (authority, scheme) = (some(&redirect.authority), some(&redirect.scheme));
+        Ok(Redirect { status, path, authority, scheme, port })
+    }
+
+    fn forward(
+        &mut self,
+        uri: Option<&StringMatch>,
+        find: &mut Find<'_>,
+    ) -> Result<Forward, Broken> {
+        let rule = self.written;
+        let path = match &rule.rewrite {
+            None => None,
+            Some(rewrite) => self.rewrite(rewrite, uri)?,
+        };
+        let rewritten = rule.rewrite.as_ref().map_or("", |rewrite| rewrite.authority.as_str());
+        let mut own_request =
+            self.operations(".headers.request", request(rule.headers.as_deref()))?;
+        let own_response =
+            self.operations(".headers.response", response(rule.headers.as_deref()))?;
+        let own_host = take_host(&mut own_request);
+        let authority = HeaderValue::from_str(rewritten).ok().filter(|value| !value.is_empty());
+        let single = rule.route.len() == 1;
+        let mut destinations = Vec::new();
+        for (index, route) in rule.route.iter().enumerate() {
+            let field = format!(".route[{index}]");
+            let headers = route.headers.as_deref();
+            let mut to = self.operations(&format!("{field}.headers.request"), request(headers))?;
+            let back = self.operations(&format!("{field}.headers.response"), response(headers))?;
+            let host = take_host(&mut to);
+            let Some(destination) = &route.destination else {
+                return Err(self.broken(&field, "a destination is missing"));
+            };
+            let place = format!("{}{field}.destination", self.field);
+            let cluster = find(self.resource, destination, &place, self.scope.port);
+            let weight = u32::try_from(route.weight).unwrap_or(0);
+            destinations.push((
+                weight,
+                Destination {
+                    cluster,
+                    authority: host,
+                    request_headers: steps(&own_request, to, single),
+                    response_headers: steps(&own_response, back, single),
+                },
+            ));
+        }
+        let destinations = Weighted::new(destinations)
+            .ok_or_else(|| self.broken(".route", "no destination has a weight above 0"))?;
+        let timeout = rule.timeout.map(|time| time.0).filter(|time| !time.is_zero());
+        Ok(Forward { destinations, path, authority: authority.or(own_host), timeout })
+    }
+
+    fn rewrite(
+        &mut self,
+        rewrite: &vs::HttpRewrite,
+        uri: Option<&StringMatch>,
+    ) -> Result<Option<PathRewrite>, Broken> {
+        if let Some(regex) = &rewrite.uri_regex_rewrite {
+            let compiled = search(&regex.r#match).map_err(|error| {
+                self.broken(".rewrite.uriRegexRewrite.match", error.to_string())
+            })?;
+            return Ok(Some(PathRewrite::Regex {
+                regex: Box::new(compiled),
+                substitution: substitution(&regex.rewrite),
+            }));
+        }
+        if rewrite.uri.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(match uri {
+            Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => {
+                PathRewrite::Full(rewrite.uri.as_str().into())
+            }
+            _ => prefix(uri, &rewrite.uri),
+        }))
+    }
+
+    fn operations(
+        &mut self,
+        field: &str,
+        written: Option<&vs::HeaderOperations>,
+    ) -> Result<HeaderOps, Broken> {
+        let Some(written) = written else { return Ok(HeaderOps::default()) };
+        let mut out = HeaderOps::default();
+        for name in &written.remove {
+            out.remove.push(self.header_name(field, name)?);
+        }
+        for (list, target) in [(&written.set, &mut out.set), (&written.add, &mut out.add)] {
+            for (name, value) in list {
+                let value = Template::parse(value)
+                    .map_err(|error| self.broken(field, error.to_string()))?;
+                target.push((self.header_name(field, name)?, value));
+            }
+        }
+        Ok(out)
+    }
+
+    fn header_name(&mut self, field: &str, name: &str) -> Result<HeaderName, Broken> {
+        let name = if name == ":authority" { "host" } else { name };
+        HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| self.broken(field, format!("\"{name}\" is not a header name")))
+    }
+}
+
+fn prefix(uri: Option<&StringMatch>, replacement: &str) -> PathRewrite {
+    let matched = match uri {
+        Some(StringMatch::Prefix(text)) => text.len(),
+        _ => 1,
+    };
+    PathRewrite::Prefix { matched, replacement: replacement.into() }
+}
+
+fn request(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
+    headers.and_then(|headers| headers.request.as_ref())
+}
+
+fn response(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
+    headers.and_then(|headers| headers.response.as_ref())
+}
+
+/// A literal `host` operation rewrites the authority.
+fn take_host(operations: &mut HeaderOps) -> Option<HeaderValue> {
+    let literal = |list: &[(HeaderName, Template)]| {
+        list.iter().find_map(|(name, value)| match value {
+            Template::Literal(value) if *name == HOST => Some(value.clone()),
+            _ => None,
+        })
+    };
+    let host = literal(&operations.set).or_else(|| literal(&operations.add));
+    operations.set.retain(|(name, _)| *name != HOST);
+    operations.add.retain(|(name, _)| *name != HOST);
+    operations.remove.retain(|name| *name != HOST);
+    host
+}
+
+/// With one destination both levels are one step and the destination's wins; with several, the
+/// destination's step comes first and the rule's wins.
+fn steps(rule: &HeaderOps, destination: HeaderOps, single: bool) -> Vec<HeaderOps> {
+    let mut out = if single {
+        let mut merged = rule.clone();
+        merged.extend(&destination);
+        vec![merged]
+    } else {
+        vec![destination, rule.clone()]
+    };
+    out.retain(|step| !step.is_empty());
+    out
+}
