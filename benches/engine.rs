@@ -23,6 +23,7 @@ use portcullis::base::id::Generation;
 use portcullis::compile::files::FileStore;
 use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Reuse, compile};
+use portcullis::decide::connection::ConnectionFacts;
 use portcullis::decide::request::{Outcome, RequestFacts, decide};
 use portcullis::resources::{ConfigFile, ResourceSet, parse};
 use portcullis::route::hosts::HostIndex;
@@ -95,7 +96,14 @@ fn forwards(snapshot: &Snapshot, host: &str, path: &str, headers: &HeaderMap) ->
         headers,
         token: None,
     };
-    let facts = RequestFacts { head, path_and_query: path, now: NOW, random: 0 };
+    let connection = ConnectionFacts {
+        client: None,
+        source: [127, 0, 0, 1].into(),
+        local: ([127, 0, 0, 1], 443).into(),
+        server_name: None,
+    };
+    let facts =
+        RequestFacts { connection, trusted: None, head, path_and_query: path, now: NOW, random: 0 };
     matches!(decide(snapshot, listener, block, &facts).outcome, Outcome::Forward(..))
 }
 

@@ -1,3 +1,4 @@
 //! Pure authentication: request facts in, verdict out.
 
+pub mod authz;
 pub mod jwt;

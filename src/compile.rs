@@ -3,6 +3,7 @@
 //! **Invariant:** compiling is a pure function: no file is read, no clock asked, and a broken
 //! resource harms only what it names.
 
+pub mod access_rules;
 pub mod actions;
 pub mod authentication;
 pub mod authorization;

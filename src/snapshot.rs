@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::auth::authz::Policies;
 use crate::auth::jwt::Authenticator;
 use crate::base::hash::Fingerprint;
 use crate::base::id::{Generation, Origin};
@@ -81,6 +82,8 @@ pub enum Authorization {
     Open,
     /// A policy is there but is not enforced, or is broken: everything is refused.
     Refuse(Origin),
+    /// Policies judge every request and connection.
+    Enforce(Arc<Policies>),
 }
 
 /// What happens to `x-forwarded-client-cert`

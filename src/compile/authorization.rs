@@ -1,15 +1,17 @@
 //! AuthorizationPolicies that select this gateway.
 //!
-//! Rules are not evaluated yet: where the policies would restrict anything, everything is refused.
-//!
-//! **Invariant:** the outcome is [`Authorization::Open`] only when every request would be allowed.
+//! **Invariant:** a policy that cannot be enforced as written refuses everything.
 
+use std::sync::Arc;
+
+use crate::auth::authz::{self, Policies};
 use crate::base::id::Origin;
 use crate::diag::catalog;
-use crate::resources::authorization_policy::{Action, Rule};
+use crate::resources::authorization_policy::Action;
 use crate::resources::{AuthorizationPolicy, Resource, ResourceSet};
 use crate::snapshot::Authorization;
 
+use super::access_rules::{self, Unenforceable};
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
 use super::settings::CompileSettings;
@@ -26,22 +28,22 @@ pub fn authorization(
     findings: &mut Findings,
 ) -> Authorization {
     let mut refusing = broken(set, "AuthorizationPolicy", settings, findings);
-    let mut allowing = Vec::new();
+    let (mut deny, mut allow) = (Vec::new(), Vec::new());
     for policy in &set.authorization_policies {
         match effect(policy, settings, findings) {
             Effect::None => {}
             Effect::Refuse(origin) => {
                 refusing.get_or_insert(origin);
             }
-            Effect::Allow => allowing.push(policy),
+            Effect::Allow(policy) => allow.push(policy),
+            Effect::Deny(policy) => deny.push(policy),
         }
     }
-    if !allowing.iter().any(|policy| policy.spec.rules.contains(&Rule::default())) {
-        for policy in allowing {
-            refusing.get_or_insert(not_enforced(policy, "ALLOW", findings));
-        }
+    match refusing {
+        Some(origin) => Authorization::Refuse(origin),
+        None if deny.is_empty() && allow.is_empty() => Authorization::Open,
+        None => Authorization::Enforce(Arc::new(Policies::new(deny, allow))),
     }
-    refusing.map_or(Authorization::Open, Authorization::Refuse)
 }
 
 /// What a policy does here.
@@ -49,7 +51,9 @@ enum Effect {
     /// Nothing.
     None,
     /// It takes part in what is allowed.
-    Allow,
+    Allow(authz::Policy),
+    /// What it matches is refused.
+    Deny(authz::Policy),
     /// It refuses everything.
     Refuse(Origin),
 }
@@ -72,12 +76,31 @@ fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) 
         let message = "a policy with a field that does not exist may allow more than it says";
         return Effect::Refuse(fails_closed(policy, field, message, findings));
     }
-    match spec.action {
-        Action::Allow => Effect::Allow,
-        Action::Deny => Effect::Refuse(not_enforced(policy, "DENY", findings)),
-        Action::Custom => Effect::Refuse(not_enforced(policy, "CUSTOM", findings)),
-        Action::Audit => Effect::None,
+    let enforced = match spec.action {
+        Action::Allow => rules(policy, settings).map(Effect::Allow),
+        Action::Deny => rules(policy, settings).map(Effect::Deny),
+        Action::Custom => return Effect::Refuse(not_enforced(policy, findings)),
+        Action::Audit => return Effect::None,
+    };
+    enforced
+        .unwrap_or_else(|(field, why)| Effect::Refuse(fails_closed(policy, &field, why, findings)))
+}
+
+fn rules(policy: &Policy, settings: &CompileSettings) -> Result<authz::Policy, Unenforceable> {
+    let namespace = &*policy.id.namespace;
+    let mut rules = Vec::with_capacity(policy.spec.rules.len());
+    for (index, written) in policy.spec.rules.iter().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        let rule = access_rules::rule(written, namespace, settings)
+            .map_err(|(below, why)| (format!("{field}.{below}"), why))?;
+        rules.push((rule, policy.origin(&field)));
     }
+    Ok(authz::Policy {
+        namespace: namespace.into(),
+        name: (*policy.id.name).into(),
+        rules,
+        origin: policy.origin("spec"),
+    })
 }
 
 /// Whether a policy never changes an outcome: AUDIT, and dry runs of ALLOW and DENY.
@@ -113,8 +136,8 @@ fn is_silent(policy: &Policy, findings: &mut Findings) -> bool {
     }
 }
 
-fn not_enforced(policy: &Policy, action: &str, findings: &mut Findings) -> Origin {
-    let message = format!("{action} policies are not enforced yet and this one would restrict");
+fn not_enforced(policy: &Policy, findings: &mut Findings) -> Origin {
+    let message = "CUSTOM policies are not enforced yet and this one would restrict";
     let finding = at(policy, "spec.action", &catalog::POLICY_NOT_ENFORCED, message);
     findings.add(finding.help("every request gets 403 while the policy selects this gateway"));
     policy.origin("spec")
@@ -133,6 +156,7 @@ mod tests {
         let name = match &outcome {
             Authorization::Open => None,
             Authorization::Refuse(origin) => Some(&*origin.resource.name),
+            Authorization::Enforce(_) => Some("enforced"),
         };
         assert_eq!(name, refusing, "{policies:?}");
         assert_eq!(fixture::codes(findings), codes, "{policies:?}");
@@ -141,16 +165,32 @@ mod tests {
     const DENY: &str = "spec: {action: DENY, rules: [{}]}";
 
     #[test]
-    fn what_restricts_refuses() {
-        check(&["{name: a, namespace: edge}", DENY], Some("a"), &["PC054"]);
-        check(&["{name: a, namespace: root}", DENY], Some("a"), &["PC054"]);
-        check(&["{name: a, namespace: edge}", "spec: {}"], Some("a"), &["PC054"]);
+    fn what_can_be_enforced_is() {
         let allow = "spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}";
-        check(&["{name: a, namespace: edge}", allow], Some("a"), &["PC054"]);
+        let selector = "spec: {selector: {matchLabels: {istio: edge}}, action: DENY, rules: [{}]}";
+        for (meta, spec) in [
+            ("{name: a, namespace: edge}", DENY),
+            ("{name: a, namespace: root}", DENY),
+            ("{name: a, namespace: edge}", "spec: {}"),
+            ("{name: a, namespace: edge}", allow),
+            ("{name: a, namespace: edge}", selector),
+        ] {
+            check(&[meta, spec], Some("enforced"), &[]);
+        }
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
         check(&["{name: a, namespace: edge}", custom], Some("a"), &["PC054"]);
-        let selector = "spec: {selector: {matchLabels: {istio: edge}}, action: DENY, rules: [{}]}";
-        check(&["{name: a, namespace: edge}", selector], Some("a"), &["PC054"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_refuses() {
+        let experimental = "spec: {rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: \
+                            [x]}]}]}";
+        check(&["{name: a, namespace: edge}", experimental], Some("a"), &["PC052"]);
+        check(
+            &["{name: a, namespace: edge}", "spec: {rules: [{from: []}]}"],
+            Some("a"),
+            &["PC052"],
+        );
     }
 
     #[test]
@@ -175,27 +215,6 @@ mod tests {
     }
 
     #[test]
-    fn one_rule_that_allows_everything_settles_what_is_allowed() {
-        let all = "spec: {rules: [{}]}";
-        check(&["{name: a, namespace: edge}", all], None, &[]);
-        check(
-            &["{name: a, namespace: edge}", "spec: {}", "{name: b, namespace: root}", all],
-            None,
-            &[],
-        );
-        check(
-            &["{name: a, namespace: edge}", all, "{name: b, namespace: edge}", DENY],
-            Some("b"),
-            &["PC054"],
-        );
-        check(
-            &["{name: a, namespace: edge}", "spec: {rules: [{from: []}]}"],
-            Some("a"),
-            &["PC054"],
-        );
-    }
-
-    #[test]
     fn a_misspelt_field_never_makes_a_rule_that_allows_everything() {
         let typo = "spec: {rules: [{form: [{source: {principals: [x]}}]}]}";
         check(&["{name: a, namespace: edge}", typo], Some("a"), &["PC052"]);
@@ -212,8 +231,8 @@ mod tests {
             format!("{{name: a, namespace: edge, annotations: {{istio.io/dry-run: \"{value}\"}}}}")
         };
         check(&[&dry("true"), DENY], None, &["PC062"]);
-        check(&[&dry("false"), DENY], Some("a"), &["PC054"]);
-        check(&[&dry("yes"), DENY], Some("a"), &["IST0125", "PC054"]);
+        check(&[&dry("false"), DENY], Some("enforced"), &[]);
+        check(&[&dry("yes"), DENY], Some("enforced"), &["IST0125"]);
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
         check(&[&dry("true"), custom], Some("a"), &["IST0125", "PC054"]);
     }

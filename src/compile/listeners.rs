@@ -86,7 +86,7 @@ impl ListenerPass<'_, '_> {
             let origin = server.gateway.origin(&server.field);
             let key = server.key().into();
             let idle_timeout = limit::TCP_IDLE_TIME;
-            TcpBlock { key, origin, tls: None, destinations: nowhere, idle_timeout }
+            TcpBlock { key, origin, tls: None, destinations: nowhere, idle_timeout, judged: true }
         });
         Servers::Tcp(Arc::new(block))
     }
@@ -104,7 +104,8 @@ impl ListenerPass<'_, '_> {
             return None;
         };
         let idle_timeout = tcp_routes::idle(&destinations, self.routes.clusters);
-        Some(TcpBlock { key: server.key().into(), origin, tls, destinations, idle_timeout })
+        let key = server.key().into();
+        Some(TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true })
     }
 
     fn tls(&mut self, port: u16, servers: &[ServerDraft<'_>]) -> Servers {
@@ -187,6 +188,7 @@ impl ListenerPass<'_, '_> {
                         tls: None,
                         destinations,
                         idle_timeout,
+                        judged: false,
                     });
                     services.entry(&HostPattern::Exact(name.into()), || block);
                 }

@@ -91,6 +91,7 @@ pub fn passthrough(
                     tls: None,
                     destinations: destinations.clone(),
                     idle_timeout,
+                    judged: true,
                 };
                 out.push((name, block));
             }

@@ -1,5 +1,7 @@
 //! From a request's head to what deciding looks at, or to why it is refused.
 
+use std::net::IpAddr;
+
 use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
@@ -24,6 +26,8 @@ pub struct Head {
     pub upgrade: bool,
     /// The trusted client address, when it is not the peer's.
     pub trusted: Option<HeaderValue>,
+    /// The same as an address.
+    pub trusted_ip: Option<IpAddr>,
 }
 
 impl Head {
@@ -50,8 +54,9 @@ impl Head {
             .into_owned();
         let upgrade = upgrade(headers)?;
         let scheme = scheme(tls, edge, headers);
-        let trusted = trusted_address(edge.trusted_hops, headers);
-        Ok(Self { authority, scheme, path, upgrade, trusted })
+        let trusted_ip = trusted_address(edge.trusted_hops, headers);
+        let trusted = trusted_ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
+        Ok(Self { authority, scheme, path, upgrade, trusted, trusted_ip })
     }
 
     /// Path and query for the backend before any rewrite, when they differ from what was sent; `cut` is
@@ -163,7 +168,7 @@ fn scheme(tls: bool, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {
 }
 
 /// The entry that the outermost trusted proxy added (`gatewayTopology.numTrustedProxies`).
-fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
+fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<IpAddr> {
     if hops == 0 {
         return None;
     }
@@ -175,6 +180,5 @@ fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<HeaderValue> {
         .map(str::trim)
         .collect();
     let entry = all.get(all.len().checked_sub(hops)?)?;
-    let address: std::net::IpAddr = entry.parse().ok()?;
-    HeaderValue::try_from(address.to_string()).ok()
+    entry.parse().ok()
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
+use crate::auth::authz::Denial;
 use crate::auth::jwt::JwtFailure;
 use crate::base::id::Origin;
 
@@ -27,7 +28,7 @@ pub enum Reject {
     /// A token is bad.
     Jwt(JwtFailure),
     /// An authorization policy refuses.
-    Denied(Origin),
+    Denied(Box<Denial>),
     /// No virtual host or route.
     RouteNotFound,
     /// The route's service is not known.
@@ -176,7 +177,7 @@ impl Reject {
                 403,
                 "RBAC: access denied",
                 "-",
-                "rbac_access_denied_matched_policy[none]",
+                "rbac_access_denied",
                 "authorization_denied",
             )
             .blame(Policy),
@@ -237,6 +238,7 @@ impl Reject {
     pub fn details(&self) -> Cow<'static, str> {
         match self {
             Self::Jwt(failure) => failure.details().into(),
+            Self::Denied(denial) => denial.details.to_string().into(),
             _ => Cow::Borrowed(self.answer().details),
         }
     }
@@ -244,7 +246,7 @@ impl Reject {
     /// The resource that decided, for the log.
     pub fn origin(&self) -> Option<&Origin> {
         match self {
-            Self::Denied(origin) => Some(origin),
+            Self::Denied(denial) => Some(&denial.origin),
             Self::Jwt(failure) => Some(&failure.origin),
             _ => None,
         }

@@ -2,22 +2,34 @@
 //!
 //! The order is Istio's: misdirection, token, authorization, then route.
 
-use http::header::HeaderMap;
+use std::borrow::Cow;
+use std::net::IpAddr;
 
+use http::header::HeaderMap;
+use smallvec::smallvec;
+
+use crate::auth::authz::{Denial, Facts, HttpFacts};
 use crate::auth::jwt::{RequestTokens, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
+use crate::base::id::Origin;
 use crate::route::matcher::{RequestHead, TokenClaims};
+use crate::route::path::readings;
 use crate::route::rewrite::Redirect;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers};
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward, Route, VirtualHost};
 use crate::snapshot::{Authorization, Snapshot};
 
+use super::connection::ConnectionFacts;
 use super::reject::Reject;
 use crate::route::headers::HeaderOps;
 
 /// What a decision may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts<'a> {
+    /// The connection it came over.
+    pub connection: ConnectionFacts<'a>,
+    /// The client by the trusted hops; nothing where the peer is.
+    pub trusted: Option<IpAddr>,
     /// Head in normal form.
     pub head: RequestHead<'a>,
     /// Path and query as sent.
@@ -39,6 +51,8 @@ pub struct Decision<'a> {
     pub route: Option<&'a Route>,
     /// What the token says.
     pub verdict: Verdict,
+    /// The rule of a policy that allowed it, where one had to.
+    pub allowed: Option<&'a Origin>,
     /// What to do.
     pub outcome: Outcome<'a>,
 }
@@ -70,6 +84,7 @@ pub fn decide<'a>(
         host: None,
         route: None,
         verdict: Verdict::Anonymous,
+        allowed: None,
         outcome: Outcome::Reject(Reject::RouteNotFound),
     };
     let host = without_port(facts.head.authority);
@@ -85,28 +100,29 @@ pub fn decide<'a>(
             return decision;
         }
     }
-    if let Authorization::Refuse(origin) = &snapshot.authorization {
-        decision.outcome = Outcome::Reject(Reject::Denied(origin.clone()));
-        return decision;
+    let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
+    let head = RequestHead { headers: &headers, ..facts.head };
+    let facts = &RequestFacts { head, ..*facts };
+    match authorize(snapshot, facts, &decision.verdict) {
+        Ok(allowed) => decision.allowed = allowed,
+        Err(denial) => {
+            decision.outcome = Outcome::Reject(Reject::Denied(Box::new(denial)));
+            return decision;
+        }
     }
-    route(&mut decision, host, snapshot, facts);
+    route(&mut decision, host, facts);
     decision
 }
 
 /// What routing looks at: the head, and what the token claims.
-pub fn routing_head<'a>(
-    snapshot: &'a Snapshot,
-    facts: &RequestFacts<'a>,
-    verdict: &'a Verdict,
-) -> RequestHead<'a> {
-    let token = match (verdict, &snapshot.authentication) {
-        (Verdict::Verified(token), Some(authenticator)) => authenticator
-            .rules()
-            .get(token.rule)
-            .map(|rule| TokenClaims { claims: &token.claims, delimited: &rule.space_delimited }),
-        _ => None,
+pub fn routing_head<'a>(head: RequestHead<'a>, verdict: &'a Verdict) -> RequestHead<'a> {
+    let token = match verdict {
+        Verdict::Verified(token) => {
+            Some(TokenClaims { claims: &token.claims, delimited: &token.space_delimited })
+        }
+        Verdict::Anonymous => None,
     };
-    RequestHead { token, ..facts.head }
+    RequestHead { token, ..head }
 }
 
 /// The block that serves a host on this connection; nothing when the request is misdirected.
@@ -152,14 +168,57 @@ fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict
     authenticator.authenticate(tokens, facts.now).map_err(Reject::Jwt)
 }
 
-fn route(decision: &mut Decision<'_>, host: &str, snapshot: &Snapshot, facts: &RequestFacts<'_>) {
+/// The headers that policies and routes look at.
+pub fn judged_headers<'a>(
+    snapshot: &Snapshot,
+    verdict: &Verdict,
+    headers: &'a HeaderMap,
+) -> Cow<'a, HeaderMap> {
+    match &snapshot.authentication {
+        Some(authenticator) => authenticator.judged(verdict, headers),
+        None => Cow::Borrowed(headers),
+    }
+}
+
+/// Asks the policies; gives the rule that allowed where one had to.
+fn authorize<'a>(
+    snapshot: &'a Snapshot,
+    facts: &RequestFacts<'_>,
+    verdict: &Verdict,
+) -> Result<Option<&'a Origin>, Denial> {
+    let policies = match &snapshot.authorization {
+        Authorization::Open => return Ok(None),
+        Authorization::Refuse(origin) => return Err(Denial::whole(origin.clone())),
+        Authorization::Enforce(policies) => policies,
+    };
+    let paths = if policies.look_at_paths() {
+        readings(facts.head.path)
+    } else {
+        smallvec![Cow::Borrowed(facts.head.path)]
+    };
+    let connection = facts.connection.for_policies();
+    policies.judge(&Facts {
+        remote: facts.trusted.unwrap_or(connection.source),
+        http: Some(HttpFacts {
+            authority: facts.head.authority,
+            method: facts.head.method.as_str(),
+            paths: &paths,
+            reading: 0,
+            headers: facts.head.headers,
+            verdict,
+        }),
+        ..connection
+    })
+}
+
+fn route(decision: &mut Decision<'_>, host: &str, facts: &RequestFacts<'_>) {
     let Some(virtual_host) = decision.server.routes.hosts.lookup(host) else { return };
     decision.host = Some(virtual_host);
     if virtual_host.https_redirect.is_some() && facts.head.scheme != "https" {
         decision.outcome = Outcome::HttpsRedirect;
         return;
     }
-    let head = routing_head(snapshot, facts, &decision.verdict);
+    let head = routing_head(facts.head, &decision.verdict);
     let Some(route) = virtual_host.find(&head) else { return };
     decision.route = Some(route);
     decision.outcome = match &route.action {

@@ -1,5 +1,7 @@
 //! The connection's part: listener, server block, certificate, what is asked of the client.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use http::Uri;
 
 use super::request::{self, Arrived};
@@ -7,7 +9,7 @@ use super::{Explanation, InvalidQuestion, Question, backend};
 use crate::base::host::without_port;
 use crate::decide::connection::choose;
 use crate::snapshot::Snapshot;
-use crate::snapshot::listener::{Chain, Listener, Servers, TcpBlock, Termination};
+use crate::snapshot::listener::{Chain, ListenAddress, Listener, Servers, TcpBlock, Termination};
 use crate::tls::identity::PeerIdentity;
 
 /// What of a URL is about the connection.
@@ -44,6 +46,14 @@ fn listener(snapshot: &Snapshot, port: u16) -> Option<&Listener> {
     written.or_else(bound).map(|listener| &**listener)
 }
 
+/// This end of a connection to a listener.
+fn local(listener: &Listener) -> SocketAddr {
+    match &listener.address {
+        ListenAddress::Socket(address) => *address,
+        other => (Ipv4Addr::LOCALHOST, other.port().unwrap_or(0)).into(),
+    }
+}
+
 pub(super) fn tell(
     tale: &mut Explanation,
     snapshot: &Snapshot,
@@ -68,7 +78,8 @@ pub(super) fn tell(
         }
         Servers::Http(block) => {
             tale.step("server", format!("{} serves plaintext HTTP", block.key)).by(&block.origin);
-            let arrived = Arrived { listener, block, tls: false, identity: None };
+            let local = local(listener);
+            let arrived = Arrived { listener, block, tls: false, local, identity: None };
             request::tell(tale, snapshot, question, &arrived);
         }
         Servers::Tls(_) if !asked.tls => {
@@ -125,7 +136,8 @@ fn secure(
             let Some(tls) = &block.tls else { return };
             let Some(Shaken(identity)) = terminate(tale, question, tls) else { return };
             if asked.http {
-                let arrived = Arrived { listener, block, tls: true, identity };
+                let arrived =
+                    Arrived { listener, block, tls: true, local: local(listener), identity };
                 request::tell(tale, snapshot, question, &arrived);
             } else {
                 tale.outcome.action = "stream";

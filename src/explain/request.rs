@@ -1,13 +1,19 @@
 //! The request's part: host, token, access, route, and what the gateway answers itself.
 
+use std::net::SocketAddr;
+
 use http::header::HOST;
 use http::{HeaderValue, Request};
 
 use super::{Explanation, Question, backend, place};
 use crate::auth::jwt::{Authenticator, RequestTokens, Verdict, is_preflight};
+use crate::base::id::Origin;
+use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
-use crate::decide::request::{Decision, Outcome, RequestFacts, decide, routing_head};
+use crate::decide::request::{
+    Decision, Outcome, RequestFacts, decide, judged_headers, routing_head,
+};
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock};
 use crate::snapshot::route::Route;
@@ -19,6 +25,7 @@ pub(super) struct Arrived<'a> {
     pub(super) listener: &'a Listener,
     pub(super) block: &'a ServerBlock,
     pub(super) tls: bool,
+    pub(super) local: SocketAddr,
     pub(super) identity: Option<PeerIdentity>,
 }
 
@@ -39,7 +46,16 @@ pub(super) fn tell(
         (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
     );
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let client = arrived.identity.as_ref().map(peer);
     let facts = RequestFacts {
+        connection: ConnectionFacts {
+            client: client.as_ref(),
+            source: question.source,
+            local: arrived.local,
+            server_name: (arrived.tls && !question.server_name.is_empty())
+                .then_some(&question.server_name),
+        },
+        trusted: head.trusted_ip,
         head: head.for_routing(request.method(), request.headers(), request.uri().query()),
         path_and_query,
         now: question.now,
@@ -59,11 +75,13 @@ pub(super) fn tell(
     if let Outcome::Reject(reject @ Reject::Jwt(_)) = &decision.outcome {
         return refuse(tale, "token", reject);
     }
-    access(tale, snapshot, arrived);
+    access(tale, snapshot, arrived, decision.allowed);
     if let Outcome::Reject(reject @ Reject::Denied(_)) = &decision.outcome {
         return refuse(tale, "access", reject);
     }
-    routes(tale, &decision, &routing_head(snapshot, &facts, &decision.verdict));
+    let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
+    let seen = RequestHead { headers: &headers, ..facts.head };
+    routes(tale, &decision, &routing_head(seen, &decision.verdict));
     outcome(tale, snapshot, &decision, &head, request);
 }
 
@@ -119,7 +137,12 @@ fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>)
     tale.step("token", decision).considered(rules);
 }
 
-fn access(tale: &mut Explanation, snapshot: &Snapshot, arrived: &Arrived<'_>) {
+fn access(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_>,
+    allowed: Option<&Origin>,
+) {
     let who = arrived.identity.as_ref().and_then(PeerIdentity::spiffe_id);
     let who = who.map(|id| format!("source principal {}", id.principal()));
     match &snapshot.authorization {
@@ -128,6 +151,15 @@ fn access(tale: &mut Explanation, snapshot: &Snapshot, arrived: &Arrived<'_>) {
         }
         Authorization::Refuse(origin) => {
             tale.step("access", "everything is refused").by(origin).considered(who);
+        }
+        Authorization::Enforce(policies) => {
+            let all =
+                policies.iter().map(|(action, one)| format!("{action} {}", place(&one.origin)));
+            let step = tale.step("access", "judged by the policies that select this gateway");
+            if let Some(origin) = allowed {
+                step.by(origin);
+            }
+            step.considered(who).considered(all);
         }
     }
 }

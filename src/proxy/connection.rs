@@ -16,16 +16,18 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use super::http::{self, Client};
 use super::tcp;
 use super::worker::Registered;
+use crate::auth::authz::Peer;
 use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::base::limit;
-use crate::decide::connection::choose;
+use crate::decide::connection::{choose, peer};
 use crate::net::rewind::Rewind;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{
     Chain, ListenAddress, Listener, ServerBlock, Servers, TcpBlock, Termination,
 };
 use crate::telemetry::metrics::{ConnectionKind, HandshakeOutcome, OpenConnection};
+use crate::tls::identity::PeerIdentity;
 
 /// A socket as it was accepted.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Name in its ClientHello.
     pub server_name: Option<Arc<str>>,
+    /// Who the client is by its certificate, where bytes are passed on.
+    pub client: Option<Box<Peer>>,
 }
 
 /// A connection that needs its snapshot no more.
@@ -141,8 +145,9 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
         Accepted::Tcp(_, peer, local) => (canonical(*peer), canonical(*local)),
         Accepted::Unix(_) => (nowhere, nowhere),
     };
+    let (server_name, client) = (None, None);
     let connection =
-        Connection { registered, open, listener, snapshot, peer, local, server_name: None };
+        Connection { registered, open, listener, snapshot, peer, local, server_name, client };
     match accepted {
         Accepted::Tcp(stream, ..) => Box::pin(begin(connection, stream)).await,
         Accepted::Unix(stream) => Box::pin(begin(connection, stream)).await,
@@ -247,6 +252,9 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
         Some(Chain::Tcp(block)) => {
             let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;
             connection.open.becomes(ConnectionKind::Tcp);
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
+            connection.client = identity.as_ref().map(peer).map(Box::new);
             return Some(Next::Terminated(connection, block.clone(), stream));
         }
         Some(Chain::Http(block)) => {

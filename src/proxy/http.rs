@@ -26,7 +26,9 @@ use tokio_rustls::server::TlsStream;
 use self::body::ResponseBody;
 use super::connection::{Connection, ServingCell};
 use super::worker::Registered;
+use crate::auth::authz::Peer;
 use crate::base::limit;
+use crate::decide::connection::{ConnectionFacts, peer};
 use crate::net::coalesce::coalesce;
 use crate::net::executor::LocalExecutor;
 use crate::net::guarded::Guarded;
@@ -43,6 +45,8 @@ pub struct Client {
     pub tls: bool,
     /// What its certificate says.
     pub identity: Option<Box<PeerIdentity>>,
+    /// The same as policies write it.
+    pub peer: Option<Box<Peer>>,
     /// `x-forwarded-client-cert` element of its certificate.
     pub xfcc: Option<HeaderValue>,
 }
@@ -70,7 +74,8 @@ impl Client {
             .zip(identity.as_ref())
             .filter(|_| wanted)
             .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
-        Self { tls: true, identity, xfcc }
+        let peer = identity.as_deref().map(peer).map(Box::new);
+        Self { tls: true, identity, peer, xfcc }
     }
 }
 
@@ -90,6 +95,18 @@ pub struct HttpConnection {
     pub local: std::net::SocketAddr,
     /// Name in its ClientHello.
     pub server_name: Option<Arc<str>>,
+}
+
+impl HttpConnection {
+    /// What deciding looks at.
+    pub fn facts(&self) -> ConnectionFacts<'_> {
+        ConnectionFacts {
+            client: self.client.peer.as_deref(),
+            source: self.peer.ip(),
+            local: self.local,
+            server_name: self.server_name.as_deref(),
+        }
+    }
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

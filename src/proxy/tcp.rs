@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Connection, Established};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
+use crate::decide::connection::{ConnectionFacts, admit};
 use crate::net::copy::{self, End, Moved};
-use crate::snapshot::Authorization;
 use crate::snapshot::listener::TcpBlock;
 use crate::telemetry::{Protocol, RequestRecord};
 use crate::upstream::connect::Stream;
@@ -42,11 +42,21 @@ pub fn log_refused(
     details: &str,
     reason: &'static str,
 ) {
+    let record = refused(connection, flag, details, reason);
+    record.finish_refused(&connection.registered.worker.telemetry);
+}
+
+fn refused(
+    connection: &Connection,
+    flag: &'static str,
+    details: &str,
+    reason: &'static str,
+) -> RequestRecord {
     let mut record = record(connection);
     record.flags = flag;
     record.details = details.to_owned().into();
     record.reason = Some(reason);
-    record.finish_refused(&connection.registered.worker.telemetry);
+    record
 }
 
 /// Passes on a stream as it came; `first` was read already.
@@ -98,13 +108,18 @@ where
 
 async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
     let worker = &connection.registered.worker;
-    if let Authorization::Refuse(_) = &connection.snapshot.authorization {
-        log_refused(
-            connection,
-            "-",
-            "rbac_access_denied_matched_policy[none]",
-            "authorization_denied",
-        );
+    let facts = ConnectionFacts {
+        client: connection.client.as_deref(),
+        source: connection.peer.ip(),
+        local: connection.local,
+        server_name: connection.server_name.as_deref(),
+    };
+    if let Err(denial) = admit(&connection.snapshot, block, &facts) {
+        let mut record = refused(connection, "-", &denial.details, "authorization_denied");
+        if let Some(log) = &mut record.log {
+            log.resource = Some(denial.origin);
+        }
+        record.finish_refused(&worker.telemetry);
         return None;
     }
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();

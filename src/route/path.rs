@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 /// How far a path is normalised before routing, authorization and forwarding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Normalization {
@@ -32,6 +34,27 @@ pub fn normalize(path: &str, how: Normalization) -> Option<Cow<'_, str>> {
     }
     let resolved = resolve_dots(&text)?;
     String::from_utf8(resolved).ok().map(Cow::Owned)
+}
+
+/// Every way in which a backend may read a path: as it is, its dots resolved, its slashes merged, and
+/// with escaped slashes for slashes. The path itself comes first.
+pub fn readings(path: &str) -> SmallVec<[Cow<'_, str>; 1]> {
+    let mut all: SmallVec<[Cow<'_, str>; 1]> = SmallVec::new();
+    all.push(Cow::Borrowed(path));
+    if is_normal(path.as_bytes()) {
+        return all;
+    }
+    for how in
+        [Normalization::Base, Normalization::MergeSlashes, Normalization::DecodeAndMergeSlashes]
+    {
+        // What climbs above the root is the root's for some, and literal for others.
+        let reading = normalize(path, how)
+            .unwrap_or_else(|| String::from_utf8_lossy(&decode(path, true)).into_owned().into());
+        if !all.contains(&reading) {
+            all.push(reading);
+        }
+    }
+    all
 }
 
 /// Whether no rule could change the path: no escape, backslash, `//` or segment that begins with a

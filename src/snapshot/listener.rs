@@ -132,6 +132,8 @@ pub struct TcpBlock {
     pub destinations: Weighted<Option<ClusterId>>,
     /// No byte either way for this long ends a stream.
     pub idle_timeout: Duration,
+    /// Whether authorization policies are asked; not for `AUTO_PASSTHROUGH`.
+    pub judged: bool,
 }
 
 /// Services reachable by their SNI.

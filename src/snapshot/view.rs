@@ -34,6 +34,13 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "authorization": match &snapshot.authorization {
             Authorization::Open => json!("open"),
             Authorization::Refuse(by) => json!({"refuse": origin(by)}),
+            Authorization::Enforce(policies) => policies
+                .iter()
+                .map(|(action, policy)| {
+                    let at = origin(&policy.origin);
+                    json!({"action": action, "origin": at, "rules": policy.rules.len()})
+                })
+                .collect(),
         },
     })
 }

@@ -12,6 +12,7 @@
 )]
 
 mod authority;
+mod authz;
 mod backend;
 mod balance;
 mod ca;

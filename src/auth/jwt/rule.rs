@@ -98,6 +98,8 @@ pub struct VerifiedToken {
     pub rule: usize,
     /// All claims.
     pub claims: Arc<Claims>,
+    /// Claims of the rule that are lists of words.
+    pub space_delimited: Arc<[Box<str>]>,
     /// `iss/sub` (`request.auth.principal`), when the token has both.
     pub principal: Option<Box<str>>,
     /// Payload segment as it was sent, base64url without padding.
@@ -181,6 +183,7 @@ impl Authenticator {
                 Ok(verified) => {
                     return Ok(Verdict::Verified(Box::new(VerifiedToken {
                         rule: index,
+                        space_delimited: rule.space_delimited.clone(),
                         ..verified
                     })));
                 }
@@ -205,6 +208,37 @@ impl Authenticator {
         }
     }
 
+    /// The headers that policies and routes look at: those that rules fill hold what the verifying rule
+    /// says, and never a client's value.
+    pub fn judged<'a>(&self, verdict: &Verdict, headers: &'a HeaderMap) -> Cow<'a, HeaderMap> {
+        if self.owned_headers.is_empty() {
+            return Cow::Borrowed(headers);
+        }
+        let mut headers = headers.clone();
+        self.fill(verdict, &mut headers);
+        Cow::Owned(headers)
+    }
+
+    /// Fills the headers of the verifying rule, and removes those that other rules fill.
+    pub fn fill(&self, verdict: &Verdict, headers: &mut HeaderMap) {
+        for name in &self.owned_headers {
+            headers.remove(name);
+        }
+        let Verdict::Verified(verified) = verdict else { return };
+        let Some(rule) = self.rules.get(verified.rule) else { return };
+        if let Some(name) = &rule.payload_header
+            && let Ok(value) = HeaderValue::try_from(&*verified.payload)
+        {
+            headers.insert(name, value);
+        }
+        for output in &rule.claim_headers {
+            let value = output.claim.find(&verified.claims).and_then(claim::header_value);
+            if let Some(value) = value {
+                headers.insert(&output.header, value);
+            }
+        }
+    }
+
     /// Makes the request what the backend shall see: removes headers that rules fill, removes the
     /// verified tokens unless they are forwarded, fills the headers of the verifying rule. Returns
     /// the new path and query when it changed.
@@ -214,15 +248,11 @@ impl Authenticator {
         headers: &mut HeaderMap,
         path_and_query: &str,
     ) -> Option<String> {
-        for name in &self.owned_headers {
-            headers.remove(name);
-        }
-        let Verdict::Verified(verified) = verdict else {
-            return None;
-        };
-        let rule = self.rules.get(verified.rule)?;
         let mut path = None;
-        if rule.forward == ForwardToken::Remove {
+        if let Verdict::Verified(verified) = verdict
+            && let Some(rule) = self.rules.get(verified.rule)
+            && rule.forward == ForwardToken::Remove
+        {
             for place in &verified.places {
                 if let TokenPlace::Header(name) = place {
                     headers.remove(name);
@@ -235,17 +265,7 @@ impl Authenticator {
                     .any(|place| matches!(place, TokenPlace::Parameter(own) if **own == *name))
             });
         }
-        if let Some(name) = &rule.payload_header
-            && let Ok(value) = HeaderValue::try_from(&*verified.payload)
-        {
-            headers.insert(name, value);
-        }
-        for output in &rule.claim_headers {
-            let value = output.claim.find(&verified.claims).and_then(claim::header_value);
-            if let Some(value) = value {
-                headers.insert(&output.header, value);
-            }
-        }
+        self.fill(verdict, headers);
         path
     }
 
@@ -298,6 +318,7 @@ fn describe(token: &Token<'_>) -> VerifiedToken {
         rule: 0,
         principal: has_both.then(|| format!("{issuer}/{subject}").into()),
         claims: Arc::clone(&token.claims),
+        space_delimited: Arc::default(),
         payload: token.payload().into(),
         places: Vec::new(),
     }

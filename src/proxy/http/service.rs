@@ -187,6 +187,8 @@ async fn phases(
     };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let facts = RequestFacts {
+        connection: connection.facts(),
+        trusted: head.trusted_ip,
         head: head.for_routing(request.method(), request.headers(), request.uri().query()),
         path_and_query,
         now: unix_now(),
@@ -197,6 +199,12 @@ async fn phases(
         exchange.decided_by(&route.name, &route.origin);
     }
     let Decision { outcome, verdict, .. } = decision;
+    if let (Outcome::Redirect(..) | Outcome::Respond(_), Some(authenticator)) =
+        (&outcome, &snapshot.authentication)
+    {
+        // Templates of the answer see what routes saw.
+        authenticator.fill(&verdict, request.headers_mut());
+    }
     match outcome {
         Outcome::Reject(reject) => respond::reject(exchange, snapshot, Some(&head), &reject),
         Outcome::HttpsRedirect => {

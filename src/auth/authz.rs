@@ -1,0 +1,128 @@
+//! Authorization (`AuthorizationPolicy`): whether a request, or a TCP connection, may go on.
+//!
+//! A DENY rule that matches refuses. Where ALLOW policies exist, one of their rules must match. A
+//! request whose path can be read in several ways is judged in each: one reading that a DENY rule
+//! matches refuses, and every reading must be allowed.
+//!
+//! **Invariant:** no clock, sockets or resources; a judgement allocates nothing unless it refuses.
+
+mod facts;
+mod path;
+mod rule;
+mod text;
+
+pub use facts::{Facts, HttpFacts, Peer};
+pub use path::{InvalidTemplate, PathMatch};
+pub use rule::{Field, Rule, Subject, TextSubject};
+pub use text::TextMatch;
+
+use crate::base::id::Origin;
+
+/// A policy's rules.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `metadata.namespace`.
+    pub namespace: Box<str>,
+    /// `metadata.name`.
+    pub name: Box<str>,
+    /// Its rules, each with its place; without rules it matches nothing.
+    pub rules: Vec<(Rule, Origin)>,
+    /// Its own place.
+    pub origin: Origin,
+}
+
+/// The policies of a gateway.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    deny: Vec<Policy>,
+    allow: Vec<Policy>,
+    looks_at_paths: bool,
+}
+
+/// Why a request is refused; for logs alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Envoy's response code details.
+    pub details: Box<str>,
+    /// The DENY rule, or the first ALLOW policy of those that have no match.
+    pub origin: Origin,
+}
+
+impl Denial {
+    /// A refusal by no rule: a policy that cannot be enforced.
+    pub fn whole(origin: Origin) -> Self {
+        Self { details: "rbac_access_denied_matched_policy[none]".into(), origin }
+    }
+}
+
+/// What ALLOW and DENY policies do with HTTP's fields on a connection that is not HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithoutHttp {
+    /// ALLOW: the rule cannot match.
+    Fails,
+    /// DENY: the field is left out.
+    Ignored,
+}
+
+impl Policies {
+    /// Policies of which any match of `deny` refuses and, where there are any, one of `allow` must match.
+    pub fn new(deny: Vec<Policy>, allow: Vec<Policy>) -> Self {
+        let rules = deny.iter().chain(&allow).flat_map(|policy| &policy.rules);
+        let looks_at_paths = rules.into_iter().any(|(rule, _)| rule.looks_at_paths());
+        Self { deny, allow, looks_at_paths }
+    }
+
+    /// Judges; the rule that allowed is given where one had to.
+    pub fn judge(&self, facts: &Facts<'_>) -> Result<Option<&Origin>, Denial> {
+        let readings = facts.http.as_ref().map_or(1, |http| http.paths.len().max(1));
+        let mut allowed = None;
+        for reading in 0..readings {
+            let at = facts.reading(reading);
+            if let Some((policy, index, origin)) = first(&self.deny, &at, WithoutHttp::Ignored) {
+                let Policy { namespace, name, .. } = policy;
+                let details = format!(
+                    "rbac_access_denied_matched_policy[ns[{namespace}]-policy[{name}]-rule[{index}]]"
+                );
+                return Err(Denial { details: details.into(), origin: origin.clone() });
+            }
+        }
+        if let Some(policy) = self.allow.first() {
+            for reading in 0..readings {
+                let at = facts.reading(reading);
+                match first(&self.allow, &at, WithoutHttp::Fails) {
+                    Some((.., origin)) => allowed = Some(origin),
+                    None => return Err(Denial::whole(policy.origin.clone())),
+                }
+            }
+        }
+        Ok(allowed)
+    }
+
+    /// Whether some rule looks at paths, so that their readings matter.
+    pub fn look_at_paths(&self) -> bool {
+        self.looks_at_paths
+    }
+
+    /// Every policy, those that refuse first.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Policy)> {
+        let named = |action| move |policy| (action, policy);
+        self.deny.iter().map(named("DENY")).chain(self.allow.iter().map(named("ALLOW")))
+    }
+}
+
+/// The first rule that matches.
+fn first<'a>(
+    policies: &'a [Policy],
+    facts: &Facts<'_>,
+    without_http: WithoutHttp,
+) -> Option<(&'a Policy, usize, &'a Origin)> {
+    policies.iter().find_map(|policy| {
+        let mut rules = policy.rules.iter().enumerate();
+        let (index, (_, origin)) =
+            rules.find(|(_, (rule, _))| rule.matches(facts, without_http))?;
+        Some((policy, index, origin))
+    })
+}
+
+#[cfg(test)]
+mod tests;
