@@ -26,6 +26,7 @@ mod locality;
 mod mesh_tls;
 pub mod names;
 pub mod peers;
+pub mod policies;
 pub mod references;
 pub mod routes;
 pub mod selection;

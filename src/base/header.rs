@@ -37,6 +37,8 @@ names! {
     X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
     /// Marks an answer made because a limit was reached.
     X_ENVOY_OVERLOADED = "x-envoy-overloaded";
+    /// Marks an answer of a rate limit.
+    X_ENVOY_RATELIMITED = "x-envoy-ratelimited";
     /// Tracing name for an operation; consumed on responses.
     X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation";
     /// `keep-alive`, hop-by-hop.

@@ -59,10 +59,18 @@ limits! {
     TCP_IDLE_TIME: Duration = Duration::from_hours(1), "1 h";
     /// Connecting to an endpoint, TLS included (Istio's default).
     CONNECT_TIME: Duration = Duration::from_secs(10), "10 s";
+    /// Bytes of a request body kept for another try; what is longer is sent once.
+    RETRY_BODY_BYTES: usize = 64 << 10, "64 KiB";
+    /// Frames of a request body kept for another try, or waiting for a mirror.
+    RETRY_BODY_FRAMES: usize = 1_024, "1,024 frames";
+    /// Bytes of a request body waiting for a mirror; then the mirror is given up.
+    MIRROR_BODY_BYTES: usize = 256 << 10, "256 KiB";
+    /// Mirrored requests under way on one worker; further ones are not sent.
+    MIRRORED_REQUESTS: usize = 1_024, "1,024 requests";
+    /// One mirrored request, from its start to the end of its answer.
+    MIRROR_TIME: Duration = Duration::from_mins(1), "60 s";
     /// Wait before a request is tried again; doubles with each try (Envoy's default).
     RETRY_BASE_TIME: Duration = Duration::from_millis(25), "25 ms";
-    /// Longest wait before a request is tried again (Envoy's default).
-    RETRY_MOST_TIME: Duration = Duration::from_millis(250), "250 ms";
     /// Unused upstream connection: below the usual keep-alive times of backends.
     UPSTREAM_IDLE_TIME: Duration = Duration::from_secs(55), "55 s";
     /// Unused upstream connections kept per endpoint and worker.

@@ -70,9 +70,7 @@ impl Rule<'_> {
         let port = match (redirect.port, redirect.derive_port) {
             (Some(port), _) => RedirectPort::Number(u16::try_from(port).unwrap_or(0)),
             (None, Some(DerivePort::FromRequestPort)) => RedirectPort::Number(self.scope.port),
-            (None, Some(DerivePort::FromProtocolDefault)) => {
-                RedirectPort::Number(if redirect.scheme == "http" { 80 } else { 443 })
-            }
+            (None, Some(DerivePort::FromProtocolDefault)) => RedirectPort::Default,
             (None, None) => RedirectPort::FromAuthority,
         };
         let some = |text: &str| (!text.is_empty()).then(|| text.into());
@@ -124,7 +122,16 @@ impl Rule<'_> {
         let destinations = Weighted::new(destinations)
             .ok_or_else(|| self.broken(".route", "no destination has a weight above 0"))?;
         let timeout = rule.timeout.map(|time| time.0).filter(|time| !time.is_zero());
-        Ok(Forward { destinations, path, authority: authority.or(own_host), timeout })
+        Ok(Forward {
+            destinations,
+            path,
+            authority: authority.or(own_host),
+            timeout,
+            retry: self.retry(),
+            fault: self.fault()?,
+            cors: self.cors()?,
+            mirrors: self.mirrors(find),
+        })
     }
 
     fn rewrite(
@@ -159,11 +166,11 @@ impl Rule<'_> {
     ) -> Result<HeaderOps, Broken> {
         let Some(written) = written else { return Ok(HeaderOps::default()) };
         let mut out = HeaderOps::default();
-        for name in &written.remove {
+        for name in written.remove.iter().filter(|name| !is_fixed(name)) {
             out.remove.push(self.header_name(field, name)?);
         }
         for (list, target) in [(&written.set, &mut out.set), (&written.add, &mut out.add)] {
-            for (name, value) in list {
+            for (name, value) in list.iter().filter(|(name, _)| !is_fixed(name)) {
                 let value = Template::parse(value)
                     .map_err(|error| self.broken(field, error.to_string()))?;
                 target.push((self.header_name(field, name)?, value));
@@ -177,6 +184,11 @@ impl Rule<'_> {
         HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| self.broken(field, format!("\"{name}\" is not a header name")))
     }
+}
+
+/// Whether a name is a pseudo-header that no rule can change.
+fn is_fixed(name: &str) -> bool {
+    name.starts_with(':') && name != ":authority"
 }
 
 fn prefix(uri: Option<&StringMatch>, replacement: &str) -> PathRewrite {

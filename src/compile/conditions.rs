@@ -98,7 +98,8 @@ fn headers(
     written.iter().map(one).collect()
 }
 
-fn value(field: &str, written: &StringMatch) -> Result<ValueMatch, InvalidCondition> {
+/// The condition of a `StringMatch`.
+pub fn value(field: &str, written: &StringMatch) -> Result<ValueMatch, InvalidCondition> {
     Ok(match written {
         StringMatch::Exact(text) => ValueMatch::Exact(text.as_str().into()),
         StringMatch::Prefix(text) => ValueMatch::Prefix(text.as_str().into()),

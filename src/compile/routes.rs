@@ -44,7 +44,6 @@ pub fn http_routes(
     let mut routes = Vec::new();
     for (index, placed) in rules.iter().enumerate() {
         let PlacedRule { resource, field, rule } = placed;
-        unsupported(resource, rule, field, findings);
         let matches = applicable(resource, rule, scope);
         if matches.is_empty() && !rule.r#match.is_empty() {
             continue;
@@ -81,30 +80,6 @@ fn applicable<'r>(
             && (m.source_namespace.is_empty() || m.source_namespace == scope.settings.namespace)
     };
     rule.r#match.iter().enumerate().filter(|(_, m)| here(m)).collect()
-}
-
-fn unsupported(
-    resource: &Resource<VirtualService>,
-    rule: &HttpRoute,
-    field: &str,
-    findings: &mut Findings,
-) {
-    let mut warn = |present: bool, name: &str, instead: &str| {
-        if present {
-            let diagnostic = at(
-                resource,
-                format!("{field}.{name}"),
-                &catalog::FIELD_NOT_ACTED_ON,
-                format!("{name} is not acted on yet"),
-            );
-            findings.add(diagnostic.help(instead));
-        }
-    };
-    warn(rule.retries.is_some(), "retries", "only connects that failed are tried again, twice");
-    warn(rule.fault.is_some(), "fault", "no fault is injected");
-    warn(rule.mirror.is_some(), "mirror", "nothing is mirrored");
-    warn(!rule.mirrors.is_empty(), "mirrors", "nothing is mirrored");
-    warn(rule.cors_policy.is_some(), "corsPolicy", "preflights go to the backend");
 }
 
 /// One rule being compiled.
@@ -226,13 +201,6 @@ mod tests {
         );
         assert_eq!(routes.len(), 1);
         assert_eq!(codes, ["PC040", "IST0149", "PC045"]);
-    }
-
-    #[test]
-    fn what_is_not_acted_on_is_told() {
-        let (routes, codes) =
-            check("  - fault: {abort: {httpStatus: 500}}\n    route: [{destination: {host: c}}]\n");
-        assert_eq!((routes.len(), codes), (1, vec!["PC060"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::limit;
@@ -11,8 +12,12 @@ use crate::resources::destination_rule::{H2UpgradePolicy, LocalityLbSetting, Tcp
 use crate::resources::gateway::TlsProtocol;
 use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, NormalizationType};
 use crate::route::path::Normalization;
+use crate::route::retry::RetryPolicy;
+
 use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 use crate::tls::roots::Roots;
+
+use super::policies;
 
 /// Who this gateway is and where it listens.
 #[derive(Clone, Debug)]
@@ -58,6 +63,8 @@ pub struct CompileSettings {
     pub system_roots: Option<Roots>,
     /// `MeshConfig.tlsDefaults`.
     pub tls_defaults: TlsDefaults,
+    /// Retries of rules that say nothing of them (`MeshConfig.defaultHttpRetryPolicy`).
+    pub retries: Arc<RetryPolicy>,
 }
 
 /// `MeshConfig.tlsDefaults`, for servers that do not say otherwise.
@@ -94,6 +101,7 @@ impl Default for CompileSettings {
             edge: EdgeSettings::default(),
             system_roots: None,
             tls_defaults: TlsDefaults::default(),
+            retries: Arc::default(),
         }
     }
 }
@@ -115,6 +123,9 @@ impl CompileSettings {
         self.tcp_keepalive.clone_from(&mesh.tcp_keepalive);
         self.upgrade_to_http2 = mesh.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
         self.locality_lb = mesh.locality_lb_setting.clone().unwrap_or_default();
+        if let Some(retries) = &mesh.default_http_retry_policy {
+            self.retries = Arc::new(policies::retry(retries));
+        }
         self.tls_defaults = TlsDefaults {
             min_protocol_version: mesh.tls_defaults.min_protocol_version,
             cipher_suites: mesh.tls_defaults.cipher_suites.clone(),

@@ -45,6 +45,15 @@ fn not_acted_on<T>(resource: &Resource<T>, field: String, instead: &str, finding
 
 /// Conditions that mean something at a sidecar only; Istio does not look at them here either.
 fn matches(service: &Resource<VirtualService>, findings: &mut Findings) {
+    for (rule, written) in service.spec.http.iter().enumerate() {
+        let remote = written.retries.as_ref().and_then(|retries| retries.retry_remote_localities);
+        if remote == Some(true) {
+            let field = format!("spec.http[{rule}].retries.retryRemoteLocalities");
+            let instead =
+                "a retry goes to another endpoint of the same locality while there is one";
+            not_acted_on(service, field, instead, findings);
+        }
+    }
     let mut tell = |field: String, present: bool, name: &str| {
         if present {
             let message = format!("{name} has no meaning at a gateway");
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn conditions_of_sidecars_are_told() {
         let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
-                    a}\nspec: {hosts: [a.com], http: [{match: [{statPrefix: x}]}], tls: [{match: \
+                    a}\nspec: {hosts: [a.com], http: [{retries: {attempts: 1, retryRemoteLocalities: true}, match: [{statPrefix: x}]}], tls: [{match: \
                     [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}]}], \
                     tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}]}]}\n";
         let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
@@ -202,6 +211,7 @@ mod tests {
         fields.sort_unstable();
         let expected = [
             "spec.http[0].match[0].statPrefix",
+            "spec.http[0].retries.retryRemoteLocalities",
             "spec.tcp[0].match[0].sourceLabels",
             "spec.tcp[0].match[0].sourceSubnet",
             "spec.tls[0].match[0].destinationSubnets",

@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::auth::authz::Denial;
 use crate::auth::jwt::JwtFailure;
 use crate::base::id::Origin;
+use crate::route::fault::Abort;
 
 /// A reason for a self-made answer.
 #[derive(Clone, Debug)]
@@ -47,6 +48,14 @@ pub enum Reject {
     UpstreamProtocol,
     /// The route's time ran out.
     Timeout,
+    /// The last try's own time ran out.
+    TryTimeout,
+    /// The time that a gRPC client gives ran out.
+    GrpcDeadline,
+    /// A rule injects this answer.
+    Fault(Abort),
+    /// What the last try ended with, after all that the retry policy allows.
+    Exhausted(Box<Reject>),
     /// The client sent its body too slowly, or stopped.
     RequestTimeout,
     /// The client went away.
@@ -136,6 +145,18 @@ impl Answer {
     const fn blame(self, blame: Blame) -> Self {
         Self { blame, ..self }
     }
+
+    /// The same after the last try.
+    fn exhausted(self) -> Self {
+        let flag = match self.flag {
+            "UC" => "UC,URX",
+            "UR" => "UR,URX",
+            "UPE" => "UPE,URX",
+            "UT" => "UT,URX",
+            other => other,
+        };
+        Self { flag, ..self }
+    }
 }
 
 /// The answer when a request ended before there was one of the endpoint.
@@ -156,16 +177,11 @@ macro_rules! reset {
 
 impl Reject {
     /// The answer, apart from what depends on the request.
+    #[allow(clippy::too_many_lines, reason = "a table with a row for each reason")]
     pub fn answer(&self) -> Answer {
         use Blame::{Policy, Upstream};
         match self {
-            Self::BadRequest(BadRequest::NotOriginForm) => {
-                answer(404, "", "NR", "route_not_found", "path_not_origin_form")
-            }
-            Self::BadRequest(kind @ BadRequest::TransferEncoding) => {
-                answer(501, "", "-", kind.details(), kind.details())
-            }
-            Self::BadRequest(kind) => answer(400, "", "-", kind.details(), kind.details()),
+            Self::BadRequest(kind) => kind.answer(),
             Self::TooManyHeaders => answer(431, "", "-", "too_many_headers", "too_many_headers"),
             Self::Http10 => {
                 answer(426, "Upgrade Required", "-", "low_version", "http10_not_supported")
@@ -210,6 +226,30 @@ impl Reject {
                 answer(504, "upstream request timeout", "UT", "response_timeout", "route_timeout")
                     .blame(Upstream)
             }
+            Self::TryTimeout => answer(
+                504,
+                "upstream request timeout",
+                "UT",
+                "upstream_per_try_timeout",
+                "per_try_timeout",
+            )
+            .blame(Upstream),
+            Self::GrpcDeadline => answer(
+                504,
+                "downstream duration timeout",
+                "DT",
+                "max_duration_timeout",
+                "grpc_deadline",
+            ),
+            Self::Fault(abort) => answer(
+                abort.http_status().as_u16(),
+                "fault filter abort",
+                "FI",
+                "fault_filter_abort",
+                "fault_injected",
+            )
+            .blame(Policy),
+            Self::Exhausted(last) => last.answer().exhausted(),
             Self::RequestTimeout => {
                 answer(408, "request timeout", "-", "request_body_stalled", "request_stalled")
             }
@@ -230,6 +270,10 @@ impl Reject {
         match self {
             Self::Jwt(failure) => failure.message().into(),
             Self::ConnectFailed(failure, tried) => failure.body(*tried).into(),
+            Self::Exhausted(last) => last
+                .body()
+                .replacen("reset reason", "retried and the latest reset reason", 1)
+                .into(),
             _ => Cow::Borrowed(self.answer().body),
         }
     }
@@ -264,6 +308,17 @@ impl Reject {
 }
 
 impl BadRequest {
+    fn answer(self) -> Answer {
+        let status = match self {
+            Self::NotOriginForm => {
+                return answer(404, "", "NR", "route_not_found", "path_not_origin_form");
+            }
+            Self::TransferEncoding => 501,
+            _ => 400,
+        };
+        answer(status, "", "-", self.details(), self.details())
+    }
+
     fn details(self) -> &'static str {
         match self {
             Self::MissingHost => "missing_host_header",
@@ -325,52 +380,4 @@ impl ConnectFailure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_envoys() {
-        let check = |reject: Reject, status: u16, body: &str, flag: &str| {
-            assert_eq!(reject.status().as_u16(), status);
-            assert_eq!(reject.body(), body);
-            assert_eq!(reject.answer().flag, flag);
-        };
-        check(Reject::RouteNotFound, 404, "", "NR");
-        check(Reject::ClusterNotFound, 503, "", "NC");
-        check(Reject::NoHealthyUpstream, 503, "no healthy upstream", "UH");
-        check(
-            Reject::Overflow,
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-            "UO",
-        );
-        check(Reject::Timeout, 504, "upstream request timeout", "UT");
-        check(
-            Reject::UpstreamClosed,
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
-            "UC",
-        );
-        check(Reject::Misdirected, 421, "", "NR");
-        check(
-            Reject::ConnectFailed(ConnectFailure::Timeout, Tried::Once),
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
-            "UF",
-        );
-        check(
-            Reject::ConnectFailed(ConnectFailure::Refused, Tried::Repeatedly),
-            503,
-            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused",
-            "UF,URX",
-        );
-    }
-
-    #[test]
-    fn what_went_wrong_in_tls_is_for_the_log_only() {
-        let failure = ConnectFailure::Tls("secret detail".into());
-        let reject = Reject::ConnectFailed(failure, Tried::Once);
-        assert!(!reject.body().contains("secret"));
-        assert_eq!(reject.transport_failure(), Some("secret detail"));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::header::HeaderMap;
 use smallvec::smallvec;
@@ -53,6 +54,8 @@ pub struct Decision<'a> {
     pub verdict: Verdict,
     /// The rule of a policy that allowed it, where one had to.
     pub allowed: Option<&'a Origin>,
+    /// A wait that the rule injects before it.
+    pub delay: Option<Duration>,
     /// What to do.
     pub outcome: Outcome<'a>,
 }
@@ -68,6 +71,8 @@ pub enum Outcome<'a> {
     HttpsRedirect,
     /// Answer with fixed content.
     Respond(&'a DirectResponse),
+    /// Answer a CORS preflight with these headers.
+    Preflight(HeaderMap),
     /// Refuse.
     Reject(Reject),
 }
@@ -85,6 +90,7 @@ pub fn decide<'a>(
         route: None,
         verdict: Verdict::Anonymous,
         allowed: None,
+        delay: None,
         outcome: Outcome::Reject(Reject::RouteNotFound),
     };
     let host = without_port(facts.head.authority);
@@ -224,13 +230,31 @@ fn route(decision: &mut Decision<'_>, host: &str, facts: &RequestFacts<'_>) {
     decision.outcome = match &route.action {
         Action::Redirect(redirect, headers) => Outcome::Redirect(redirect, headers),
         Action::Respond(response) => Outcome::Respond(response),
-        Action::Forward(forward) => match forward.destinations.pick(facts.random) {
-            Some(destination) if destination.cluster.is_some() => {
-                Outcome::Forward(forward, destination)
+        Action::Forward(forward) => {
+            let injected = forward.fault.as_ref().map(|fault| fault.draw(facts.random));
+            let injected = injected.unwrap_or_default();
+            decision.delay = injected.delay;
+            match injected.abort {
+                Some(abort) => Outcome::Reject(Reject::Fault(abort)),
+                None => toward(forward, facts),
             }
-            _ => Outcome::Reject(Reject::ClusterNotFound),
-        },
+        }
     };
+}
+
+/// Where a request goes that its rule forwards: nowhere when it is a preflight for the gateway.
+fn toward<'a>(forward: &'a Forward, facts: &RequestFacts<'_>) -> Outcome<'a> {
+    let cors = forward.cors.as_ref();
+    let preflight = cors.and_then(|cors| cors.preflight(facts.head.method, facts.head.headers));
+    if let Some(headers) = preflight {
+        return Outcome::Preflight(headers);
+    }
+    match forward.destinations.pick(facts.random) {
+        Some(destination) if destination.cluster.is_some() => {
+            Outcome::Forward(forward, destination)
+        }
+        _ => Outcome::Reject(Reject::ClusterNotFound),
+    }
 }
 
 /// Whether a request is a gRPC call.

@@ -234,6 +234,11 @@ fn outcome(
             tale.outcome.action = "respond";
             tale.outcome.status = Some(status);
         }
+        Outcome::Preflight(headers) => {
+            tale.step("answer", format!("200 to a CORS preflight, with {} headers", headers.len()));
+            tale.outcome.action = "respond";
+            tale.outcome.status = Some(200);
+        }
         Outcome::Forward(forward, _) => {
             let sent = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
             let cut = snapshot.authentication.as_ref().and_then(|authenticator| {

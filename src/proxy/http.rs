@@ -2,11 +2,15 @@
 
 pub mod attempt;
 pub mod body;
+pub mod deadline;
 pub mod forward;
 pub mod head;
+pub mod mirror;
 pub mod respond;
 pub mod service;
+pub mod tee;
 pub mod upgrade;
+pub mod upload;
 
 use std::io;
 use std::pin::Pin;

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::connection::{self, Accepted, ServingCell};
-use super::http::body::RequestBody;
+use super::http::upload::RequestBody;
 use crate::base::limit;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
 use crate::snapshot::Snapshot;
@@ -94,6 +94,8 @@ pub struct Worker {
     pub telemetry: WorkerTelemetry,
     /// Its clock of seconds.
     pub ticks: Ticks,
+    /// Held by each mirrored request under way.
+    pub mirrors: Rc<()>,
     connections: RefCell<HashMap<u64, Held>>,
     most_connections: usize,
     next_connection: Cell<u64>,
@@ -110,6 +112,7 @@ impl Worker {
             upstreams: Upstreams::new(parts.resolver, parts.shared),
             telemetry: parts.telemetry,
             ticks: Ticks::default(),
+            mirrors: Rc::default(),
             connections: RefCell::default(),
             most_connections: parts.connections,
             next_connection: Cell::new(0),

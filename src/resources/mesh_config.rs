@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
 use super::gateway::TlsProtocol;
 use super::meta::ProtoDuration;
+use super::virtual_service::HttpRetry;
 use super::{ConfigFile, nearest, single};
 use crate::diag::{Diagnostic, catalog};
 
@@ -21,6 +22,7 @@ pub struct MeshConfig {
     pub trust_domain_aliases: Vec<String>,
     pub enable_auto_mtls: Option<bool>,
     pub connect_timeout: Option<ProtoDuration>,
+    pub default_http_retry_policy: Option<HttpRetry>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub h2_upgrade_policy: H2UpgradePolicy,
     pub locality_lb_setting: Option<LocalityLbSetting>,

@@ -15,6 +15,7 @@ mod destination_rule;
 mod gateway;
 mod security;
 mod service_entry;
+mod traffic;
 mod virtual_service;
 
 /// Checks every resource of a set.

@@ -71,6 +71,8 @@ pub enum RedirectPort {
     FromAuthority,
     /// A number.
     Number(u16),
+    /// The scheme's own: none is written.
+    Default,
 }
 
 /// A redirect, ready to be answered.
@@ -119,6 +121,7 @@ impl Redirect {
                     out.push_str(&port.to_string());
                 }
             }
+            RedirectPort::Default => out.push_str(without_port(base)),
             RedirectPort::FromAuthority if self.authority.is_none() && new_scheme != scheme => {
                 let host = without_port(base);
                 let port = base.get(host.len() + 1..).and_then(|port| port.parse().ok());
@@ -168,6 +171,8 @@ mod tests {
     #[test]
     fn authority_port_and_path_are_replaced() {
         let mut to = Redirect { authority: Some("b.com".into()), ..Redirect::to_https() };
+        check(&to, ("a.com:8080", "/x"), "https://b.com/x?q=1");
+        to.port = RedirectPort::Default;
         check(&to, ("a.com:8080", "/x"), "https://b.com/x?q=1");
         to.port = RedirectPort::Number(8443);
         check(&to, ("a.com", "/x"), "https://b.com:8443/x?q=1");

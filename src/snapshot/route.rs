@@ -8,11 +8,15 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::base::id::Origin;
+use crate::route::cors::CorsPolicy;
+use crate::route::fault::Fault;
 use crate::route::headers::HeaderOps;
 use crate::route::hosts::HostIndex;
 use crate::route::index::RuleIndex;
 use crate::route::matcher::{RequestHead, RequestMatch};
+use crate::route::retry::RetryPolicy;
 use crate::route::rewrite::{PathRewrite, Redirect};
+use crate::route::share::Share;
 use crate::route::weight::Weighted;
 
 use super::cluster::ClusterId;
@@ -97,6 +101,23 @@ pub struct Forward {
     pub authority: Option<HeaderValue>,
     /// Time for the whole answer, counted from the end of the request; none when nothing.
     pub timeout: Option<Duration>,
+    /// When a request is sent again.
+    pub retry: Arc<RetryPolicy>,
+    /// What is injected.
+    pub fault: Option<Box<Fault>>,
+    /// Which origins may ask.
+    pub cors: Option<Box<CorsPolicy>>,
+    /// Who gets a copy.
+    pub mirrors: Box<[Mirror]>,
+}
+
+/// Who gets a copy of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    /// Of how many.
+    pub share: Share,
+    /// Where it goes.
+    pub cluster: ClusterId,
 }
 
 impl Forward {

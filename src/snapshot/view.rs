@@ -117,6 +117,17 @@ fn rule(snapshot: &Snapshot, route: &Route) -> Value {
                 .map(|destination| cluster_name(snapshot, destination.cluster))
                 .collect::<Vec<_>>(),
             "timeout": forward.timeout.map(|time| format!("{time:?}")),
+            "retries": {
+                "attempts": forward.retry.attempts,
+                "per_try_timeout": forward.retry.per_try.map(|time| format!("{time:?}")),
+            },
+            "fault": forward.fault.is_some(),
+            "cors": forward.cors.is_some(),
+            "mirrors": forward
+                .mirrors
+                .iter()
+                .map(|mirror| cluster_name(snapshot, Some(mirror.cluster)))
+                .collect::<Vec<_>>(),
         }),
     };
     json!({"name": &*route.name, "origin": origin(&route.origin), "action": action})

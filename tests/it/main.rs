@@ -30,11 +30,14 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod listeners;
+mod mirror;
 mod observability;
 mod outlier;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
+mod policies;
 mod reload;
+mod retries;
 mod routes;
 mod samples;
 mod scripted;

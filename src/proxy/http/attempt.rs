@@ -1,8 +1,8 @@
-//! Tries: a request reaches an endpoint, or there is a reason why none was reached.
+//! Tries: a request reaches an endpoint and is answered, or there is a reason why not.
 //!
-//! What was not sent is tried again elsewhere. What was sent is sent once more only when its
-//! connection had lain idle, was closed without an answer, and the method may be repeated: the
-//! backend closed it before it saw the request.
+//! What was not sent is tried again as the rule's policy says. What was sent is sent again only for a
+//! cause that the policy names, or once when its connection had lain idle, was closed without an
+//! answer, and the method may be repeated: the backend closed it before it saw the request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,21 +15,18 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
-use super::body::RequestBody;
 use super::service::Exchange;
+use super::upload::RequestBody;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
-use crate::base::limit;
 use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
-use crate::snapshot::cluster::Cluster;
+use crate::route::retry::{Failure, RetryPolicy};
+use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::upstream::bounds::Permit;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::lease::Lease;
 use crate::upstream::pool::{AcquireError, Demand, Pool, Wanted};
-
-/// Tries after the first when no endpoint could be reached (Istio's default retry policy).
-const CONNECT_RETRIES: u32 = 2;
 
 /// An answer, the connection it comes over, and when its request was sent.
 pub type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
@@ -43,6 +40,8 @@ pub struct Aim<'a> {
     pub hash: Option<u64>,
     /// When an answer would come too late.
     pub deadline: Option<Instant>,
+    /// When it is tried again.
+    pub retry: &'a RetryPolicy,
 }
 
 /// Finds a connection and sends.
@@ -55,7 +54,13 @@ pub async fn send(
     let connection = exchange.connection().clone();
     let worker = &connection.registered.worker;
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    let mut tries = Tries::default();
+    // An HTTP/2 backend may refuse a stream that it was sent (RFC 9113 section 8.7).
+    let repeats = aim.retry.after_sending()
+        || (cluster.protocol == Protocol::Http2 && aim.retry.retries(Failure::Refused));
+    if repeats {
+        exchange.upload.keep();
+    }
+    let mut tries = Tries::new(aim.retry);
     loop {
         let demand = Demand {
             host: host(&request, aim.head),
@@ -69,26 +74,104 @@ pub async fn send(
             let attempt = HeaderValue::from(tries.failed + 1);
             request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, attempt);
         }
-        if let Some(log) = &mut exchange.record.log {
-            log.upstream_host = lease.peer();
-            log.upstream_local = lease.local();
-        }
+        note_endpoint(exchange, &lease);
+        let stale = tries.may_be_stale(exchange, &lease, &request);
+        let spare = (stale || (repeats && tries.left())).then(|| head_of(&request));
         let began = Instant::now();
-        let repeatable = lease.reused && tries.wanted == Wanted::Any && exchange.upload.is_empty();
-        let copy =
-            (repeatable && request.method().is_idempotent()).then(|| copy(exchange, &request));
-        match lease.send(request).await {
-            Ok(response) => return Ok((response, lease, began)),
-            Err(mut error) => match (error.take_message(), copy, failure(error.error())) {
-                (Some(unsent), ..) if lease.reused => request = unsent,
-                (None, Some(copy), Reject::UpstreamClosed | Reject::UpstreamReset) => {
-                    tries.wanted = Wanted::Fresh;
-                    request = copy;
+        let (reject, cause) =
+            match send_once(exchange, &mut lease, aim.retry.per_try, request).await {
+                Ok(response) => {
+                    let again = repeats && aim.retry.retries_answer(&response);
+                    if again
+                        && let Some(spare) = spare
+                        && exchange.upload.can_repeat()
+                        && tries.again(&pool).await.is_ok()
+                    {
+                        tries.leave(&lease);
+                        request = spare.map(|()| exchange.upload.again());
+                        continue;
+                    }
+                    if again {
+                        tries.note_exhausted(exchange);
+                    }
+                    return Ok((response, lease, began));
                 }
-                (.., reject) => return Err(reject),
-            },
+                Err(Failed::Returned(unsent)) => {
+                    // Its connection died while it lay idle: that is no failure of the endpoint.
+                    let counts = !lease.reused;
+                    let again = aim.retry.retries(Failure::Unsent);
+                    if counts && !(again && tries.again(&pool).await.is_ok()) {
+                        return Err(tries.last(Reject::UpstreamClosed));
+                    }
+                    request = *unsent;
+                    continue;
+                }
+                Err(Failed::Sent(reject, cause)) => (reject, cause),
+            };
+        let died = stale && matches!(reject, Reject::UpstreamClosed | Reject::UpstreamReset);
+        let Some(spare) = spare.filter(|_| exchange.upload.can_repeat()) else {
+            return Err(tries.last(reject));
+        };
+        if died {
+            tries.wanted = Wanted::Fresh;
+        } else if !aim.retry.retries(cause) || tries.again(&pool).await.is_err() {
+            return Err(tries.last(reject));
+        } else {
+            tries.leave(&lease);
         }
+        request = spare.map(|()| exchange.upload.again());
     }
+}
+
+fn note_endpoint(exchange: &mut Exchange, lease: &Lease<RequestBody>) {
+    if let Some(log) = &mut exchange.record.log {
+        log.upstream_host = lease.peer();
+        log.upstream_local = lease.local();
+    }
+}
+
+/// Why a try has no answer.
+enum Failed {
+    /// Nothing was sent.
+    Returned(Box<Request<RequestBody>>),
+    /// Something may have been.
+    Sent(Reject, Failure),
+}
+
+/// One try over one connection, within its own time.
+async fn send_once(
+    exchange: &Exchange,
+    lease: &mut Lease<RequestBody>,
+    per_try: Option<Duration>,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failed> {
+    let result = match per_try {
+        None => lease.send(request).await,
+        Some(time) => {
+            let upload = exchange.upload.clone();
+            // Boxed: most rules give a try no time of its own.
+            let over = Box::pin(async move {
+                upload.finished().await;
+                sleep(time).await;
+            });
+            let over = tokio::select! {
+                result = lease.send(request) => Some(result),
+                () = over => None,
+            };
+            let Some(result) = over else {
+                lease.deadline = Some(Instant::now());
+                return Err(Failed::Sent(Reject::TryTimeout, Failure::Reset));
+            };
+            result
+        }
+    };
+    result.map_err(|mut error| {
+        if let Some(unsent) = error.take_message() {
+            return Failed::Returned(Box::new(unsent));
+        }
+        let cause = if is_refused(error.error()) { Failure::Refused } else { Failure::Reset };
+        Failed::Sent(failure(error.error()), cause)
+    })
 }
 
 /// The host that a request asks for, for the name in a handshake.
@@ -98,9 +181,9 @@ fn host<'a>(request: &'a Request<RequestBody>, head: &'a Head) -> &'a str {
     without_port(host.unwrap_or(&head.authority))
 }
 
-/// The same request, which has no body.
-fn copy(exchange: &Exchange, request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(exchange.upload.again());
+/// A request's head, to be sent once more.
+pub(super) fn head_of<B>(request: &Request<B>) -> Request<()> {
+    let mut copy = Request::new(());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();
@@ -109,15 +192,89 @@ fn copy(exchange: &Exchange, request: &Request<RequestBody>) -> Request<RequestB
 }
 
 /// What earlier tries of a request leave to know.
-#[derive(Default)]
-struct Tries {
+struct Tries<'a> {
+    policy: &'a RetryPolicy,
     failed: u32,
     avoid: SmallVec<[SocketAddr; 2]>,
     wanted: Wanted,
     permit: Option<Permit>,
+    refused: bool,
 }
 
-impl Tries {
+impl<'a> Tries<'a> {
+    fn new(policy: &'a RetryPolicy) -> Self {
+        Self {
+            policy,
+            failed: 0,
+            avoid: SmallVec::new(),
+            wanted: Wanted::default(),
+            permit: None,
+            refused: false,
+        }
+    }
+
+    /// Whether a connection may have been closed before the backend sees a request that is harmless
+    /// to repeat.
+    fn may_be_stale(
+        &self,
+        exchange: &Exchange,
+        lease: &Lease<RequestBody>,
+        request: &Request<RequestBody>,
+    ) -> bool {
+        lease.reused
+            && self.wanted == Wanted::Any
+            && exchange.upload.is_empty()
+            && request.method().is_idempotent()
+    }
+
+    fn left(&self) -> bool {
+        self.failed < self.policy.attempts
+    }
+
+    /// Waits for another try, if there may be one.
+    async fn again(&mut self, pool: &Pool<RequestBody>) -> Result<(), ()> {
+        if !self.left() {
+            return Err(());
+        }
+        if self.permit.is_none() {
+            self.permit = pool.retry().map_err(|_| self.refused = true)?;
+        }
+        self.failed += 1;
+        // Boxed: most requests find a connection and need no room for a timer.
+        Box::pin(sleep(self.policy.back_off(self.failed, fastrand::f64()))).await;
+        Ok(())
+    }
+
+    /// Leaves an endpoint out from now on.
+    fn leave(&mut self, lease: &Lease<RequestBody>) {
+        if self.policy.avoid_previous {
+            self.avoid.extend(lease.peer());
+        }
+    }
+
+    fn tried(&self) -> Tried {
+        match (self.refused, self.failed) {
+            (true, _) => Tried::Overflow,
+            (false, 0) => Tried::Once,
+            (false, _) => Tried::Repeatedly,
+        }
+    }
+
+    /// The reason of the last try.
+    fn last(&self, reject: Reject) -> Reject {
+        match self.tried() {
+            Tried::Once | Tried::Overflow => reject,
+            Tried::Repeatedly => Reject::Exhausted(Box::new(reject)),
+        }
+    }
+
+    /// Notes that an answer is passed on for want of more tries.
+    fn note_exhausted(&self, exchange: &mut Exchange) {
+        if self.failed > 0 && !self.left() {
+            exchange.record.flags = "URX";
+        }
+    }
+
     async fn acquire(
         &mut self,
         pool: &Pool<RequestBody>,
@@ -130,28 +287,17 @@ impl Tries {
                 Err(AcquireError::Overflow(_)) => return Err(Reject::Overflow),
                 Err(AcquireError::Connect(error)) => {
                     let hopeless = matches!(error, ConnectError::Unusable(_));
-                    if self.failed == CONNECT_RETRIES || hopeless {
-                        let tried = if self.failed > 0 { Tried::Repeatedly } else { Tried::Once };
-                        return Err(Reject::ConnectFailed(connect_failure(&error), tried));
+                    let wanted = !hopeless && self.policy.retries(Failure::Connect);
+                    if !wanted || self.again(pool).await.is_err() {
+                        return Err(Reject::ConnectFailed(connect_failure(&error), self.tried()));
                     }
-                    if self.permit.is_none() {
-                        let failed =
-                            |_| Reject::ConnectFailed(connect_failure(&error), Tried::Overflow);
-                        self.permit = pool.retry().map_err(failed)?;
+                    if !self.policy.avoid_previous {
+                        self.avoid.clear();
                     }
-                    self.failed += 1;
-                    // Boxed: most requests find a connection and need no room for a timer.
-                    Box::pin(sleep(back_off(self.failed, fastrand::f64()))).await;
                 }
             }
         }
     }
-}
-
-/// How long to wait before a retry: random, up to a bound that doubles (Envoy's default).
-fn back_off(retry: u32, random: f64) -> Duration {
-    let most = limit::RETRY_BASE_TIME * (2_u32.saturating_pow(retry) - 1);
-    most.min(limit::RETRY_MOST_TIME).mul_f64(random)
 }
 
 fn connect_failure(error: &ConnectError) -> ConnectFailure {
@@ -175,15 +321,14 @@ fn failure(error: &hyper::Error) -> Reject {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_wait_up_to_a_bound_that_doubles() {
-        let most: Vec<_> = (1..6).map(|retry| back_off(retry, 1.0).as_millis()).collect();
-        assert_eq!(most, [25, 75, 175, 250, 250]);
-        assert_eq!(back_off(3, 0.0), Duration::ZERO);
-        assert_eq!(back_off(40, 1.0).as_millis(), 250);
+/// Whether a stream was refused before the backend looked at it.
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
+            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = inner.source();
     }
+    false
 }

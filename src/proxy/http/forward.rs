@@ -1,7 +1,6 @@
 //! Sending a request to its destination, and its answer back.
 
 use std::borrow::Cow;
-use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{
@@ -10,12 +9,13 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::body::{Gate, RequestBody, ResponseBody};
+use super::body::ResponseBody;
 use super::head::{Plan, RequestValues, strip_hop_by_hop};
 use super::service::Exchange;
-use super::{HttpConnection, attempt, respond, upgrade};
+use super::upload::{Gate, RequestBody};
+use super::{HttpConnection, attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
@@ -39,6 +39,8 @@ pub struct Work<'a> {
     pub head: &'a Head,
     /// What preparing it found.
     pub plan: Plan,
+    /// The request's random number.
+    pub random: u32,
 }
 
 /// Forwards a request and answers it.
@@ -52,7 +54,7 @@ pub async fn forward(
         return respond::reject(exchange, work.snapshot, Some(work.head), &Reject::ClusterNotFound);
     };
     exchange.record.destination = cluster.labels.clone();
-    let deadline = work.rule.timeout.map(|time| Instant::now() + time);
+    let grpc = if exchange.is_grpc() { deadline::grpc_timeout(request.headers()) } else { None };
     let (headers, query) = if needs_values(work.destination) {
         (request.headers().clone(), request.uri().query().map(str::to_owned))
     } else {
@@ -61,16 +63,13 @@ pub async fn forward(
     let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
     log_request(&mut exchange, &cluster, &request);
     let hashed = hash(exchange.connection(), &cluster, work.head, &request);
-    let aim = attempt::Aim { head: work.head, hash: hashed.key, deadline };
-    let sent = {
-        let mut sending = pin!(attempt::send(&mut exchange, &cluster, &aim, request));
-        match deadline {
-            None => sending.await,
-            Some(deadline) => {
-                timeout_at(deadline, sending.as_mut()).await.unwrap_or(Err(Reject::Timeout))
-            }
-        }
-    };
+    mirror::start(&exchange, &work, &request);
+    let mut expiry = deadline::expiry(&exchange.upload, work.rule.timeout, grpc);
+    let late = work.rule.timeout.map(|time| Instant::now() + time);
+    let retry = &work.rule.retry;
+    let aim = attempt::Aim { head: work.head, hash: hashed.key, deadline: late, retry };
+    let sending = attempt::send(&mut exchange, &cluster, &aim, request);
+    let sent = deadline::within(&mut expiry, sending).await;
     let sent = sent.and_then(|sent| {
         let framed = is_framed(&sent.0, client_upgrade.is_some());
         if framed { Ok(sent) } else { Err(Reject::UpstreamProtocol) }
@@ -93,6 +92,7 @@ pub async fn forward(
                 log.upstream_service_milliseconds = Some(millis);
             }
             finish_head(&work, &mut response, &values, (millis, switched));
+            mark(&mut response, exchange.extra.take().as_deref());
             if let Some(cookie) = hashed.set_cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
@@ -101,13 +101,20 @@ pub async fn forward(
             if switched {
                 return upgrade::switch(exchange, response, client_upgrade, lease);
             }
-            response.map(|incoming| ResponseBody::backend(incoming, lease, exchange))
+            response.map(|incoming| ResponseBody::backend(incoming, lease, exchange, expiry))
         }
         Err(reject) => {
             let reject =
                 if exchange.upload.stalled.get() { Reject::RequestTimeout } else { reject };
             respond::reject(exchange, work.snapshot, Some(work.head), &reject)
         }
+    }
+}
+
+/// Adds what the answer says besides.
+fn mark(response: &mut Response<Incoming>, extra: Option<&HeaderMap>) {
+    for (name, value) in extra.iter().flat_map(|extra| extra.iter()) {
+        response.headers_mut().insert(name, value.clone());
     }
 }
 
@@ -178,7 +185,7 @@ fn prepare(
     }
     rewrite_host(work, &mut request);
     rewrite_uri(work, cluster, &mut request);
-    if let Some(time) = work.rule.timeout {
+    if let Some(time) = work.rule.retry.per_try.or(work.rule.timeout) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         request.headers_mut().insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(millis));
     }
@@ -219,11 +226,26 @@ fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incomin
         }
         parts.path_and_query = PathAndQuery::try_from(target.into_owned()).ok();
     }
-    (parts.scheme, parts.authority) = (None, None);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    address(request, cluster, work.head.scheme);
+}
+
+/// Names the host as the cluster's protocol wants it.
+pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(authority) = parts.authority.take()
+        && !request.headers().contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    parts.scheme = None;
     if cluster.protocol == Protocol::Http2 {
         let host = request.headers_mut().remove(HOST);
         parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        parts.scheme = parts.authority.is_some().then_some(if work.head.scheme == "https" {
+        parts.scheme = parts.authority.is_some().then_some(if scheme == "https" {
             Scheme::HTTPS
         } else {
             Scheme::HTTP

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::head::RequestValues;
@@ -11,6 +11,7 @@ use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
+use crate::route::fault::Abort;
 use crate::route::headers::HeaderOps;
 use crate::route::rewrite::Redirect;
 use crate::snapshot::Snapshot;
@@ -55,6 +56,8 @@ pub fn reject(
 fn grpc_status(reject: &Reject) -> u16 {
     match reject {
         Reject::Jwt(failure) => u16::from(failure.reason.grpc_status()),
+        Reject::Fault(Abort::Grpc(status)) => *status,
+        Reject::GrpcDeadline => 4,
         _ => match reject.status().as_u16() {
             400 => 13,
             401 => 16,
@@ -77,6 +80,17 @@ pub fn https_redirect(
     let location = to.location(head.scheme, &head.authority, &head.path, query);
     let response = located(to.status, location);
     finish(noted(exchange, "https_redirect"), snapshot, response, Bytes::new())
+}
+
+/// Answers a CORS preflight.
+pub fn preflight(
+    exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    headers: HeaderMap,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(());
+    *response.headers_mut() = headers;
+    finish(noted(exchange, "cors_preflight"), snapshot, response, Bytes::new())
 }
 
 /// Answers with a route's redirect.
@@ -133,6 +147,9 @@ fn finish(
 ) -> Response<ResponseBody> {
     if let Some(server) = &snapshot.edge.server_header {
         response.headers_mut().insert(SERVER, server.clone());
+    }
+    if let Some(extra) = exchange.extra.take() {
+        response.headers_mut().extend(*extra);
     }
     exchange.answered(&response);
     response.map(|()| ResponseBody::own(body, exchange))

@@ -9,8 +9,9 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{ResponseBody, Upload};
+use super::body::ResponseBody;
 use super::head;
+use super::upload::Upload;
 use super::{HttpConnection, forward, respond};
 use crate::base::header::GRPC_STATUS;
 use crate::base::id::Origin;
@@ -22,6 +23,9 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::worker::ActiveRequest;
 use crate::telemetry::{Protocol, RequestRecord};
 
+/// The flag of a request that was made to wait.
+const DELAYED: &str = "DI";
+
 /// A request and its answer: ends once, as a metrics sample and an access log line.
 pub struct Exchange {
     connection: Rc<HttpConnection>,
@@ -29,6 +33,8 @@ pub struct Exchange {
     pub record: RequestRecord,
     /// The request's body.
     pub upload: Rc<Upload>,
+    /// What its answer says besides (CORS).
+    pub extra: Option<Box<HeaderMap>>,
     http2: bool,
     _active: ActiveRequest,
 }
@@ -61,6 +67,7 @@ impl Exchange {
             connection: connection.clone(),
             record,
             upload: Rc::default(),
+            extra: None,
             http2: request.version() == Version::HTTP_2,
             _active: telemetry.metrics.request_started(),
         })
@@ -96,7 +103,10 @@ impl Exchange {
     /// Notes what was refused, and by what.
     pub fn rejected(&mut self, reject: &Reject) {
         let answer = reject.answer();
-        self.record.flags = answer.flag;
+        self.record.flags = match (self.record.flags, answer.flag) {
+            (DELAYED, "FI") => "DI,FI",
+            (_, flag) => flag,
+        };
         self.record.reason = Some(answer.code);
         self.record.details = reject.details();
         if let Some(log) = &mut self.record.log {
@@ -127,6 +137,12 @@ impl Exchange {
     pub fn backend_failed_midway(&mut self) {
         self.record.flags = "UC";
         self.record.reason = Some("upstream_closed_midway");
+    }
+
+    /// The answer's time ran out after its head was sent.
+    pub fn timed_out_midway(&mut self) {
+        self.record.flags = "UT";
+        self.record.reason = Some("timeout_midway");
     }
 
     /// The client left before the end.
@@ -186,24 +202,30 @@ async fn phases(
         return respond::reject(exchange, snapshot, Some(&head), &Reject::Misdirected);
     };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let random = fastrand::u32(..);
     let facts = RequestFacts {
         connection: connection.facts(),
         trusted: head.trusted_ip,
         head: head.for_routing(request.method(), request.headers(), request.uri().query()),
         path_and_query,
         now: unix_now(),
-        random: fastrand::u32(..),
+        random,
     };
     let decision = decide(snapshot, &serving.listener, &serving.block, &facts);
     if let Some(route) = decision.route {
         exchange.decided_by(&route.name, &route.origin);
     }
-    let Decision { outcome, verdict, .. } = decision;
+    let Decision { outcome, verdict, delay, .. } = decision;
     if let (Outcome::Redirect(..) | Outcome::Respond(_), Some(authenticator)) =
         (&outcome, &snapshot.authentication)
     {
         // Templates of the answer see what routes saw.
         authenticator.fill(&verdict, request.headers_mut());
+    }
+    if let Some(delay) = delay {
+        exchange.record.flags = DELAYED;
+        // Boxed: most requests need no room for a timer.
+        Box::pin(tokio::time::sleep(delay)).await;
     }
     match outcome {
         Outcome::Reject(reject) => respond::reject(exchange, snapshot, Some(&head), &reject),
@@ -218,9 +240,12 @@ async fn phases(
             let values = head::values(&head, connection, &request);
             respond::direct(exchange, snapshot, &values, response)
         }
+        Outcome::Preflight(headers) => respond::preflight(exchange, snapshot, headers),
         Outcome::Forward(rule, destination) => {
+            let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
+            exchange.extra = cors.map(Box::new);
             let plan = head::prepare(connection, snapshot, &head, &mut request, &verdict);
-            let work = forward::Work { snapshot, rule, destination, head: &head, plan };
+            let work = forward::Work { snapshot, rule, destination, head: &head, plan, random };
             forward::forward(exchange, work, request).await
         }
     }

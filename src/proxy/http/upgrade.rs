@@ -6,8 +6,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::ResponseBody;
 use super::service::Exchange;
+use super::upload::RequestBody;
 use crate::base::limit;
 use crate::net::copy::{self, Moved};
 use crate::net::liveness::Order;

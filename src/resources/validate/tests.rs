@@ -203,6 +203,25 @@ fn a_virtual_service_that_istio_refuses_is_reported() {
         "{hosts: [a.com], tls: [{match: [{sniHosts: [b.com]}], route: [{destination: {host: a}}]}]}",
         &["IST0106 spec.tls[0].match[0].sniHosts[0]"],
     );
+    with(
+        "rewrite: {authority: b}, headers: {request: {set: {host: c}}}",
+        &["IST0106 spec.http[0]"],
+    );
+    with(
+        "match: [{headers: {'@request.auth.claims.a': {exact: b}}}]",
+        &["IST0106 spec.http[0].match[0]"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: ['*', a.com], http: [{route: [{destination: {host: a}}]}]}",
+        &["IST0106 spec.hosts[1]", "IST0106 spec.hosts[0]"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: ['*'], gateways: [gw], tls: [{match: [{sniHosts: ['*']}], route: [{destination: {host: \
+         a}}]}]}",
+        &[],
+    );
 }
 
 #[test]

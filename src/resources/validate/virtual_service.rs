@@ -5,13 +5,14 @@
 
 use http::{HeaderName, HeaderValue};
 
+use super::traffic::{check_cors, check_fault, check_retries};
 use super::{Findings, repeated};
 use crate::base::limit;
 use crate::resources::VirtualService;
 use crate::resources::meta::{Percent, StringMatch};
 use crate::resources::virtual_service::{
-    CorsPolicy, Destination, DirectResponse, HeaderOperations, Headers, HttpFault, HttpMatch,
-    HttpRedirect, HttpRetry, HttpRoute, TlsMatch,
+    Destination, DirectResponse, HeaderOperations, Headers, HttpMatch, HttpRedirect, HttpRoute,
+    TlsMatch,
 };
 
 pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
@@ -31,10 +32,25 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     if let Some(index) = repeated(service.hosts.iter().map(String::as_str)) {
         findings.error(&format!("spec.hosts[{index}]"), "the host is repeated");
     }
+    overlapping(service, findings);
+    let mesh = service.gateways.is_empty() || service.gateways.iter().any(|name| name == "mesh");
+    if let Some(index) = service.hosts.iter().position(|host| host == "*").filter(|_| mesh) {
+        let message = "\"*\" cannot be a host of the mesh: name a Gateway in spec.gateways";
+        findings.error(&format!("spec.hosts[{index}]"), message);
+    }
     let routes = service.http.len() + service.tls.len() + service.tcp.len();
     findings.error_if(routes == 0, "spec", "one of http, tls and tcp is needed");
     for (index, route) in service.http.iter().enumerate() {
-        http_route(route, &format!("spec.http[{index}]"), findings);
+        let path = format!("spec.http[{index}]");
+        http_route(route, &path, findings);
+        let claims = route.r#match.iter().enumerate().filter(|(_, http)| asks_for_claims(http));
+        for (index, http) in claims {
+            let own = &http.gateways;
+            let mesh =
+                if own.is_empty() { mesh && !delegate } else { own.iter().any(|g| g == "mesh") };
+            let message = "claims cannot be matched in the mesh: name Gateways alone";
+            findings.error_if(mesh, &format!("{path}.match[{index}]"), message);
+        }
     }
     for (index, route) in service.tls.iter().enumerate() {
         let path = format!("spec.tls[{index}]");
@@ -54,6 +70,41 @@ pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     }
 }
 
+/// Hosts that another one covers.
+fn overlapping(service: &VirtualService, findings: &mut Findings<'_>) {
+    use crate::base::host::HostPattern;
+    let hosts: Vec<_> = service.hosts.iter().map(|host| HostPattern::parse(host).ok()).collect();
+    for (index, host) in hosts.iter().enumerate() {
+        let Some(host) = host else { continue };
+        let covers = |other: &HostPattern| other != host && other.covers(host);
+        if hosts.iter().flatten().any(covers) {
+            let message = "another host of the list covers this one";
+            findings.error(&format!("spec.hosts[{index}]"), message);
+        }
+    }
+}
+
+fn asks_for_claims(http: &HttpMatch) -> bool {
+    let claim = |name: &String| name.to_ascii_lowercase().starts_with("@request.auth.claims");
+    http.headers.keys().chain(http.without_headers.keys()).any(claim)
+}
+
+/// More than one place that sets the host of requests.
+fn host_setters(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    let of = |headers: Option<&Headers>| {
+        let request = headers.and_then(|headers| headers.request.as_ref());
+        request.map_or(0, |request| {
+            let names = request.set.keys().chain(request.add.keys());
+            names.filter(|n| n.eq_ignore_ascii_case("host") || *n == ":authority").count()
+        })
+    };
+    let rewrite = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
+    let outer = of(route.headers.as_deref()) + usize::from(rewrite);
+    let most = route.route.iter().map(|one| of(one.headers.as_deref())).max().unwrap_or(0);
+    let message = "the host of requests is set more than once: keep one";
+    findings.error_if(outer + most > 1, path, message);
+}
+
 fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
     use crate::base::host::HostPattern;
     findings.error_if(tls.sni_hosts.is_empty(), path, "a tls match needs sniHosts");
@@ -61,6 +112,9 @@ fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mu
     for (index, host) in tls.sni_hosts.iter().enumerate() {
         let path = format!("{path}.sniHosts[{index}]");
         findings.host(host, &path);
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            findings.warning(&path, "clients send no address as SNI (RFC 6066 section 3)");
+        }
         let covered =
             HostPattern::parse(host).is_ok_and(|sni| hosts.iter().any(|h| h.covers(&sni)));
         if !covered && !hosts.is_empty() {
@@ -84,6 +138,7 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
         );
     }
     headers(route.headers.as_deref(), &format!("{path}.headers"), findings);
+    host_setters(route, path, findings);
     if let Some(redirect) = &route.redirect {
         check_redirect(redirect, &format!("{path}.redirect"), findings);
     }
@@ -147,7 +202,7 @@ fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     }
 }
 
-fn check_percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
+pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
     if let Some(percent) = percent {
         findings.percent(percent.value, path);
     }
@@ -182,7 +237,7 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
     }
 }
 
-fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
+pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
     if let StringMatch::Regex(regex) = value {
         check_regex(regex, path, findings);
     }
@@ -246,7 +301,7 @@ fn header_operations(operations: &HeaderOperations, path: &str, findings: &mut F
     }
 }
 
-fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
+pub(super) fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
     let plain = name.strip_prefix(':').unwrap_or(name);
     if HeaderName::from_bytes(plain.as_bytes()).is_err() {
         findings.error(path, format!("\"{name}\" is not a header name"));
@@ -282,83 +337,4 @@ fn direct_response(response: &DirectResponse, path: &str, findings: &mut Finding
     }
     let both = body.string.is_some() && body.bytes.is_some();
     findings.error_if(both, &path, "string and bytes exclude each other");
-}
-
-fn check_retries(retries: &HttpRetry, path: &str, findings: &mut Findings<'_>) {
-    let attempts = format!("{path}.attempts");
-    findings.error_if(retries.attempts < 0, &attempts, "attempts cannot be negative");
-    let others = HttpRetry { attempts: retries.attempts, ..HttpRetry::default() };
-    let unused = retries.attempts == 0 && *retries != others;
-    findings.error_if(unused, &attempts, "without attempts the other fields have no effect");
-    findings.duration_or_off(retries.per_try_timeout, &format!("{path}.perTryTimeout"));
-    findings.duration(retries.backoff, &format!("{path}.backoff"));
-    let conditions = retries.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty());
-    for name in conditions {
-        let code = name.parse::<u16>().is_ok_and(|code| (100..=599).contains(&code));
-        if !code && !RETRY_ON.contains(&name) {
-            let message = format!("\"{name}\" is not a retry condition");
-            findings.error(&format!("{path}.retryOn"), message);
-        }
-    }
-}
-
-/// Names that `retryOn` may hold besides status codes.
-const RETRY_ON: &[&str] = &[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "retriable-headers",
-    "envoy-ratelimited",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings<'_>) {
-    if let Some(delay) = &fault.delay {
-        let path = format!("{path}.delay");
-        check_percent(delay.percentage, &format!("{path}.percentage"), findings);
-        findings.percent(f64::from(delay.percent), &format!("{path}.percent"));
-        findings.duration(delay.fixed_delay, &format!("{path}.fixedDelay"));
-    }
-    if let Some(abort) = &fault.abort {
-        let path = format!("{path}.abort");
-        check_percent(abort.percentage, &format!("{path}.percentage"), findings);
-        let wrong = abort.http_status.is_some_and(|status| !(200..=599).contains(&status));
-        let message = "the status is between 200 and 599";
-        findings.error_if(wrong, &format!("{path}.httpStatus"), message);
-        let none = abort.http_status.is_none() && abort.grpc_status.is_none();
-        findings.error_if(none, &path, "an abort needs httpStatus or grpcStatus");
-    }
-}
-
-fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
-    for (index, origin) in cors.allow_origins.iter().enumerate() {
-        let path = format!("{path}.allowOrigins[{index}]");
-        let empty = *origin == StringMatch::Present;
-        findings.error_if(empty, &path, "an origin needs exact, prefix or regex");
-        string_match(origin, &path, findings);
-    }
-    for (index, method) in cors.allow_methods.iter().enumerate() {
-        let wrong = http::Method::from_bytes(method.as_bytes()).is_err();
-        let path = format!("{path}.allowMethods[{index}]");
-        findings.error_if(wrong, &path, "the method cannot stand in a request");
-    }
-    for (list, name) in
-        [(&cors.allow_headers, "allowHeaders"), (&cors.expose_headers, "exposeHeaders")]
-    {
-        for (index, header) in list.iter().enumerate().filter(|(_, header)| *header != "*") {
-            header_name(header, &format!("{path}.{name}[{index}]"), findings);
-        }
-    }
-    let fraction = cors.max_age.is_some_and(|age| age.0.subsec_nanos() != 0);
-    findings.error_if(fraction, &format!("{path}.maxAge"), "maxAge counts whole seconds");
 }

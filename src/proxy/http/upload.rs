@@ -1,0 +1,292 @@
+//! Bodies of requests on their way to backends: counted, kept for another try as far as that is
+//! allowed, copied to mirrors, with a deadline on a client that stalls.
+//!
+//! **Invariant:** a byte of the client's body is taken from it once, and only the latest try gets it.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::body::BodyError;
+use super::tee::{BodyCopy, CopyState, Piece};
+use crate::base::limit;
+
+/// A client's body, shared by what sends it on and by the exchange it belongs to.
+#[derive(Debug, Default)]
+pub struct Upload {
+    incoming: RefCell<Option<Incoming>>,
+    /// Bytes that came.
+    pub bytes: Cell<u64>,
+    /// The client stalled.
+    pub stalled: Cell<bool>,
+    ended: Cell<bool>,
+    /// Its length, when the client told it.
+    length: Cell<Option<u64>>,
+    sender: RefCell<Option<Waker>>,
+    end: Notify,
+    /// Which try sends it on; earlier ones get nothing more.
+    turn: Cell<u32>,
+    /// What was passed on, for another try.
+    kept: RefCell<Kept>,
+    /// Mirrors of it.
+    copies: RefCell<SmallVec<[Rc<BodyCopy>; 1]>>,
+}
+
+/// The beginning of a body, as far as it is kept for another try.
+#[derive(Debug, Default)]
+enum Kept {
+    /// Nothing is kept.
+    #[default]
+    Off,
+    /// All that came, and how many bytes.
+    All(Vec<Piece>, usize),
+}
+
+impl Upload {
+    /// Takes the body in; what sends it on gets the handle.
+    pub fn begin(self: &Rc<Self>, incoming: Incoming, gate: Option<Arc<Gate>>) -> RequestBody {
+        let empty = incoming.is_end_stream();
+        self.length.set(incoming.size_hint().exact());
+        self.ended.set(empty);
+        self.incoming.replace(Some(incoming));
+        RequestBody { gate, ..self.again() }
+    }
+
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.ended.get() && self.bytes.get() == 0
+    }
+
+    /// Keeps what is passed on, up to [`limit::RETRY_BODY_BYTES`].
+    pub fn keep(&self) {
+        if !self.ended.get() {
+            self.kept.replace(Kept::All(Vec::new(), 0));
+        }
+    }
+
+    /// Whether the body can be sent from its beginning.
+    pub fn can_repeat(&self) -> bool {
+        self.is_empty() || matches!(*self.kept.borrow(), Kept::All(..))
+    }
+
+    /// The body from its beginning, for another try; the tries before get nothing more.
+    pub fn again(self: &Rc<Self>) -> RequestBody {
+        self.turn.set(self.turn.get() + 1);
+        let source = Source::Client { upload: self.clone(), turn: self.turn.get(), next: 0 };
+        RequestBody { source, gate: None, length: self.length.get(), stall: None }
+    }
+
+    /// A copy of the body for a mirror.
+    pub fn tap(&self) -> RequestBody {
+        let copy = Rc::<BodyCopy>::default();
+        if self.ended.get() {
+            copy.becomes(CopyState::Ended);
+        } else {
+            self.copies.borrow_mut().push(copy.clone());
+        }
+        RequestBody {
+            source: Source::Copy(copy),
+            gate: None,
+            length: self.length.get(),
+            stall: None,
+        }
+    }
+
+    /// Whether all of it came.
+    pub fn is_finished(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Waits for the body's end.
+    pub async fn finished(&self) {
+        while !self.ended.get() {
+            self.end.notified().await;
+        }
+    }
+
+    /// Gives up what has not come yet: the client is told to stop, the backend's connection ends.
+    pub fn abandon(&self) {
+        drop(self.incoming.take());
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut slot = self.incoming.borrow_mut();
+        let Some(incoming) = slot.as_mut() else {
+            let rest = (!self.ended.get()).then_some(Err(BodyError::Abandoned));
+            return Poll::Ready(rest);
+        };
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            self.sender.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        };
+        if let Some(Ok(frame)) = &frame {
+            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.bytes.set(self.bytes.get() + count);
+            self.remember(frame);
+        }
+        if frame.is_none() || incoming.is_end_stream() {
+            self.ended.set(true);
+            self.end.notify_waiters();
+            self.copies.borrow().iter().for_each(|copy| copy.becomes(CopyState::Ended));
+        }
+        Poll::Ready(frame.map(|result| result.map_err(BodyError::Peer)))
+    }
+
+    fn remember(&self, frame: &Frame<Bytes>) {
+        let mut kept = self.kept.borrow_mut();
+        let copies = self.copies.borrow();
+        if matches!(*kept, Kept::Off) && copies.is_empty() {
+            return;
+        }
+        let Some(piece) = Piece::of(frame) else { return };
+        copies.iter().for_each(|copy| copy.push(&piece));
+        if let Kept::All(pieces, bytes) = &mut *kept {
+            *bytes += piece.size();
+            if *bytes > limit::RETRY_BODY_BYTES || pieces.len() >= limit::RETRY_BODY_FRAMES {
+                *kept = Kept::Off;
+            } else {
+                pieces.push(piece);
+            }
+        }
+    }
+
+    /// A kept frame.
+    fn recall(&self, index: usize) -> Option<Piece> {
+        match &*self.kept.borrow() {
+            Kept::All(pieces, _) => pieces.get(index).cloned(),
+            Kept::Off => None,
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.copies.borrow().iter().for_each(|copy| copy.becomes(CopyState::Broken));
+    }
+}
+
+/// Holds a body back until the backend asks for it (`Expect: 100-continue`), or for
+/// [`limit::EXPECT_TIME`]: many a backend never asks (RFC 9110 section 10.1.1).
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Gate {
+    /// The backend wants the body.
+    pub fn open(&self) {
+        self.open.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    fn is_shut(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        !self.open.load(Relaxed)
+    }
+}
+
+/// A client's body on its way to the backend.
+#[derive(Debug)]
+pub struct RequestBody {
+    source: Source,
+    gate: Option<Arc<Gate>>,
+    /// As it was before the first byte.
+    length: Option<u64>,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// What the client sends; `next` is the kept frame to begin with.
+    Client { upload: Rc<Upload>, turn: u32, next: usize },
+    /// What went through.
+    Copy(Rc<BodyCopy>),
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Copy(copy) => copy.poll_frame(cx),
+            Self::Client { upload, turn, .. } if *turn != upload.turn.get() => {
+                Poll::Ready(Some(Err(BodyError::Abandoned)))
+            }
+            Self::Client { upload, next, .. } => {
+                let kept = upload.recall(*next);
+                *next += 1;
+                if let Some(piece) = kept {
+                    return Poll::Ready(Some(Ok(piece.frame())));
+                }
+                let frame = upload.poll_frame(cx);
+                if frame.is_pending() {
+                    *next -= 1;
+                }
+                frame
+            }
+        }
+    }
+
+    fn stalled(&self) {
+        if let Self::Client { upload, .. } = self {
+            upload.stalled.set(true);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.gate.as_ref().is_some_and(|gate| gate.is_shut(cx)) {
+            let patience = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::EXPECT_TIME)));
+            ready!(patience.as_mut().poll(cx));
+        }
+        if self.gate.take().is_some() {
+            self.stall = None;
+        }
+        let Poll::Ready(frame) = self.source.poll_frame(cx) else {
+            let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::STALL_TIME)));
+            ready!(stall.as_mut().poll(cx));
+            self.source.stalled();
+            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        };
+        if let Some(stall) = &mut self.stall {
+            stall.as_mut().reset(Instant::now() + limit::STALL_TIME);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Client { upload, next, .. } => {
+                upload.ended.get() && upload.recall(*next).is_none()
+            }
+            Source::Copy(copy) => copy.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,82 @@
+//! Copies of requests: they arrive, and never harm the request they copy.
+
+use crate::backend::Backend;
+use crate::client::Http;
+use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
+use crate::scripted::{Scripted, Step};
+
+fn start(rule: &str, echo: &Backend, copies: u16) -> (Site, Gateway) {
+    let rules =
+        format!("  http: [{{route: [{{destination: {{host: echo.shop.internal}}}}], {rule}}}]\n");
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)
+            + &service("echo", "HTTP", echo.port)
+            + &service("copy", "HTTP", copies)),
+    );
+    let gateway = site.start(&[80]);
+    (site, gateway)
+}
+
+async fn post(gateway: &Gateway, body: &str) {
+    let mut http = Http::plain(gateway.port(80)).await;
+    let request = http.request("POST", "http://a.com/x", &[], body);
+    let reply = http.send(request).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json()["body_bytes"], body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_with_its_body_reaches_every_mirror() {
+    let echo = Backend::http1().await;
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let copies = Scripted::start(Box::leak(Box::new([
+        Step::Read(5, answer),
+        Step::Read(5, answer),
+        Step::Read(5, answer),
+        Step::Read(5, answer),
+    ])))
+    .await;
+    let mirror = "{destination: {host: copy.shop.internal}}";
+    let (_site, gateway) = start(&format!("mirrors: [{mirror}, {mirror}]"), &echo, copies.port);
+    post(&gateway, "hello").await;
+    gateway.wait("both copies came", || copies.heads() == 2);
+    post(&gateway, "again").await;
+    gateway.wait("both copies came", || copies.heads() == 4);
+    assert_eq!(echo.requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn percentages_hold() {
+    let (echo, copies) = (Backend::http1().await, Backend::http1().await);
+    let none = "mirror: {host: copy.shop.internal}, mirrorPercentage: {value: 0}";
+    let (site, gateway) = start(none, &echo, copies.port);
+    for _ in 0..20 {
+        post(&gateway, "").await;
+    }
+    assert_eq!(copies.requests(), 0);
+    drop((site, gateway));
+    let half = "mirror: {host: copy.shop.internal}, mirrorPercentage: {value: 50}";
+    let (_site, gateway) = start(half, &echo, copies.port);
+    let mut http = Http::plain(gateway.port(80)).await;
+    for _ in 0..200 {
+        http.get("http://a.com/").await;
+    }
+    gateway.wait("about half came", || (60..140).contains(&copies.requests()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_dead_or_silent_harms_nothing() {
+    let echo = Backend::http1().await;
+    let silent = Scripted::start(&[Step::Say("")]).await;
+    let large = "x".repeat(2_000_000);
+    for port in [free_port(), silent.port] {
+        let (_site, gateway) = start("mirror: {host: copy.shop.internal}", &echo, port);
+        post(&gateway, "hello").await;
+        post(&gateway, &large).await;
+    }
+    let (_site, gateway) = start("mirror: {host: nobody.shop.internal}", &echo, free_port());
+    post(&gateway, "hello").await;
+}

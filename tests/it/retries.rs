@@ -1,0 +1,134 @@
+//! Requests that are sent again, and those that must not be.
+
+use crate::backend::Backend;
+use crate::client::Http;
+use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
+use crate::scripted::{Scripted, Step};
+
+const BUSY: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+
+/// One rule to a service with endpoints on these ports.
+fn start(rule: &str, ports: &[u16]) -> (Site, Gateway) {
+    let rules =
+        format!("  http: [{{route: [{{destination: {{host: echo.shop.internal}}}}]{rule}}}]\n");
+    let endpoints: Vec<_> =
+        ports.iter().map(|p| format!("{{address: 127.0.0.1, ports: {{p: {p}}}}}")).collect();
+    let entry = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: echo, \
+         namespace: shop}}\nspec: {{hosts: [echo.shop.internal], location: MESH_INTERNAL, \
+         resolution: STATIC, ports: [{{number: 80, name: p, protocol: HTTP}}], endpoints: [{}]}}\n",
+        endpoints.join(", ")
+    );
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)
+            + &entry),
+    );
+    let gateway = site.start(&[80]);
+    (site, gateway)
+}
+
+/// Sends one request; how often the backend was asked, and the answer.
+async fn check(
+    (rule, script): (&str, &'static [Step]),
+    (method, body): (&str, &str),
+    (status, heads): (u16, usize),
+) -> (Gateway, String) {
+    let backend = Scripted::start(script).await;
+    let (_site, gateway) = start(rule, &[backend.port]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let request = http.request(method, "http://a.com/", &[], body);
+    let reply = http.send(request).await;
+    assert_eq!((reply.status.as_u16(), backend.heads()), (status, heads), "{rule} {method}");
+    let text = reply.text().to_owned();
+    (gateway, text)
+}
+
+#[tokio::test]
+async fn what_may_have_been_carried_out_is_not_sent_again_unasked() {
+    for method in ["POST", "GET"] {
+        let (gateway, text) = check(("", &[Step::Leave]), (method, ""), (503, 1)).await;
+        assert!(text.contains("reset reason: connection termination"), "{text}");
+        gateway.wait("the log tells", || gateway.out().contains(" 503 UC "));
+    }
+    check(("", &[Step::Say(BUSY)]), ("GET", ""), (503, 1)).await;
+}
+
+#[tokio::test]
+async fn a_policys_causes_are_followed_to_the_last_try() {
+    let rule = ", retries: {attempts: 2, retryOn: 5xx, backoff: 1ms}";
+    let (gateway, text) = check((rule, &[Step::Say(BUSY)]), ("GET", ""), (503, 3)).await;
+    assert_eq!(text, "busy");
+    gateway.wait("the log tells", || gateway.out().contains(" 503 URX "));
+    let (gateway, text) = check((rule, &[Step::Leave]), ("POST", ""), (503, 3)).await;
+    assert!(text.contains("retried and the latest reset reason: connection termination"), "{text}");
+    gateway.wait("the log tells", || gateway.out().contains(" 503 UC,URX "));
+    for (words, heads) in [("503", 3), ("gateway-error", 3), ("502,retriable-4xx", 1), ("reset", 1)]
+    {
+        let rule = format!(", retries: {{attempts: 2, retryOn: '{words}', backoff: 1ms}}");
+        check((&rule, &[Step::Say(BUSY)]), ("GET", ""), (503, heads)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_small_body_is_sent_again_and_a_large_one_once() {
+    let rule = ", retries: {attempts: 1, retryOn: 5xx, backoff: 1ms}";
+    check((rule, &[Step::Read(5, BUSY)]), ("POST", "hello"), (503, 2)).await;
+    let large = "x".repeat(100_000);
+    check((rule, &[Step::Read(100_000, BUSY)]), ("POST", &large), (503, 1)).await;
+}
+
+#[tokio::test]
+async fn each_try_has_its_own_time() {
+    let rule =
+        ", retries: {attempts: 1, retryOn: gateway-error, perTryTimeout: 50ms, backoff: 1ms}";
+    let (gateway, text) = check((rule, &[Step::Say("")]), ("GET", ""), (504, 2)).await;
+    assert_eq!(text, "upstream request timeout");
+    gateway.wait("the log tells", || gateway.out().contains("upstream_per_try_timeout"));
+}
+
+#[tokio::test]
+async fn no_attempts_means_no_retry() {
+    for (rule, again) in [(", retries: {attempts: 0}", false), ("", true)] {
+        let (_site, gateway) = start(rule, &[free_port()]);
+        let mut http = Http::plain(gateway.port(80)).await;
+        let reply = http.get("http://a.com/").await;
+        assert_eq!(reply.status, 503);
+        assert_eq!(reply.text().contains("retried and the latest"), again, "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn another_endpoint_is_tried_after_one_that_failed() {
+    let (busy, echo) = (Scripted::start(&[Step::Say(BUSY)]).await, Backend::http1().await);
+    let rule = ", retries: {attempts: 1, retryOn: '503', backoff: 1ms}";
+    let (_site, gateway) = start(rule, &[busy.port, echo.port]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let mut again = 0;
+    for _ in 0..30 {
+        let reply = http.get("http://a.com/").await;
+        assert_eq!(reply.status, 200);
+        again += usize::from(reply.json()["headers"]["x-envoy-attempt-count"] == "2");
+    }
+    assert_eq!((again, echo.requests()), (busy.heads(), 30));
+    assert!(again > 0);
+}
+
+#[tokio::test]
+async fn the_mesh_may_set_the_policy_of_rules_without_one() {
+    let backend = Scripted::start(&[Step::Say(BUSY)]).await;
+    let site = Site::new();
+    site.write("mesh.yaml", "defaultHttpRetryPolicy: {attempts: 1, retryOn: '503'}\n");
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &crate::gateway::to("echo"))
+            + &service("echo", "HTTP", backend.port)),
+    );
+    let gateway = site.start_with(&[80], &["--mesh-config", "mesh.yaml"]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 503);
+    assert_eq!(backend.heads(), 2);
+}
