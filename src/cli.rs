@@ -12,11 +12,15 @@ mod health;
 mod run;
 mod values;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use values::PortMap;
 
 /// The command line as given.
 #[derive(Debug, Parser)]
@@ -60,8 +64,20 @@ impl Cli {
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = command();
         let matches = command.try_get_matches_from_mut(args)?;
+        if let Some(from) = mapped_twice(&matches) {
+            let message = format!("--port-map names port {from} twice; keep one of them\n");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
+}
+
+/// A port that two of `--port-map` move.
+fn mapped_twice(matches: &clap::ArgMatches) -> Option<u16> {
+    let (_, command) = matches.subcommand()?;
+    let maps = command.try_get_many::<PortMap>("port_map").ok()??;
+    let mut seen = HashSet::new();
+    maps.map(|map| map.from).find(|from| !seen.insert(*from))
 }
 
 /// Runs the command and says how the process ends.
@@ -115,6 +131,17 @@ mod tests {
         let error = parse(line).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
         assert!(error.to_string().contains(said), "{line}: {error}");
+    }
+
+    #[test]
+    fn a_port_is_mapped_once() {
+        for line in [
+            "portcullis run --port-map 80=8080 --port-map 80=9090",
+            "portcullis check --port-map 80=8080,80=8080",
+        ] {
+            refuses(line, "names port 80 twice");
+        }
+        assert!(parse("portcullis run --port-map 80=8080 --port-map 81=8081").is_ok());
     }
 
     #[test]

@@ -139,6 +139,10 @@ impl Control {
         let Output { snapshot, certificates, key_sources, token_parameters, .. } = output;
         let snapshot = Arc::new(snapshot);
         let (fresh, failed) = self.workers.bind(&snapshot);
+        if self.generation == Generation(0) && !failed.is_empty() {
+            log_findings(&diagnostics);
+            return failed.into_iter().map(|(_, error)| error).collect();
+        }
         self.access_log.set_token_parameters(token_parameters);
         self.retired.push(self.cell.load());
         self.cell.publish(snapshot.clone());

@@ -25,12 +25,12 @@ use super::workers::Commands;
 /// A port of our own that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on {address} for {flag}: {source}; choose another address with {flag}, or {flag} off"
+    "cannot listen on {address} for {flag}: {cause}; choose another address with {flag}, or {flag} off"
 )]
 pub(super) struct PortError {
     flag: &'static str,
     address: SocketAddr,
-    source: std::io::Error,
+    cause: std::io::Error,
 }
 
 /// Our ports, open and not yet served.
@@ -82,7 +82,7 @@ fn open(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpLis
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    open().map(Some).map_err(|source| PortError { flag, address, source })
+    open().map(Some).map_err(|cause| PortError { flag, address, cause })
 }
 
 /// What the admin port shows and does.

@@ -269,13 +269,10 @@ impl<'a> ClusterPass<'a> {
             locality::standings(places, outliers.is_some(), self.settings, &members);
         let balance = balancing::balance(balancer, outliers, localities);
         let protocol = protocol(port, usage, &policy, self.settings.upgrade_to_http2);
-        let flags: Vec<bool> =
-            members.iter().map(|member| self.encrypted(target, (usage, &policy), member)).collect();
-        let written = policy.tls.filter(|_| usage != Use::Sealed).cloned();
-        let tls = written.unwrap_or_else(|| automatic(flags.contains(&true)));
-        let (secured, error) = self.secure(target, (subset, protocol), &tls, &members);
-        if let Some(error) = error {
-            findings.add(untrusted(target, &error));
+        let (flags, secured, finding) =
+            self.security(target, (subset, usage, protocol), &policy, &members);
+        if let Some(finding) = finding {
+            findings.add(finding);
         }
         let (host, number) = (service.host.as_str(), port.number);
         let name = format!("outbound|{number}|{subset}|{host}");
@@ -307,6 +304,32 @@ impl<'a> ClusterPass<'a> {
             idle_timeout: connection_pool::idle(pool),
             tcp_idle_timeout: connection_pool::tcp_idle(pool),
         }
+    }
+
+    /// Which endpoints are spoken to through TLS, and what it demands; and what is
+    /// wrong with it.
+    fn security(
+        &mut self,
+        target: &Target<'_, 'a>,
+        (subset, usage, protocol): (&str, Use, Protocol),
+        policy: &Policy<'_>,
+        members: &[Member],
+    ) -> (Vec<bool>, Secured, Option<Diagnostic>) {
+        let written = policy.tls.filter(|_| usage != Use::Sealed);
+        let governing = target.governing.as_ref();
+        if let Some((rule, field)) = governing.zip(written).and_then(|(g, tls)| g.unread(tls)) {
+            let message =
+                "TLS settings with a field that does not exist may demand less than they say";
+            let finding = at(rule, field, &catalog::POLICY_FAILS_CLOSED, message);
+            let finding = finding.help(UNTIL_MENDED);
+            return (vec![true; members.len()], Secured::broken(message), Some(finding));
+        }
+        let flags: Vec<bool> =
+            members.iter().map(|member| self.encrypted(target, (usage, policy), member)).collect();
+        let automatic = automatic(flags.contains(&true));
+        let tls = written.unwrap_or(&automatic);
+        let (secured, error) = self.secure(target, (subset, protocol), tls, members);
+        (flags, secured, error.map(|error| untrusted(target, &error)))
     }
 
     /// Whether an endpoint is spoken to through TLS.
@@ -357,6 +380,9 @@ impl<'a> ClusterPass<'a> {
     }
 }
 
+const UNTIL_MENDED: &str =
+    "until it is mended, connections to this destination fail; nothing is sent in clear";
+
 fn untrusted(target: &Target<'_, '_>, error: &CredentialError) -> Diagnostic {
     let own = target.subset.filter(|(_, subset)| {
         subset.traffic_policy.as_ref().is_some_and(|policy| policy.tls.is_some())
@@ -367,13 +393,12 @@ fn untrusted(target: &Target<'_, '_>, error: &CredentialError) -> Diagnostic {
         }
         other => super::server_tls::code(other),
     };
-    let help = "until it is mended, connections to this destination fail; nothing is sent in clear";
     let rule = own.map(|(rule, _)| rule).or(target.governing.as_ref().map(|rule| rule.rule));
     match rule {
-        Some(rule) => at(rule, "spec.trafficPolicy.tls", code, error.explain()).help(help),
+        Some(rule) => at(rule, "spec.trafficPolicy.tls", code, error.explain()).help(UNTIL_MENDED),
         None => Diagnostic::new(code, error.explain())
             .resource(target.service.origin.resource.clone())
-            .help(help),
+            .help(UNTIL_MENDED),
     }
 }
 

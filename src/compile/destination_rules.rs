@@ -10,6 +10,7 @@ use crate::resources::destination_rule::{
 use crate::resources::{Resource, ResourceSet};
 
 use super::names::{exported, qualified, selects};
+use super::selection::unread;
 use super::services::Service;
 use super::settings::CompileSettings;
 
@@ -121,6 +122,19 @@ impl<'a> Governing<'a> {
             .find_map(|rule| rule.spec.subsets.iter().find(|s| s.name == name).map(|s| (*rule, s)))
     }
 
+    /// A field that a `tls` block of these rules does not have: without it, the block may demand less
+    /// of a backend than it says.
+    pub fn unread(&self, tls: &ClientTls) -> Option<(&'a Resource<DestinationRule>, &'a str)> {
+        self.others.iter().copied().find_map(|rule| {
+            let (block, _) = unread(rule)
+                .next()
+                .and_then(|_| blocks(&rule.spec).find(|(_, block)| std::ptr::eq(*block, tls)))?;
+            let within =
+                |field: &&str| field.strip_prefix(&*block).is_some_and(|f| f.starts_with('.'));
+            unread(rule).find(within).map(|field| (&**rule, field))
+        })
+    }
+
     /// What holds for a port: an entry for the port replaces the blocks of its level as a group, a
     /// subset replaces them one by one.
     pub fn policy(&self, subset: Option<&'a Subset>, port: u16) -> Policy<'a> {
@@ -140,6 +154,22 @@ impl<'a> Governing<'a> {
             retry_budget: own.retry_budget.as_ref().or(base.retry_budget),
         }
     }
+}
+
+/// Every `tls` block of a rule with its path.
+fn blocks(rule: &DestinationRule) -> impl Iterator<Item = (String, &ClientTls)> {
+    let whole = rule.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+    let subsets = rule.subsets.iter().enumerate().filter_map(|(index, subset)| {
+        let policy = subset.traffic_policy.as_ref()?;
+        Some((format!("spec.subsets[{index}].trafficPolicy"), policy))
+    });
+    whole.chain(subsets).flat_map(|(path, policy)| {
+        let own = policy.tls.as_ref().map(|tls| (format!("{path}.tls"), tls));
+        let ports = policy.port_level_settings.iter().enumerate();
+        own.into_iter().chain(ports.filter_map(move |(index, entry)| {
+            Some((format!("{path}.portLevelSettings[{index}].tls"), entry.tls.as_ref()?))
+        }))
+    })
 }
 
 fn level(policy: Option<&TrafficPolicy>, port: u16) -> Option<Policy<'_>> {
@@ -207,6 +237,38 @@ mod tests {
             + &rule("near", "istio-system", "{host: '*.example'}");
         check(&rules, |found| assert_eq!(&*found.unwrap().rule.id.name, "near"));
         check(&rule("x", "other", "{host: a.shop.example}"), |found| assert!(found.is_none()));
+    }
+
+    #[test]
+    fn a_field_that_does_not_exist_is_found_in_the_block_that_counts() {
+        let misspelt = |place: &str| {
+            let yaml = rule("r", "shop", &format!("{{host: a.shop.example, {place}}}"));
+            let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+            let set = parse(&[file]).set;
+            let rule = set.destination_rules.first().unwrap();
+            let governing = Governing { rule, others: vec![rule] };
+            let subset = governing.subset("v1").map(|(_, subset)| subset);
+            [(None, 81), (None, 80), (subset, 81), (subset, 80)].map(|(subset, port)| {
+                governing
+                    .policy(subset, port)
+                    .tls
+                    .is_some_and(|tls| governing.unread(tls).is_some())
+            })
+        };
+        let bad = "tls: {mode: SIMPLE, subjectAltNamez: [a]}";
+        let good = "tls: {mode: SIMPLE}";
+        let at_port = format!("portLevelSettings: [{{port: {{number: 80}}, {bad}}}]");
+        let of_subset = |own: &str| format!("subsets: [{{name: v1, trafficPolicy: {{{own}}}}}]");
+        let whole = |own: &str| format!("trafficPolicy: {{{own}}}");
+        assert_eq!(misspelt(&whole(bad)), [true; 4]);
+        assert_eq!(misspelt(&whole(good)), [false; 4]);
+        assert_eq!(
+            misspelt(&format!("{}, {}", whole(bad), of_subset(good))),
+            [true, true, false, false]
+        );
+        assert_eq!(misspelt(&whole(&at_port)), [false, true, false, true]);
+        assert_eq!(misspelt(&of_subset(bad)), [false, false, true, true]);
+        assert_eq!(misspelt(&of_subset(&at_port)), [false, false, false, true]);
     }
 
     #[test]

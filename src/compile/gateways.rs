@@ -85,6 +85,9 @@ pub fn listeners<'a>(
             let field = format!("spec.servers[{index}]");
             let Some(draft) = read(gateway, server, field, findings) else { continue };
             let Some((address, port)) = address(&draft, settings, findings) else { continue };
+            if is_taken(&drafts, &draft, (&address, port), findings) {
+                continue;
+            }
             let listener = drafts.entry((address.clone(), port)).or_insert_with(|| ListenerDraft {
                 address: address.clone(),
                 port,
@@ -172,6 +175,49 @@ fn address(
         None => ListenAddress::Any(bound),
     };
     Some((address, port))
+}
+
+/// Whether the system would refuse a new listener beside those that are there; the earlier wins.
+fn is_taken(
+    drafts: &BTreeMap<(ListenAddress, u16), ListenerDraft<'_>>,
+    draft: &ServerDraft<'_>,
+    (address, port): (&ListenAddress, u16),
+    findings: &mut Findings,
+) -> bool {
+    if drafts.contains_key(&(address.clone(), port)) {
+        return false;
+    }
+    let mut others = drafts.values().filter(|other| !other.servers.is_empty());
+    let Some(other) = others.find(|other| overlap(&other.address, address)) else { return false };
+    let first = other.servers.first().map(|server| server.gateway.id.to_string());
+    let message = format!(
+        "port {port} is bound where {} has bound port {} already",
+        first.unwrap_or_default(),
+        other.port
+    );
+    let finding =
+        at(draft.gateway, format!("{}.port", draft.field), &catalog::PORT_CONFLICT, message);
+    findings.add(finding.help("the server is left out; change its port, its bind or --port-map"));
+    true
+}
+
+/// Whether two sockets cannot listen at once.
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (one, other) = match (one, other) {
+        (ListenAddress::Any(a), ListenAddress::Any(b)) => return a == b,
+        (ListenAddress::Any(port), ListenAddress::Socket(socket))
+        | (ListenAddress::Socket(socket), ListenAddress::Any(port)) => {
+            return *port == socket.port();
+        }
+        (ListenAddress::Socket(one), ListenAddress::Socket(other)) => (one, other),
+        (ListenAddress::Unix(a), ListenAddress::Unix(b)) => return a == b,
+        (ListenAddress::Unix(_), _) | (_, ListenAddress::Unix(_)) => return false,
+    };
+    let covers = |wide: IpAddr, narrow: IpAddr| {
+        wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
 /// Whether a server can join a listener; the earlier server wins.
@@ -266,6 +312,52 @@ mod tests {
         let yaml =
             server(443, "a", "HTTPS", "a.com", simple) + &server(443, "b", "HTTP", "b.com", "");
         assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC030"]));
+    }
+
+    #[test]
+    fn listeners_that_the_system_would_refuse_are_told() {
+        let on = |bind: &str, port| {
+            server(port, "a", "HTTP", "*", "") + &format!("    bind: '{bind}'\n")
+        };
+        let refused = |first: &str, second: &str| {
+            let (listeners, codes) = check(&(on(first, 80) + &on(second, 80) + &on(second, 81)));
+            assert_eq!(listeners.len(), 3 - codes.len());
+            codes == ["PC030"]
+        };
+        for (first, second) in [
+            ("", "127.0.0.1"),
+            ("127.0.0.1", ""),
+            ("::1", ""),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::1", "::"),
+            ("::", "127.0.0.1"),
+        ] {
+            assert!(refused(first, second), "{first} {second}");
+        }
+        for (first, second) in
+            [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "::1"), ("::1", "127.0.0.1")]
+        {
+            assert!(!refused(first, second), "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn ports_mapped_to_one_are_told() {
+        let yaml =
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw}\nspec:\n  \
+                    selector: {istio: ingressgateway}\n  servers:\n"
+                .to_owned()
+                + &server(80, "a", "HTTP", "*", "")
+                + &server(81, "b", "HTTP", "*", "");
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let set = parse(&[file]).set;
+        let port_map = [(80, 8080), (81, 8080)].into_iter().collect();
+        let settings = CompileSettings { port_map, ..CompileSettings::default() };
+        let mut findings = Findings::default();
+        assert_eq!(listeners(&set, &settings, &mut findings).len(), 1);
+        let told = findings.finish();
+        let places: Vec<_> = told.iter().map(|d| (d.code.id, d.field.as_str())).collect();
+        assert_eq!(places, [("PC030", "spec.servers[1].port")]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::tls::trust::{Pin, TrustRules};
 use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
 use super::gateways::{Kind, ServerDraft};
+use super::selection::unread;
 use super::settings::CompileSettings;
 
 /// Days before expiry from which an operator is warned.
@@ -80,6 +81,10 @@ impl ServerTlsPass<'_> {
         hasher.part(draft.key().as_bytes()).part(format!("{written:?}").as_bytes());
         hasher.part(format!("{:?}", self.crypto_spec(written)).as_bytes());
         let asked = hasher.finish();
+        let block = format!("{}.tls.", draft.field);
+        if let Some(field) = unread(draft.gateway).find(|field| field.starts_with(&block)) {
+            return refused(draft, field, findings);
+        }
         let loaded = self.load(written);
         let termination =
             match loaded.and_then(|loaded| self.build(draft, written, loaded, findings)) {
@@ -100,7 +105,6 @@ impl ServerTlsPass<'_> {
         findings: &mut Findings,
     ) -> Termination {
         let message = error.explain();
-        let reason = message.as_str().into();
         let last_good = match error {
             CredentialError::IdentityExpired(_) => None,
             _ => self.last_good.get(&asked),
@@ -108,15 +112,10 @@ impl ServerTlsPass<'_> {
         let (termination, help) = if let Some(last) = last_good {
             (last.clone(), "until it is mended, this server goes on with what it had before")
         } else {
-            let client_rule = Fingerprint::of(b"unusable");
-            let tls = Err(Unusable { reason });
-            let termination = Termination {
-                tls,
-                client_rule,
-                certificate_names: Vec::new(),
-                certificate_uris: Vec::new(),
-            };
-            (termination, "until it is mended, handshakes with this server fail; others go on")
+            (
+                unusable(&message),
+                "until it is mended, handshakes with this server fail; others go on",
+            )
         };
         let field = format!("{}.tls", draft.field);
         findings.add(at(draft.gateway, field, code(error), message).help(help));
@@ -155,6 +154,10 @@ impl ServerTlsPass<'_> {
                 self.credentials.material_files(&tls.server_certificate, &tls.private_key)?;
             materials.push(material);
         }
+        // Istio prefers ECDSA; a certificate the client cannot verify is passed over anyway.
+        materials.sort_by_key(|material| {
+            material.leaf().key_kind == crate::tls::certificate::KeyKind::Rsa
+        });
         if !matches!(tls.mode, TlsMode::Mutual | TlsMode::OptionalMutual) {
             return Ok((materials, ClientAuth::None));
         }
@@ -171,10 +174,6 @@ impl ServerTlsPass<'_> {
             (roots, crls)
         };
         let rules = TrustRules { roots: Some(roots), crls, ..rules };
-        // Istio prefers ECDSA; a certificate the client cannot verify is passed over anyway.
-        materials.sort_by_key(|material| {
-            material.leaf().key_kind == crate::tls::certificate::KeyKind::Rsa
-        });
         Ok((materials, auth(rules)))
     }
 
@@ -286,6 +285,25 @@ impl ServerTlsPass<'_> {
                 findings.add(told.help(finding_help(&finding)));
             }
         }
+    }
+}
+
+/// Without a field that does not exist, a server may let in more than it says; what it had before
+/// may have, too.
+fn refused(draft: &ServerDraft<'_>, field: &str, findings: &mut Findings) -> Termination {
+    let message = "TLS settings with a field that does not exist may let in more than they say";
+    let finding = at(draft.gateway, field, &catalog::POLICY_FAILS_CLOSED, message);
+    findings
+        .add(finding.help("until it is mended, handshakes with this server fail; others go on"));
+    unusable(message)
+}
+
+fn unusable(reason: &str) -> Termination {
+    Termination {
+        tls: Err(Unusable { reason: reason.into() }),
+        client_rule: Fingerprint::of(b"unusable"),
+        certificate_names: Vec::new(),
+        certificate_uris: Vec::new(),
     }
 }
 

@@ -47,6 +47,14 @@ pub struct Secured {
     pub names: Vec<String>,
 }
 
+impl Secured {
+    /// Connections that always fail.
+    pub fn broken(reason: &str) -> Self {
+        let rule = Fingerprint::of(b"broken");
+        Self { tls: UpstreamTls::Broken(reason.into()), rule, names: Vec::new() }
+    }
+}
+
 /// Builds originations.
 pub struct UpstreamTlsPass<'a> {
     credentials: &'a Credentials<'a>,

@@ -11,15 +11,14 @@ const BACKLOG: i32 = 4096;
 
 /// A socket that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", reason(source, *privileged))]
+#[error("cannot listen on {address}: {}", reason(cause, *privileged))]
 pub struct BindError {
     /// Where.
     pub address: String,
     /// Whether the port is below 1024.
     pub privileged: bool,
     /// What the system says.
-    #[source]
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 fn reason(error: &io::Error, privileged: bool) -> String {
@@ -41,10 +40,10 @@ fn reason(error: &io::Error, privileged: bool) -> String {
 /// The address is first tried without sharing, so that another program on the port, another
 /// portcullis too, is an error and not a silent partner.
 pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
-    let wrap = |source| BindError {
+    let wrap = |cause| BindError {
         address: address.to_string(),
         privileged: (1..1024).contains(&address.port()),
-        source,
+        cause,
     };
     drop(open(address, Sharing::Alone).map_err(wrap)?);
     (0..count).map(|_| open(address, Sharing::Workers).map_err(wrap)).collect()
@@ -54,7 +53,7 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListen
 pub fn bind_any(port: u16, count: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
     let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match bind(any6, count) {
-        Err(error) if no_ipv6(&error.source) => {
+        Err(error) if no_ipv6(&error.cause) => {
             bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), count)
         }
         result => result,
@@ -66,8 +65,7 @@ pub fn bind_unix(path: &Path) -> Result<std::os::unix::net::UnixListener, BindEr
     use std::os::unix::fs::FileTypeExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    let wrap =
-        |source| BindError { address: path.display().to_string(), privileged: false, source };
+    let wrap = |cause| BindError { address: path.display().to_string(), privileged: false, cause };
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
         if UnixStream::connect(path).is_ok() {
             return Err(wrap(io::ErrorKind::AddrInUse.into()));

@@ -62,6 +62,28 @@ async fn names_and_pins_of_client_certificates_are_compared() {
     }
 }
 
+#[tokio::test]
+async fn a_restriction_with_a_misspelt_name_lets_nobody_in() {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    let one = site.clients.leaf(&["one"], 1);
+    let settings = |more: &str| format!("mode: MUTUAL, credentialName: a{more}");
+    let misspelt = gateway_with(&settings(", subjectAltNamez: [two]"));
+    let gateway = start(&site, &settings(""));
+    assert!(enters(&site, &gateway, &one).await);
+    // What the server had before asked for less: it does not go on.
+    gateway.reload(|| _ = site.config("all", &misspelt));
+    assert!(!enters(&site, &gateway, &one).await);
+    gateway.wait("the log tells", || gateway.err().contains("PC052"));
+    let checked = site.command(&["check"]);
+    let report = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(report.contains("PC052") && report.contains("subjectAltNamez"), "{report}");
+    let mended = gateway_with(&settings(", subjectAltNames: [one]"));
+    gateway.reload(|| _ = site.config("all", &mended));
+    assert!(enters(&site, &gateway, &one).await);
+}
+
 fn gateway_with(settings: &str) -> String {
     gateway("edge", 443, "HTTPS", "a.com", settings)
         + &routes("r", "istio-system/edge", "a.com", ANSWER)
@@ -105,6 +127,9 @@ async fn of_several_certificates_the_one_that_the_client_understands_is_shown() 
         let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
         assert_eq!(shown, der(expected), "{scheme:?}");
     }
+    // A client that understands both sees the one Istio prefers, wherever it stands in the list.
+    let stream = shake(&tls(&site.edge, None, &[]), gateway.port(443), "a.com").await.unwrap();
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec(), der(&ecdsa));
     let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
     assert_eq!(http.get("https://a.com/").await.text(), "in");
 }

@@ -175,6 +175,28 @@ async fn origination_verifies_the_server_and_shows_what_it_is_told() {
 const OK: Step = Step::Say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
 
 #[tokio::test]
+async fn a_misspelt_demand_on_a_backends_tls_ends_its_connections() {
+    let echo = Backend::http1().await;
+    let rule = |own: &str| service("echo", "HTTP", echo.port) + &policy("echo", own);
+    let (site, gateway) = start(&rule("tls: {mode: DISABLE}"));
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    for own in [
+        "tls: {mode: DISABLE, subjectAltNamez: [a]}".to_owned(),
+        format!(
+            "portLevelSettings: [{{port: {{number: {}}}, tls: {{mode: SIMPLE, insecureSkipVerify: \
+             true, subjectAltNamez: [a]}}}}]",
+            echo.port
+        ),
+    ] {
+        let config = gateway_and(&rule(&own));
+        gateway.reload(|| _ = site.config("all", &config));
+        assert_eq!(http.get("http://a.com/").await.status, 503, "{own}");
+        gateway.wait("the log tells", || gateway.err().contains("PC052"));
+    }
+}
+
+#[tokio::test]
 async fn what_an_idle_connection_lost_is_repeated_only_when_it_may_be() {
     let backend = Scripted::start(&[OK, Step::Leave]).await;
     let (_site, gateway) = start(&service("echo", "HTTP", backend.port));
