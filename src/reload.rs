@@ -7,12 +7,15 @@ mod credentials;
 mod mesh;
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
+use crate::base::limit;
 use crate::compile::files::{FileStore, Wanted, wanted};
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic};
@@ -49,6 +52,11 @@ struct Known {
     shown: ParsedFile,
     /// Its last content without a syntax error.
     good: Option<ParsedFile>,
+    /// Its inode when it was read; another one is another file of the same name.
+    inode: Option<(u64, u64)>,
+    /// Content with fewer documents, written in place, and when it was first seen: the writer may
+    /// not be done.
+    doubted: Option<(Fingerprint, Instant)>,
 }
 
 /// What a configuration consists of.
@@ -103,6 +111,12 @@ impl Loader {
     /// When the mesh identity that was loaded last ends, Unix seconds; nothing once it has.
     pub fn identity_end(&self) -> Option<i64> {
         self.identity_end
+    }
+
+    /// When a file that was doubted is to be looked at again.
+    pub fn look_again(&self) -> Option<Duration> {
+        let doubted = self.known.values().filter_map(|known| known.doubted);
+        doubted.map(|(_, since)| limit::RELOAD_SETTLE_TIME.saturating_sub(since.elapsed())).min()
     }
 
     /// The MeshConfig in use; one that sets nothing when none was named.
@@ -190,9 +204,10 @@ impl Loader {
         }
         let mut known = HashMap::with_capacity(files.len());
         for (file, fingerprint) in files {
-            hasher.part(file.path.as_bytes()).part(fingerprint.as_bytes());
             let before = self.known.remove(&file.path);
-            known.insert(file.path.clone(), look(file, *fingerprint, before));
+            let seen = look(file, *fingerprint, before);
+            hasher.part(file.path.as_bytes()).part(seen.fingerprint.as_bytes());
+            known.insert(file.path.clone(), seen);
         }
         for diagnostic in unreadable {
             let Some(location) = &diagnostic.location else { continue };
@@ -217,21 +232,42 @@ impl Loader {
 }
 
 fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
+    let inode = std::fs::metadata(&*file.path).ok().map(|meta| (meta.dev(), meta.ino()));
     let good = match before {
-        Some(before) if before.fingerprint == fingerprint => return before,
-        before => before.and_then(|before| before.good),
+        Some(before) if before.fingerprint == fingerprint => {
+            return Known { inode, doubted: None, ..before };
+        }
+        before => before,
     };
     let parsed = resources::parse_file(file);
-    match good {
-        Some(good) if parsed.syntax_error => Known {
-            fingerprint,
-            shown: ParsedFile { diagnostics: parsed.diagnostics, ..good.clone() },
-            good: Some(good),
-        },
+    let good = match good {
+        Some(before) if before.inode == inode && before.loses(&parsed) => {
+            let first = before.doubted.filter(|(content, _)| *content == fingerprint);
+            let since = first.map_or_else(Instant::now, |(_, since)| since);
+            if since.elapsed() < limit::RELOAD_SETTLE_TIME {
+                return Known { doubted: Some((fingerprint, since)), ..before };
+            }
+            before.good
+        }
+        before => before.and_then(|before| before.good),
+    };
+    let (shown, good) = match good {
+        Some(good) if parsed.syntax_error => {
+            (ParsedFile { diagnostics: parsed.diagnostics, ..good.clone() }, Some(good))
+        }
         _ => {
             let good = (!parsed.syntax_error).then(|| parsed.clone());
-            Known { fingerprint, shown: parsed, good }
+            (parsed, good)
         }
+    };
+    Known { fingerprint, shown, good, inode, doubted: None }
+}
+
+impl Known {
+    /// Whether `now` has fewer documents than what is shown.
+    fn loses(&self, now: &ParsedFile) -> bool {
+        let documents = |file: &ParsedFile| file.resources.len() + file.broken.len();
+        !now.syntax_error && documents(now) < documents(&self.shown)
     }
 }
 

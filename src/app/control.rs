@@ -87,7 +87,9 @@ impl Control {
         loop {
             let wanted: Vec<_> = self.loader.wanted().map(ToOwned::to_owned).collect();
             watch.include(wanted.iter().map(std::path::PathBuf::as_path));
-            match watch.wait(self.until_identity_ends()) {
+            match watch.wait(
+                self.until_identity_ends().min(self.loader.look_again().unwrap_or(Duration::MAX)),
+            ) {
                 Wake::Stopped => return self.workers,
                 Wake::Changed(seen) => self.reload(seen),
                 Wake::Scan => {

@@ -160,6 +160,8 @@ limits! {
     RELOAD_QUIET_TIME: Duration = Duration::from_millis(20), "20 ms";
     /// Longest a stream of file changes can put off a reload.
     RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
+    /// A file written in place that lost documents is believed after this long without a change.
+    RELOAD_SETTLE_TIME: Duration = Duration::from_secs(1), "1 s";
     /// Time between two looks at files of which no change was told.
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Waiting for workers to move on to a new snapshot, before the old one is freed later.

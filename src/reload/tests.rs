@@ -113,3 +113,19 @@ fn mesh_config_is_followed_and_a_broken_one_changes_nothing() {
     let error = folder.loader.load(&keys, Generation(1), 0).unwrap_err().to_string();
     assert!(error.contains("mesh.yaml") && error.contains("--mesh-config"), "{error}");
 }
+
+#[test]
+fn a_file_emptied_in_place_goes_on_until_it_settles_and_a_renamed_one_is_believed() {
+    let mut folder = Folder::new();
+    folder.write("config/a.yaml", &gateway(80));
+    folder.load();
+    folder.write("config/a.yaml", "");
+    assert_eq!(folder.load(), None);
+    assert!(folder.loader.look_again().is_some());
+    folder.write("config/a.yaml", &gateway(81));
+    assert_eq!(folder.load().unwrap().0, 1);
+    assert_eq!(folder.loader.look_again(), None);
+    folder.write("new", "");
+    fs::rename(folder.dir.path().join("new"), folder.dir.path().join("config/a.yaml")).unwrap();
+    assert_eq!(folder.load().unwrap().0, 0);
+}
