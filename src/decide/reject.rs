@@ -69,6 +69,8 @@ pub enum BadRequest {
     MissingHost,
     /// The host is not one.
     InvalidHost,
+    /// The head cannot be read as HTTP.
+    Unreadable,
     /// The path has no normal form.
     InvalidPath,
     /// The path does not start with `/`: answered 404 as Envoy does.
@@ -323,6 +325,7 @@ impl BadRequest {
         match self {
             Self::MissingHost => "missing_host_header",
             Self::InvalidHost => "invalid_host",
+            Self::Unreadable => "http1.codec_error",
             Self::InvalidPath => "path_normalization_failed",
             Self::NotOriginForm => "path_not_origin_form",
             Self::ConnectionHeader => "connection_header_rejected",

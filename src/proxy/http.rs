@@ -147,6 +147,8 @@ where
         server_name,
     });
     let io = Guarded::new(stream, liveness.clone());
+    let refused = shared.clone();
+    let ended = move |error: &hyper::Error| service::ended(&refused, error);
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
         // Boxed: the connection holds the future's place even while it is idle.
@@ -159,13 +161,14 @@ where
         let served = Box::pin(http2_builder().serve_connection(TokioIo::new(io), service));
         let finish = http2::Connection::graceful_shutdown;
         let flush = move |cx: &mut Context<'_>| waiting.poll_drain(cx);
-        Some(Box::pin(supervise(served, liveness, open, (finish, flush))))
+        Some(Box::pin(supervise(served, (liveness, open), (finish, flush, ended))))
     } else {
         liveness.begin(Kind::Http1);
         let io = TokioIo::new(io);
         let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
         let finish = http1::UpgradeableConnection::graceful_shutdown;
-        Some(Box::pin(supervise(served, liveness, open, (finish, |_| Poll::Ready(Ok(()))))))
+        let flush = |_: &mut Context<'_>| Poll::Ready(Ok(()));
+        Some(Box::pin(supervise(served, (liveness, open), (finish, flush, ended))))
     }
 }
 
@@ -214,14 +217,14 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
 }
 
 /// Drives a connection and carries out the worker's orders: `finish` asks it to end, `flush` sends
-/// what a turn of it wrote.
+/// what a turn of it wrote, `failed` is told why it ended before its time.
 async fn supervise<C>(
     mut served: Pin<Box<C>>,
-    liveness: Arc<Liveness>,
-    _open: OpenConnection,
-    (finish, mut flush): (
+    (liveness, _open): (Arc<Liveness>, OpenConnection),
+    (finish, mut flush, failed): (
         impl Fn(Pin<&mut C>),
         impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+        impl Fn(&hyper::Error),
     ),
 ) where
     C: Future<Output = hyper::Result<()>>,
@@ -240,7 +243,7 @@ async fn supervise<C>(
         if !ended && let Poll::Ready(result) = served.as_mut().poll(cx) {
             ended = true;
             if let Err(error) = result {
-                tracing::debug!(%error, "connection ended");
+                failed(&error);
             }
         }
         match flush(cx) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::client::{Http, proven, tls};
+use crate::client::{Http, proven, raw, tls};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, Site, gateway, routes, service, to};
 
@@ -202,4 +202,21 @@ async fn the_log_level_changes_while_it_runs() {
     assert!(proven(&foreign, gateway.port(443), "a.com").await.is_err());
     gateway.wait("a line of detail", || gateway.err().contains("handshake failed"));
     assert!(gateway.post("/logging?level=nonsense").starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test]
+async fn heads_that_cannot_be_read_are_counted_and_logged() {
+    let (_site, _backend, gateway) = start(&["--access-log", "json"]).await;
+    let port = gateway.port(80);
+    raw(port, b"GARBAGE\r\n\r\n").await;
+    let many = format!("GET / HTTP/1.1\r\nhost: a.com\r\n{}\r\n", "x: y\r\n".repeat(200));
+    raw(port, many.as_bytes()).await;
+    for (code, reason) in [("400", "http1.codec_error"), ("431", "too_many_headers")] {
+        gateway.wait("it is counted", || {
+            let metrics = gateway.metrics();
+            let rejected = format!("portcullis_rejections_total{{reason=\"{reason}\"}} 1");
+            metrics.contains(&rejected) && metrics.contains(&format!("response_code=\"{code}\""))
+        });
+        gateway.wait("it is logged", || gateway.out().contains(reason));
+    }
 }

@@ -16,7 +16,7 @@ use super::{HttpConnection, forward, respond};
 use crate::base::header::GRPC_STATUS;
 use crate::base::id::Origin;
 use crate::decide::head::Head;
-use crate::decide::reject::Reject;
+use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide, is_grpc};
 use crate::net::liveness::Liveness;
 use crate::snapshot::Snapshot;
@@ -175,6 +175,33 @@ impl Exchange {
 
 fn head_bytes(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64
+}
+
+/// A connection ended before its time. A head that cannot be read was answered by the codec; it is
+/// counted and logged here, as every answer of our own is.
+pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
+    tracing::debug!(peer = %connection.peer, %error, "connection ended");
+    if !error.is_parse() {
+        return;
+    }
+    let reject = if error.is_parse_too_large() {
+        Reject::TooManyHeaders
+    } else {
+        Reject::BadRequest(BadRequest::Unreadable)
+    };
+    let telemetry = &connection.registered.worker.telemetry;
+    let mut log = telemetry.log.fields();
+    if let Some(log) = &mut log {
+        log.start_time = Some(SystemTime::now());
+        log.downstream_local = Some(connection.local);
+        log.downstream_remote = Some(connection.peer);
+        log.server_name.clone_from(&connection.server_name);
+    }
+    let mut record = RequestRecord::new(Instant::now(), Protocol::Http, log);
+    record.code = reject.status().as_u16();
+    record.reason = Some(reject.answer().code);
+    record.details = reject.details();
+    record.finish(telemetry);
 }
 
 /// Answers one request.
