@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::{Fingerprint, Hasher};

@@ -87,9 +87,8 @@ impl Control {
         loop {
             let wanted: Vec<_> = self.loader.wanted().map(ToOwned::to_owned).collect();
             watch.include(wanted.iter().map(std::path::PathBuf::as_path));
-            match watch.wait(
-                self.until_identity_ends().min(self.loader.look_again().unwrap_or(Duration::MAX)),
-            ) {
+            let look_again = self.loader.look_again().unwrap_or(Duration::MAX);
+            match watch.wait(self.until_identity_ends().min(look_again)) {
                 Wake::Stopped => return self.workers,
                 Wake::Changed(seen) => self.reload(seen),
                 Wake::Scan => {

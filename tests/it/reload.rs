@@ -167,3 +167,25 @@ async fn the_mesh_identity_rotates_for_new_handshakes() {
     let expiry = "portcullis_certificate_expiry_timestamp_seconds{kind=\"identity\"";
     assert!(metrics.contains(expiry), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_policy_that_is_written_in_place_never_opens_the_gateway() {
+    const DENY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, \
+                        namespace: istio-system}\nspec: {action: DENY, rules: [{}]}\n";
+    let (site, gateway) = start();
+    gateway.reload(|| _ = site.config("policy", DENY));
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 403);
+    let path = site.path("config/policy.yaml");
+    let emptied = tokio::time::Instant::now();
+    fs::write(&path, "").unwrap();
+    while emptied.elapsed() < std::time::Duration::from_millis(300) {
+        assert_eq!(http.get("http://a.com/").await.status, 403);
+    }
+    fs::write(&path, DENY).unwrap();
+    while emptied.elapsed() < std::time::Duration::from_millis(1500) {
+        assert_eq!(http.get("http://a.com/").await.status, 403);
+    }
+    gateway.reload(|| fs::write(&path, "").unwrap());
+    assert_ne!(http.get("http://a.com/").await.status, 403);
+}
