@@ -30,28 +30,31 @@ pub fn normalize(path: &str, how: Normalization) -> Option<Cow<'_, str>> {
     }
     let mut text = decode(path, how == Normalization::DecodeAndMergeSlashes);
     if matches!(how, Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes) {
-        text.dedup_by(|a, b| *a == b'/' && *b == b'/');
+        text = merge_slashes(text);
     }
-    let resolved = resolve_dots(&text)?;
+    let resolved = resolve_dots(&text, AboveRoot::Refused)?;
     String::from_utf8(resolved).ok().map(Cow::Owned)
 }
 
-/// Every way in which a backend may read a path: as it is, its dots resolved, its slashes merged, and
-/// with escaped slashes for slashes. The path itself comes first.
+/// Every way in which a backend may read a path: `%2F`, `%5C` and doubled slashes as they are or as one
+/// slash, dots resolved before or after. The path itself comes first; what climbs above the root stays
+/// there.
 pub fn readings(path: &str) -> SmallVec<[Cow<'_, str>; 1]> {
     let mut all: SmallVec<[Cow<'_, str>; 1]> = SmallVec::new();
     all.push(Cow::Borrowed(path));
     if is_normal(path.as_bytes()) {
         return all;
     }
-    for how in
-        [Normalization::Base, Normalization::MergeSlashes, Normalization::DecodeAndMergeSlashes]
-    {
-        // What climbs above the root is the root's for some, and literal for others.
-        let reading = normalize(path, how)
-            .unwrap_or_else(|| String::from_utf8_lossy(&decode(path, true)).into_owned().into());
-        if !all.contains(&reading) {
-            all.push(reading);
+    for slashes in [false, true] {
+        let decoded = decode(path, slashes);
+        let kept = resolve_dots(&decoded, AboveRoot::Stays);
+        let merged = resolve_dots(&merge_slashes(decoded), AboveRoot::Stays);
+        let late = kept.clone().map(merge_slashes);
+        for reading in [kept, merged, late].into_iter().flatten() {
+            let Ok(reading) = String::from_utf8(reading) else { continue };
+            if !all.iter().any(|known| **known == *reading) {
+                all.push(reading.into());
+            }
         }
     }
     all
@@ -111,14 +114,29 @@ fn hex_byte(hex: &[u8]) -> Option<u8> {
     }
 }
 
-fn resolve_dots(path: &[u8]) -> Option<Vec<u8>> {
+fn merge_slashes(mut path: Vec<u8>) -> Vec<u8> {
+    path.dedup_by(|a, b| *a == b'/' && *b == b'/');
+    path
+}
+
+/// What becomes of `..` at the root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AboveRoot {
+    /// The path has no normal form.
+    Refused,
+    /// It means the root.
+    Stays,
+}
+
+fn resolve_dots(path: &[u8], above_root: AboveRoot) -> Option<Vec<u8>> {
     let mut segments: Vec<&[u8]> = Vec::new();
     let mut parts = path.get(1..)?.split(|&b| b == b'/').peekable();
     while let Some(part) = parts.next() {
         let last = parts.peek().is_none();
         match part {
             b"." => {}
-            b".." => drop(segments.pop()?),
+            b".." if segments.pop().is_none() && above_root == AboveRoot::Refused => return None,
+            b".." => {}
             segment => {
                 segments.push(segment);
                 continue;
@@ -175,6 +193,29 @@ mod tests {
         check(Normalization::MergeSlashes, "/a%2Fb", Some("/a%2Fb"));
         check(Normalization::DecodeAndMergeSlashes, "/a%2F%5c/b", Some("/a/b"));
         check(Normalization::None, "/a/../b", Some("/a/../b"));
+    }
+
+    #[test]
+    fn ambiguous_paths_have_every_reading() {
+        let check = |path: &str, others: &[&str]| {
+            let found = readings(path);
+            let found: Vec<&str> = found.iter().map(|reading| &**reading).collect();
+            assert_eq!(found.first(), Some(&path));
+            for reading in others {
+                assert!(found.contains(reading), "{path} {reading} {found:?}");
+            }
+        };
+        assert_eq!(readings("/a/b").len(), 1);
+        check("/a//b", &["/a/b"]);
+        check("/a%2fb", &["/a/b"]);
+        check("/a%5Cb", &["/a/b"]);
+        check("/a/%2e%2e/b", &["/b"]);
+        check("/a%2f/b", &["/a//b", "/a/b"]);
+        check("/a//../b", &["/a/b", "/b"]);
+        check("/x/..%2fadmin", &["/admin"]);
+        check("/x/..%2f..%2fadmin", &["/admin"]);
+        check("/..%5cadmin", &["/admin"]);
+        check("/../admin", &["/admin"]);
     }
 
     proptest! {
