@@ -135,8 +135,12 @@ fn resolve_dots(path: &[u8], above_root: AboveRoot) -> Option<Vec<u8>> {
         let last = parts.peek().is_none();
         match part {
             b"." => {}
-            b".." if segments.pop().is_none() && above_root == AboveRoot::Refused => return None,
-            b".." => {}
+            b".." => {
+                let climbed = segments.pop().is_none();
+                if climbed && above_root == AboveRoot::Refused {
+                    return None;
+                }
+            }
             segment => {
                 segments.push(segment);
                 continue;
