@@ -24,7 +24,17 @@ spec:
   selector: {istio: ingressgateway}
   servers:
     - port: {number: 443, name: https-extras, protocol: HTTPS}
-      hosts: [shop/live.shop.example.com, shop/localhost]
+      hosts: [shop/live.shop.example.com]
+      tls: {mode: SIMPLE, credentialName: shop-tls}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: local, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+    - port: {number: 443, name: https-local, protocol: HTTPS}
+      hosts: [shop/localhost]
       tls: {mode: SIMPLE, credentialName: shop-tls}
 ---
 apiVersion: networking.istio.io/v1
@@ -42,8 +52,8 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: local, namespace: shop}
 spec:
-  hosts: [localhost]
-  gateways: [istio-system/extras]
+  hosts: ["*"]
+  gateways: [istio-system/local]
   http:
     - route: [{destination: {host: catalogue.shop.internal, port: {number: 80}}}]
 ---
