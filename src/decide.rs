@@ -12,3 +12,4 @@ pub mod connection;
 pub mod head;
 pub mod reject;
 pub mod request;
+pub mod sanitize;

@@ -103,6 +103,13 @@ pub enum ClientCertForwarding {
     AlwaysForwardOnly,
 }
 
+impl ClientCertForwarding {
+    /// Whether backends are told of the client's certificate.
+    pub fn tells(self) -> bool {
+        matches!(self, Self::SanitizeSet | Self::AppendForward)
+    }
+}
+
 /// Settings of MeshConfig that hold for every listener.
 #[derive(Clone, Debug)]
 pub struct EdgeSettings {

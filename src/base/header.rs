@@ -57,7 +57,7 @@ names! {
 pub const CONTROL_PREFIX: &str = "x-envoy-";
 
 /// Envoy's control headers, removed from every request of an outside client.
-pub const STRIPPED_FROM_CLIENTS: [HeaderName; 21] = [
+pub const STRIPPED_FROM_CLIENTS: [HeaderName; 23] = [
     X_ENVOY_INTERNAL,
     X_ENVOY_ORIGINAL_PATH,
     X_ENVOY_ORIGINAL_HOST,
@@ -79,6 +79,8 @@ pub const STRIPPED_FROM_CLIENTS: [HeaderName; 21] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
+    HeaderName::from_static("x-envoy-peer-metadata"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
 ];
 
 #[cfg(test)]

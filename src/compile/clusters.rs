@@ -18,7 +18,7 @@ use super::destination_labels::labels;
 use super::destination_ports::pick_port;
 use super::destination_rules::{DestinationRules, Governing, Policy};
 use super::findings::{Findings, at};
-use super::mesh_tls::{server_names, wants_mesh};
+use super::mesh_tls::{server_names, speaks_mesh, wants_mesh};
 use super::names::{qualified, selects};
 use super::peers::PeerPolicies;
 use super::services::{Member, Port, Service, Services};
@@ -262,6 +262,9 @@ impl<'a> ClusterPass<'a> {
         let mut members = self.services.members(service, port);
         if let Some((_, subset)) = target.subset {
             members.retain(|member| selects(&subset.labels, &member.labels));
+        }
+        if usage == Use::Sealed {
+            members.retain(speaks_mesh);
         }
         let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
         let places = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());

@@ -22,15 +22,19 @@ pub(super) fn wants_mesh(
         Place::Name(_, port) => *port,
         Place::Address(_) => 0,
     };
-    // A service account without a word on TLS says enough.
-    let able = match member.labels.get("security.istio.io/tlsMode") {
-        Some(mode) => mode == "istio",
-        None => !member.service_account.is_empty(),
-    };
     settings.auto_mtls
         && service.in_mesh
-        && able
+        && speaks_mesh(member)
         && !peers.plaintext(&member.namespace, &member.labels, port)
+}
+
+/// Whether an endpoint says that it speaks the mesh's TLS; a service account without a word on TLS says
+/// enough.
+pub(super) fn speaks_mesh(member: &Member) -> bool {
+    match member.labels.get("security.istio.io/tlsMode") {
+        Some(mode) => mode == "istio",
+        None => !member.service_account.is_empty(),
+    }
 }
 
 /// Names that a service's servers may have when no rule lists them.

@@ -133,26 +133,33 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Reject> {
     if refused { Err(Reject::BadRequest(BadRequest::TransferEncoding)) } else { Ok(()) }
 }
 
-/// The names that a `Connection` header nominates.
+/// The names that a `Connection` header nominates, or the protocols in an `Upgrade` header.
 pub fn nominated(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
 }
 
 /// Whether a WebSocket is asked for; `h2c` is ignored, any other upgrade refused.
 fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
-    let Some(wanted) = headers.get(UPGRADE) else { return Ok(false) };
+    let mut wanted = headers.get_all(UPGRADE).iter().flat_map(nominated).peekable();
+    if wanted.peek().is_none() {
+        return Ok(false);
+    }
     let asked = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(nominated)
         .any(|name| name.eq_ignore_ascii_case(b"upgrade"));
-    if !asked || wanted.as_bytes().eq_ignore_ascii_case(b"h2c") {
+    if !asked {
         return Ok(false);
     }
-    if wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
-        return Ok(true);
+    let mut other = false;
+    for protocol in wanted.filter(|name| !name.eq_ignore_ascii_case(b"h2c")) {
+        if protocol.eq_ignore_ascii_case(b"websocket") {
+            return Ok(true);
+        }
+        other = true;
     }
-    Err(Reject::UpgradeRefused)
+    if other { Err(Reject::UpgradeRefused) } else { Ok(false) }
 }
 
 fn scheme(tls: bool, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {

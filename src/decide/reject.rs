@@ -259,6 +259,12 @@ impl Reject {
         }
     }
 
+    /// Whether what follows on an HTTP/1.1 connection may mean something else to another reader: bytes of
+    /// a tunnel, or of a body whose coding is not known.
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Self::UpgradeRefused | Self::BadRequest(BadRequest::TransferEncoding))
+    }
+
     /// The status to send; `JWT` failures know their own.
     pub fn status(&self) -> StatusCode {
         match self {

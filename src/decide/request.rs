@@ -134,8 +134,8 @@ pub fn routing_head<'a>(head: RequestHead<'a>, verdict: &'a Verdict) -> RequestH
 /// The block that serves a host on this connection; nothing when the request is misdirected.
 ///
 /// The connection's own block serves its hosts. For another host, the block that its SNI would have
-/// reached serves it if this connection could have been made to it: the certificate covers the name
-/// and the client-certificate rule is the same.
+/// reached serves it if this connection could have been made to it: the certificate covers the name,
+/// and the client-certificate rule and the versions are the same.
 fn serving_block<'a>(
     listener: &'a Listener,
     block: &'a ServerBlock,
@@ -150,7 +150,9 @@ fn serving_block<'a>(
     let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
     let their = other.tls.as_ref()?;
     let covered = own.certificate_names.iter().any(|name| certificate_covers(name, host));
-    (covered && their.tls.is_ok() && their.client_rule == own.client_rule).then_some(&**other)
+    let (Ok(theirs), Ok(ours)) = (&their.tls, &own.tls) else { return None };
+    let same = their.client_rule == own.client_rule && theirs.has_versions_of(ours);
+    (covered && same).then_some(&**other)
 }
 
 /// A certificate's wildcard stands for one label only (RFC 6125 section 6.4.3).

@@ -117,7 +117,12 @@ fn secure(
         }
         Some(Chain::AutoPassthrough(auto)) => {
             if let Some(block) = auto.services.lookup(&question.server_name) {
-                stream(tale, snapshot, block, "the service that the name says");
+                stream(
+                    tale,
+                    snapshot,
+                    block,
+                    "the service that the name says, to the mesh's clients",
+                );
             } else {
                 let text = format!("{named} is no service here: alert unrecognized_name");
                 tale.step("server", text).by(&auto.origin);

@@ -14,6 +14,7 @@ use crate::decide::reject::Reject;
 use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, judged_headers, routing_head,
 };
+use crate::decide::sanitize::{Arrival, sanitize};
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock};
 use crate::snapshot::route::Route;
@@ -36,7 +37,7 @@ pub(super) fn tell(
     arrived: &Arrived<'_>,
 ) {
     tale.outcome.server = Some(arrived.block.key.to_string());
-    let request = request(question);
+    let mut request = request(question);
     let head = match Head::read(arrived.tls, &snapshot.edge, &request) {
         Ok(head) => head,
         Err(reject) => return refuse(tale, "request", &reject),
@@ -45,6 +46,13 @@ pub(super) fn tell(
     tale.step("request", form).considered(
         (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
     );
+    let (address, certificate) = arrival(question, snapshot, arrived);
+    let arrival = Arrival {
+        peer: &address,
+        certificate: certificate.as_ref(),
+        request_id: HeaderValue::from_static("-"),
+    };
+    sanitize(&mut request, &head, &snapshot.edge, arrival);
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let client = arrived.identity.as_ref().map(peer);
     let facts = RequestFacts {
@@ -83,6 +91,21 @@ pub(super) fn tell(
     let seen = RequestHead { headers: &headers, ..facts.head };
     routes(tale, &decision, &routing_head(seen, &decision.verdict));
     outcome(tale, snapshot, &decision, &head, request);
+}
+
+/// The client's address, and what `x-forwarded-client-cert` says of its certificate.
+fn arrival(
+    question: &Question,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_>,
+) -> (HeaderValue, Option<HeaderValue>) {
+    let address = HeaderValue::try_from(question.source.to_string());
+    let own = arrived.block.tls.as_ref().map_or(&[][..], |tls| &tls.certificate_uris);
+    let leaf = question.client_chain.first().zip(arrived.identity.as_ref());
+    let certificate = leaf
+        .filter(|_| snapshot.edge.client_cert.tells())
+        .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own, leaf)).ok());
+    (address.unwrap_or(HeaderValue::from_static("-")), certificate)
 }
 
 /// The request as a client sends it.

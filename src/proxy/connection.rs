@@ -247,7 +247,7 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
         None => None,
         Some(Chain::Passthrough(block)) => Some(block),
         Some(Chain::AutoPassthrough(auto)) => {
-            auto.services.lookup(connection.server_name.as_deref().unwrap_or_default())
+            auto.service(connection.server_name.as_deref(), start.client_hello().alpn())
         }
         Some(Chain::Tcp(block)) => {
             let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;

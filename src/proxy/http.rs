@@ -68,15 +68,11 @@ impl Client {
         forwarding: ClientCertForwarding,
     ) -> Self {
         let (_, session) = stream.get_ref();
-        let wanted = matches!(
-            forwarding,
-            ClientCertForwarding::SanitizeSet | ClientCertForwarding::AppendForward
-        );
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
         let xfcc = leaf
             .zip(identity.as_ref())
-            .filter(|_| wanted)
+            .filter(|_| forwarding.tells())
             .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
         let peer = identity.as_deref().map(peer).map(Box::new);
         Self { tls: true, identity, peer, xfcc }

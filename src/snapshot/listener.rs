@@ -136,6 +136,10 @@ pub struct TcpBlock {
     pub judged: bool,
 }
 
+/// Application protocols by which clients of the mesh say that they speak its TLS.
+pub const MESH_PROTOCOLS: [&[u8]; 5] =
+    [b"istio", b"istio-peer-exchange", b"istio-http/1.0", b"istio-http/1.1", b"istio-h2"];
+
 /// Services reachable by their SNI.
 #[derive(Debug)]
 pub struct AutoPassthrough {
@@ -143,4 +147,18 @@ pub struct AutoPassthrough {
     pub origin: Origin,
     /// Full SNI to block.
     pub services: HostIndex<Arc<TcpBlock>>,
+}
+
+impl AutoPassthrough {
+    /// The service of a name, for a client that offers one of the mesh's protocols.
+    pub fn service<'a>(
+        &self,
+        server_name: Option<&str>,
+        mut offered: Option<impl Iterator<Item = &'a [u8]>>,
+    ) -> Option<&Arc<TcpBlock>> {
+        let of_the_mesh = offered
+            .as_mut()
+            .is_some_and(|offered| offered.any(|name| MESH_PROTOCOLS.contains(&name)));
+        if of_the_mesh { self.services.lookup(server_name?) } else { None }
+    }
 }

@@ -130,6 +130,12 @@ impl ServerTls {
         names.collect::<Vec<_>>().join(" and ")
     }
 
+    /// Whether a connection to one could have been made to the other, as far as versions go.
+    pub fn has_versions_of(&self, other: &Self) -> bool {
+        let ids = |one: &Self| one.versions.iter().map(|version| version.version);
+        ids(self).eq(ids(other))
+    }
+
     /// Whether clients are asked for a certificate.
     pub fn asks_clients(&self) -> bool {
         self.clients.is_some()

@@ -166,6 +166,57 @@ async fn heads_and_empty_answers_have_no_body() {
 }
 
 #[tokio::test]
+async fn a_head_request_gets_the_head_alone_of_our_own_answers() {
+    let rules = "  http:\n  - match: [{uri: {exact: /own}}]\n    directResponse: {status: 200, body: \
+                 {string: hello}}\n  - route: [{destination: {host: nobody.shop.internal}}]\n";
+    let (_site, _backend, gateway) = shop(rules).await;
+    for mut http in [Http::plain(gateway.port(80)).await, Http::plain2(gateway.port(80)).await] {
+        for (path, status, length) in [("/own", 200, "5"), ("/none", 503, "0"), ("/own", 200, "5")]
+        {
+            let request = http.request("HEAD", &format!("http://a.com{path}"), &[], "");
+            let reply = http.send(request).await;
+            assert_eq!((reply.status.as_u16(), reply.body.len()), (status, 0), "{path}");
+            assert_eq!(reply.header("content-length"), length, "{path}");
+        }
+    }
+    gateway.wait("it is logged", || gateway.out().matches("/own").count() == 4);
+    assert!(!gateway.out().contains("DC"), "{}", gateway.out());
+}
+
+#[tokio::test]
+async fn routes_see_what_is_true_and_not_what_a_client_says() {
+    let rules = "  http:\n  - match: [{headers: {x-forwarded-proto: {exact: https}}}, {headers: \
+                 {x-forwarded-client-cert: {prefix: By}}}, {headers: {x-envoy-peer-metadata-id: {regex: \
+                 '.*'}}}]\n    directResponse: {status: 299}\n  - match: [{headers: {cookie: {exact: a=1; \
+                 b=2}}}]\n    directResponse: {status: 298}\n  - directResponse: {status: 297}\n";
+    let (_site, _backend, gateway) = shop(rules).await;
+    let mut http = Http::plain2(gateway.port(80)).await;
+    for (headers, status) in [
+        (&[("x-forwarded-proto", "https"), ("x-forwarded-client-cert", "By=x")][..], 297),
+        (&[("x-envoy-peer-metadata-id", "x")], 297),
+        (&[("cookie", "a=1"), ("cookie", "b=2")], 298),
+    ] {
+        assert_eq!(http.ask("http://a.com/", headers).await.status, status, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_no_request_ends_the_connection() {
+    let (_site, backend, gateway) = shop(&to("echo")).await;
+    let seen = backend.requests();
+    for head in [
+        "CONNECT a.com:443 HTTP/1.1\r\nhost: a.com\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a.com\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let bytes = format!("{head}GET /tunnelled HTTP/1.1\r\nhost: a.com\r\n\r\n");
+        let answer = String::from_utf8(raw(gateway.port(80), bytes.as_bytes()).await).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    assert_eq!(backend.requests(), seen);
+}
+
+#[tokio::test]
 async fn http_2_backends_are_spoken_to_in_http_2() {
     let backend = Backend::http2().await;
     let site = Site::new();

@@ -159,6 +159,65 @@ async fn passthrough_shows_the_backends_certificate_on_the_same_port() {
 }
 
 #[tokio::test]
+async fn services_are_passed_through_to_by_name_for_clients_of_the_mesh_alone() {
+    let site = Site::new();
+    let able = Backend::tls(&site.edge.leaf(&["able.com"], 9)).await;
+    let plain = Backend::http1().await;
+    let entry = |name: &str, port: u16, labels: &str| {
+        service(name, "TCP", port)
+            .replace("address: 127.0.0.1,", &format!("address: 127.0.0.1, {labels}"))
+    };
+    site.config(
+        "all",
+        &(gateway("auto", 443, "TLS", "'*.shop.internal'", "mode: AUTO_PASSTHROUGH")
+            + &entry("able", able.port, "labels: {security.istio.io/tlsMode: istio},")
+            + &entry("plain", plain.port, "")),
+    );
+    let gateway = site.start(&[443]);
+    let mut reached = 0;
+    for (service, offered, passes) in [
+        ("able", &["istio"][..], true),
+        ("able", &["istio-h2", "istio"], true),
+        ("able", &["h2", "http/1.1"], false),
+        ("able", &[], false),
+        ("plain", &["istio"], false),
+    ] {
+        let name = format!("outbound_.80_._.{service}.shop.internal");
+        // The certificate is another name's: what counts is who was spoken to.
+        let _ = shake(&tls(&site.edge, None, offered), gateway.port(443), &name).await;
+        reached += usize::from(passes);
+        assert_eq!(able.connections(), reached, "{service} {offered:?}");
+    }
+    assert_eq!(plain.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_below_a_hosts_version_floor_is_misdirected() {
+    let site = Site::new();
+    site.certificate("both", &["a.com", "new.com"]);
+    let echo = Backend::http1().await;
+    let simple = "mode: SIMPLE, credentialName: both";
+    site.config(
+        "all",
+        &(gateway("a", 443, "HTTPS", "a.com", simple)
+            + &gateway(
+                "n",
+                443,
+                "HTTPS",
+                "new.com",
+                &format!("{simple}, minProtocolVersion: TLSV1_3"),
+            )
+            + &routes("r", "istio-system/a, istio-system/n", "'*.com'", &to("echo"))
+            + &service("echo", "HTTP", echo.port)),
+    );
+    let gateway = site.start(&[443]);
+    let old = crate::client::tls12(&site.edge);
+    let mut http = Http::secure(&old, gateway.port(443), "a.com").await;
+    assert_eq!(http.get("https://a.com/").await.status, 200);
+    assert_eq!(http.get("https://new.com/").await.status, 421);
+}
+
+#[tokio::test]
 async fn hellos_in_pieces_are_read_and_others_end_in_time() {
     let (site, _echo, _sealed, gateway) = modes().await;
     let port = gateway.port(443);

@@ -12,17 +12,18 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::ResponseBody;
-use super::head::{Plan, RequestValues, strip_hop_by_hop};
+use super::head::{Plan, RequestValues};
 use super::service::Exchange;
 use super::upload::{Gate, RequestBody};
 use super::{HttpConnection, attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
-    X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, X_REQUEST_ID,
+    X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
+use crate::decide::sanitize::strip_hop_by_hop;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::snapshot::route::{Destination, Forward};
@@ -61,7 +62,9 @@ pub async fn forward(
         (HeaderMap::new(), None)
     };
     let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
-    log_request(&mut exchange, &cluster, &request);
+    if let Some(log) = &mut exchange.record.log {
+        log.upstream_cluster = Some(cluster.name.clone());
+    }
     let hashed = hash(exchange.connection(), &cluster, work.head, &request);
     mirror::start(&exchange, &work, &request);
     let mut expiry = deadline::expiry(&exchange.upload, work.rule.timeout, grpc);
@@ -258,14 +261,6 @@ pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     };
-}
-
-fn log_request(exchange: &mut Exchange, cluster: &Cluster, request: &Request<RequestBody>) {
-    if let Some(log) = &mut exchange.record.log {
-        log.upstream_cluster = Some(cluster.name.clone());
-        log.forwarded_for = request.headers().get(X_FORWARDED_FOR).cloned();
-        log.request_id = request.headers().get(X_REQUEST_ID).cloned();
-    }
 }
 
 /// Makes an answer's head what the client shall see.

@@ -1,7 +1,7 @@
 //! Answers of our own making.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
@@ -44,6 +44,9 @@ pub fn reject(
     }
     if matches!(reject, Reject::Overflow) {
         response.headers_mut().insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+    }
+    if reject.ends_connection() && !exchange.is_http2() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let (Reject::Jwt(_), Some(head)) = (reject, head) {
         let value = challenge(head.scheme, &head.authority, &head.path);
@@ -150,6 +153,11 @@ fn finish(
     }
     if let Some(extra) = exchange.extra.take() {
         response.headers_mut().extend(*extra);
+    }
+    let mut body = body;
+    if exchange.is_head() {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        body = Bytes::new();
     }
     exchange.answered(&response);
     response.map(|()| ResponseBody::own(body, exchange))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::HeaderMap;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -13,11 +13,12 @@ use super::body::ResponseBody;
 use super::head;
 use super::upload::Upload;
 use super::{HttpConnection, forward, respond};
-use crate::base::header::GRPC_STATUS;
+use crate::base::header::{GRPC_STATUS, X_FORWARDED_FOR, X_REQUEST_ID};
 use crate::base::id::Origin;
 use crate::decide::head::Head;
 use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide, is_grpc};
+use crate::decide::sanitize::{Arrival, sanitize};
 use crate::net::liveness::Liveness;
 use crate::snapshot::Snapshot;
 use crate::telemetry::worker::ActiveRequest;
@@ -36,6 +37,8 @@ pub struct Exchange {
     /// What its answer says besides (CORS).
     pub extra: Option<Box<HeaderMap>>,
     http2: bool,
+    /// A `HEAD` request: its answer has no body, whatever its length says.
+    head: bool,
     _active: ActiveRequest,
 }
 
@@ -69,6 +72,7 @@ impl Exchange {
             upload: Rc::default(),
             extra: None,
             http2: request.version() == Version::HTTP_2,
+            head: *request.method() == Method::HEAD,
             _active: telemetry.metrics.request_started(),
         })
     }
@@ -91,6 +95,14 @@ impl Exchange {
     /// Whether the client speaks HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.http2
+    }
+
+    /// Notes what the request is known by from here on.
+    fn sanitized(&mut self, headers: &HeaderMap) {
+        if let Some(log) = &mut self.record.log {
+            log.forwarded_for = headers.get(X_FORWARDED_FOR).cloned();
+            log.request_id = headers.get(X_REQUEST_ID).cloned();
+        }
     }
 
     /// Notes the answer's head.
@@ -153,7 +165,12 @@ impl Exchange {
 
     /// Whether the answer has a body to lose (`HEAD`, 204 and 304 have none).
     pub fn expects_body(&self) -> bool {
-        !matches!(self.record.code, 101 | 204 | 304)
+        !self.head && !matches!(self.record.code, 101 | 204 | 304)
+    }
+
+    /// Whether only the answer's head is asked for.
+    pub fn is_head(&self) -> bool {
+        self.head
     }
 
     fn note_grpc_status(&mut self, headers: &HeaderMap) {
@@ -207,14 +224,21 @@ pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
 /// Answers one request.
 pub async fn serve(
     connection: Rc<HttpConnection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let snapshot = connection.registered.worker.snapshot();
-    let exchange = Exchange::begin(&connection, &request);
+    let mut exchange = Exchange::begin(&connection, &request);
     let head = match Head::read(connection.client.tls, &snapshot.edge, &request) {
         Ok(head) => head,
         Err(reject) => return respond::reject(exchange, &snapshot, None, &reject),
     };
+    let arrival = Arrival {
+        peer: &connection.peer_ip,
+        certificate: connection.client.xfcc.as_ref(),
+        request_id: head::request_id(),
+    };
+    sanitize(&mut request, &head, &snapshot.edge, arrival);
+    exchange.sanitized(request.headers());
     phases(&connection, &snapshot, exchange, head, request).await
 }
 
@@ -271,7 +295,7 @@ async fn phases(
         Outcome::Forward(rule, destination) => {
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
             exchange.extra = cors.map(Box::new);
-            let plan = head::prepare(connection, snapshot, &head, &mut request, &verdict);
+            let plan = head::prepare(snapshot, &head, &mut request, &verdict);
             let work = forward::Work { snapshot, rule, destination, head: &head, plan, random };
             forward::forward(exchange, work, request).await
         }

@@ -1,0 +1,160 @@
+//! A request's headers as everything behind this point may believe them: policies, routes, logs and
+//! the backend (Envoy's connection manager does the same before its filters).
+
+use http::header::{
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderValue, Request};
+
+use super::head::{Head, nominated};
+use crate::base::header::{
+    CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION, STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS,
+    X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID,
+};
+use crate::snapshot::{ClientCertForwarding, EdgeSettings};
+
+/// What this hop knows of a request that the client cannot be believed about.
+#[derive(Clone, Debug)]
+pub struct Arrival<'a> {
+    /// The peer's address.
+    pub peer: &'a HeaderValue,
+    /// `x-forwarded-client-cert` element of its certificate.
+    pub certificate: Option<&'a HeaderValue>,
+    /// A new id for the request.
+    pub request_id: HeaderValue,
+}
+
+/// Most headers that [`sanitize`] and the forwarding of a request add.
+const ADDED_HEADERS: usize = 8;
+
+/// Removes what a client may not say, and says it instead.
+pub fn sanitize<B>(
+    request: &mut Request<B>,
+    head: &Head,
+    edge: &EdgeSettings,
+    arrival: Arrival<'_>,
+) {
+    let named = request.uri().authority().is_some();
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers, head.upgrade);
+    if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
+        for name in &STRIPPED_FROM_CLIENTS {
+            headers.remove(name);
+        }
+    }
+    headers.reserve(ADDED_HEADERS);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
+    forwarded_for(headers, arrival.peer);
+    let client = head.trusted.as_ref().unwrap_or(arrival.peer);
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
+    headers.insert(X_REQUEST_ID, arrival.request_id);
+    client_certificate(headers, edge.client_cert, arrival.certificate);
+    join_cookies(headers);
+    // A target with an authority overrides `Host` (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
+    if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
+        headers.insert(HOST, host);
+    }
+}
+
+/// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    // One look at the names costs less than a search for each that is usually not there.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(nominated)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .filter(|name| !(upgrade && name == UPGRADE))
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(TE) {
+        let trailers = te.as_bytes().eq_ignore_ascii_case(b"trailers");
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "te" | "upgrade"
+    )
+}
+
+fn forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
+    let Some(first) = headers.get(X_FORWARDED_FOR) else {
+        headers.insert(X_FORWARDED_FOR, peer.clone());
+        return;
+    };
+    let mut all = first.as_bytes().to_vec();
+    for line in headers.get_all(X_FORWARDED_FOR).iter().skip(1) {
+        all.push(b',');
+        all.extend_from_slice(line.as_bytes());
+    }
+    all.push(b',');
+    all.extend_from_slice(peer.as_bytes());
+    let value = HeaderValue::from_bytes(&all).unwrap_or_else(|_| peer.clone());
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+/// HTTP/2 clients may send each cookie in a line of its own (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut all = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        all.extend_from_slice(b"; ");
+        all.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+fn client_certificate(
+    headers: &mut HeaderMap,
+    forwarding: ClientCertForwarding,
+    own: Option<&HeaderValue>,
+) {
+    use ClientCertForwarding::{
+        AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+    };
+    match (forwarding, own) {
+        (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
+        (Sanitize, _) | (_, None) => {
+            headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
+        (AppendForward, Some(own)) => {
+            let mut all: Vec<u8> = Vec::new();
+            for line in headers.get_all(X_FORWARDED_CLIENT_CERT) {
+                all.extend_from_slice(line.as_bytes());
+                all.push(b',');
+            }
+            all.extend_from_slice(own.as_bytes());
+            let value = HeaderValue::from_bytes(&all).unwrap_or_else(|_| own.clone());
+            headers.insert(X_FORWARDED_CLIENT_CERT, value);
+        }
+        (SanitizeSet, Some(own)) => {
+            headers.insert(X_FORWARDED_CLIENT_CERT, own.clone());
+        }
+    }
+}
