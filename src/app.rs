@@ -117,7 +117,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         workers.join();
     }
     runtime.shutdown_background();
-    access_log.flush();
+    drop(access_log);
     outcome
 }
 

@@ -170,6 +170,8 @@ limits! {
     METRIC_SERIES: usize = 2_000, "2,000 label sets";
     /// Lines waiting for the access log's writer; further ones are dropped and counted.
     ACCESS_LOG_BYTES: usize = 8 << 20, "8 MiB";
+    /// Writing the last lines of the access log at the end; a reader that does not read loses them.
+    ACCESS_LOG_STOP_TIME: Duration = Duration::from_secs(1), "1 s";
     /// Connections to each of the status, metrics and admin ports.
     ADMIN_CONNECTIONS: usize = 64, "64 connections";
     /// One connection to the status, metrics or admin port, from accept to its end.

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
+use tokio::time::Instant;
 
 use super::line::{self, Clock, Context};
 use super::record::{LogFields, RequestRecord};
@@ -36,7 +37,8 @@ pub enum LogFormat {
     Off,
 }
 
-/// The access log of the process. Dropping it writes what is left; drop it after the workers ended.
+/// The access log of the process. Dropping it writes what is left, for as long as
+/// [`limit::ACCESS_LOG_STOP_TIME`]; drop it after the workers ended.
 #[derive(Debug)]
 pub struct AccessLog {
     shared: Arc<Shared>,
@@ -47,13 +49,13 @@ struct Shared {
     format: LogFormat,
     buffers: Mutex<Vec<Arc<Mutex<Buffer>>>>,
     token_parameters: ArcSwap<Vec<Box<str>>>,
-    output: Mutex<Output>,
     dropped: IntCounter,
     stopping: AtomicBool,
 }
 
-struct Output {
-    sink: Box<dyn Write + Send>,
+/// The output and the thread's own buffer, which changes places with the workers'.
+struct Output<W> {
+    sink: W,
     spare: Vec<u8>,
 }
 
@@ -81,7 +83,6 @@ impl AccessLog {
             format,
             buffers: Mutex::default(),
             token_parameters: ArcSwap::default(),
-            output: Mutex::new(Output { sink: Box::new(output), spare: Vec::new() }),
             dropped,
             stopping: AtomicBool::new(false),
         });
@@ -89,8 +90,9 @@ impl AccessLog {
             None
         } else {
             let shared = shared.clone();
+            let output = Output { sink: output, spare: Vec::new() };
             let writer = thread::Builder::new().name("access-log".to_owned());
-            Some(writer.spawn(move || shared.write_until_stopped())?)
+            Some(writer.spawn(move || shared.write_until_stopped(output))?)
         };
         Ok(Self { shared, writer })
     }
@@ -113,21 +115,22 @@ impl AccessLog {
     pub fn set_token_parameters(&self, names: Vec<Box<str>>) {
         self.shared.token_parameters.store(Arc::new(names));
     }
-
-    /// Writes all lines there are; waits for the output.
-    pub fn flush(&self) {
-        self.shared.sweep();
-    }
 }
 
 impl Drop for AccessLog {
+    /// A reader that stopped reading does not hold the process back: what it does not take is lost.
     fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
         self.shared.stopping.store(true, Ordering::Release);
-        if let Some(writer) = self.writer.take() {
-            writer.thread().unpark();
-            let _ = writer.join();
+        writer.thread().unpark();
+        let asked = Instant::now();
+        while !writer.is_finished() {
+            if asked.elapsed() > limit::ACCESS_LOG_STOP_TIME {
+                self.shared.give_up();
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
-        self.shared.sweep();
     }
 }
 
@@ -177,23 +180,36 @@ impl WorkerLog {
 }
 
 impl Shared {
-    fn write_until_stopped(&self) {
-        while !self.stopping.load(Ordering::Acquire) {
+    fn write_until_stopped(&self, mut output: Output<impl Write>) {
+        loop {
+            let last = self.stopping.load(Ordering::Acquire);
+            self.sweep(&mut output);
+            if last {
+                return;
+            }
             thread::park_timeout(FLUSH_TIME);
-            self.sweep();
         }
     }
 
+    /// Counts every line that waits as lost.
+    fn give_up(&self) {
+        for buffer in lock(&self.buffers).iter() {
+            self.lost(&std::mem::take(&mut lock(buffer).lines));
+        }
+    }
+
+    fn lost(&self, lines: &[u8]) {
+        self.dropped.inc_by(memchr::memchr_iter(b'\n', lines).count() as u64);
+    }
+
     /// Takes each worker's lines and writes them.
-    fn sweep(&self) {
-        let mut output = lock(&self.output);
-        let Output { sink, spare } = &mut *output;
+    fn sweep(&self, output: &mut Output<impl Write>) {
+        let Output { sink, spare } = output;
         let buffers = lock(&self.buffers).clone();
         for buffer in &buffers {
             std::mem::swap(&mut lock(buffer).lines, spare);
             if sink.write_all(spare).is_err() {
-                let lines = memchr::memchr_iter(b'\n', spare).count();
-                self.dropped.inc_by(lines as u64);
+                self.lost(spare);
             }
             spare.clear();
             spare.shrink_to(KEPT_BYTES);
@@ -205,8 +221,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::io;
-
-    use tokio::time::Instant;
+    use std::sync::mpsc;
 
     use super::super::worker::Protocol;
     use super::*;
@@ -272,15 +287,6 @@ mod tests {
     }
 
     #[test]
-    fn flush_writes_at_once() {
-        let sink = Sink::default();
-        let log = AccessLog::start(LogFormat::Text, sink.clone(), counter()).unwrap();
-        write(&log.worker(), 1);
-        log.flush();
-        assert!(sink.0.lock().unwrap().ends_with(b"\n"));
-    }
-
-    #[test]
     fn lines_beyond_the_bound_are_dropped_and_counted() {
         let dropped = counter();
         let sink = Sink::default();
@@ -288,7 +294,7 @@ mod tests {
         let worker = log.worker();
         lock(&worker.buffer).bound = 1;
         write(&worker, 5);
-        log.flush();
+        drop(log);
         assert_eq!(dropped.get(), 5);
         assert!(sink.0.lock().unwrap().is_empty());
     }
@@ -300,5 +306,31 @@ mod tests {
         write(&log.worker(), 3);
         drop(log);
         assert_eq!(dropped.get(), 3);
+    }
+
+    /// Takes nothing until the other end of its channel is dropped.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_output_that_takes_nothing_does_not_hold_the_end_back() {
+        let (release, stuck) = mpsc::channel();
+        let log = AccessLog::start(LogFormat::Text, Stuck(stuck), counter()).unwrap();
+        let worker = log.worker();
+        write(&worker, 3);
+        let begun = Instant::now();
+        drop(log);
+        assert!(begun.elapsed() >= limit::ACCESS_LOG_STOP_TIME);
+        drop(release);
     }
 }

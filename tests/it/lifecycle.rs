@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::client::{Http, connect, tls};
-use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+use crate::gateway::{Gateway, PATIENCE, Site, free_port, gateway, routes, service, to};
 
 async fn start(arguments: &[&str]) -> (Site, Backend, Gateway) {
     let echo = Backend::http1().await;
@@ -50,6 +52,65 @@ async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     assert!(gateway.ended().success());
+}
+
+#[tokio::test]
+async fn a_reader_of_the_access_log_that_stopped_reading_does_not_hold_the_end_back() {
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes(
+                "r",
+                "istio-system/plain",
+                "a.com",
+                "  http: [{directResponse: {status: 204}}]\n",
+            )),
+    );
+    let port = free_port();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args([
+            "run",
+            "--config",
+            "config",
+            "--certs",
+            "certs",
+            "--state",
+            "off",
+            "--bind",
+            "127.0.0.1",
+        ])
+        .args(["--status", "off", "--metrics", "off", "--admin", "off"])
+        .args(["--port-map", &format!("80={port}"), "--access-log", "json"])
+        .current_dir(site.dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // More lines than a pipe holds.
+    let mut http = Http::plain(port).await;
+    for _ in 0..400 {
+        assert_eq!(http.get("http://a.com/").await.status, 204);
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let asked = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if asked.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
