@@ -90,7 +90,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         loader,
         cell,
         workers,
-        jwks: Arc::new(jwks),
+        jwks: Arc::new(jwks.with_state(settings.state.as_deref())),
         resolver,
         names: Vec::new(),
         metrics: metrics.clone(),

@@ -125,6 +125,9 @@ limits! {
     JWKS_MISSING_TIME: Duration = Duration::from_secs(1), "1 s";
     /// At most one fetch in this time for a key id that the set does not hold.
     JWKS_UNKNOWN_KEY_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// A key set kept on disk is used after a restart when it was fetched within this time (Istio
+    /// forgets one that nothing uses after as long).
+    JWKS_KEPT_TIME: Duration = Duration::from_hours(7 * 24), "7 days";
     /// Redirects followed for a key set.
     JWKS_REDIRECTS: usize = 3, "3 redirects";
 

@@ -8,8 +8,10 @@ mod address;
 mod fetch;
 mod fetcher;
 mod location;
+mod store;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use tokio::task::AbortHandle;
 
 use fetch::Client;
 pub use fetch::FetchError;
-use fetcher::{Fetcher, Pace, Progress};
+use fetcher::{Fetcher, Pace, Progress, unix_seconds};
+use store::Store;
 
 use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeyState};
 use crate::telemetry::Metrics;
@@ -62,6 +65,7 @@ pub struct JwksEngine {
     runtime: Handle,
     client: Arc<Client>,
     pace: Pace,
+    store: Option<Arc<Store>>,
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<KeyLocation, Entry>>,
 }
@@ -100,13 +104,20 @@ impl JwksEngine {
         pace: Pace,
     ) -> Self {
         let client = Arc::new(Client::new(extra_roots));
-        Self { runtime, client, pace, metrics, entries: Mutex::default() }
+        Self { runtime, client, pace, store: None, metrics, entries: Mutex::default() }
+    }
+
+    /// Keeps the last good key sets below a folder for state, if one is given, and starts with those
+    /// kept there.
+    #[must_use]
+    pub fn with_state(self, folder: Option<&Path>) -> Self {
+        Self { store: folder.map(|folder| Arc::new(Store::new(folder))), ..self }
     }
 
     /// The keys of a source, for rules that are being compiled: those in use when there are any.
     /// Nothing is fetched before [`Self::update`] says that the source is wanted.
     pub fn keys(&self, source: &JwksSource) -> Arc<IssuerKeys> {
-        Arc::clone(&entry(&mut self.entries(), source).keys)
+        Arc::clone(&self.entry(&mut self.entries(), source).keys)
     }
 
     /// Fetches exactly these from now on. Known ones go on undisturbed; others are forgotten.
@@ -114,8 +125,11 @@ impl JwksEngine {
     pub fn update(&self, wanted: &[JwksSource]) {
         let mut entries = self.entries();
         entries.retain(|location, _| wanted.iter().any(|source| source.location == *location));
+        if let Some(store) = &self.store {
+            store.keep(wanted.iter().map(|source| &source.location));
+        }
         for source in wanted {
-            let entry = entry(&mut entries, source);
+            let entry = self.entry(&mut entries, source);
             entry.issuer.clone_from(&source.issuer);
             entry.timeout.send_replace(source.timeout);
             if entry.fetcher.is_none() {
@@ -123,6 +137,7 @@ impl JwksEngine {
                     location: source.location.clone(),
                     keys: Arc::clone(&entry.keys),
                     client: Arc::clone(&self.client),
+                    store: self.store.clone(),
                     pace: self.pace,
                     asked: Arc::clone(&entry.asked),
                     timeout: entry.timeout.subscribe(),
@@ -142,18 +157,32 @@ impl JwksEngine {
         all
     }
 
+    fn entry<'a>(
+        &self,
+        entries: &'a mut HashMap<KeyLocation, Entry>,
+        source: &JwksSource,
+    ) -> &'a mut Entry {
+        entries
+            .entry(source.location.clone())
+            .or_insert_with(|| Entry::new(source, self.store.as_deref()))
+    }
+
     fn entries(&self) -> MutexGuard<'_, HashMap<KeyLocation, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn entry<'a>(entries: &'a mut HashMap<KeyLocation, Entry>, source: &JwksSource) -> &'a mut Entry {
-    entries.entry(source.location.clone()).or_insert_with(|| Entry::new(source))
-}
-
 impl Entry {
-    fn new(source: &JwksSource) -> Self {
-        let keys = IssuerKeys::new(KeyState::NeverFetched);
+    fn new(source: &JwksSource, store: Option<&Store>) -> Self {
+        let saved = store.and_then(|store| store.load(&source.location, unix_seconds()));
+        let mut progress = Progress::default();
+        let keys = IssuerKeys::new(match saved {
+            Some(saved) => {
+                progress.last_success_unix = Some(saved.fetched_unix);
+                KeyState::Ready(saved.keys)
+            }
+            None => KeyState::NeverFetched,
+        });
         let asked = Arc::new(Notify::new());
         let ask = Arc::clone(&asked);
         keys.on_wanted(move || ask.notify_one());
@@ -162,7 +191,7 @@ impl Entry {
             keys: Arc::new(keys),
             asked,
             timeout: watch::Sender::new(source.timeout),
-            progress: Arc::new(watch::Sender::new(Progress::default())),
+            progress: Arc::new(watch::Sender::new(progress)),
             fetcher: None,
         }
     }

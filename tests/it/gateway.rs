@@ -116,7 +116,10 @@ impl Site {
         command
             .current_dir(self.dir.path())
             .args(["run", "--config", "config", "--certs", "certs"]);
-        command.args(["--bind", "127.0.0.1", "--state", "off"]);
+        command.args(["--bind", "127.0.0.1"]);
+        if !arguments.contains(&"--state") {
+            command.args(["--state", "off"]);
+        }
         if !arguments.contains(&"--workers") {
             command.args(["--workers", "2"]);
         }

@@ -29,6 +29,10 @@ fn token(signer: &Issuer, issuer: &str, change: impl Fn(&mut serde_json::Value))
 }
 
 async fn start(rules: &str) -> (Site, Backend, Gateway) {
+    start_with(rules, &[]).await
+}
+
+async fn start_with(rules: &str, arguments: &[&str]) -> (Site, Backend, Gateway) {
     let backend = Backend::http1().await;
     let site = Site::new();
     site.config(
@@ -38,7 +42,7 @@ async fn start(rules: &str) -> (Site, Backend, Gateway) {
             + &service("echo", "HTTP", backend.port)),
     );
     site.config("tokens", &format!("{RULES}{rules}"));
-    let gateway = site.start(&[80]);
+    let gateway = site.start_with(&[80], arguments);
     (site, backend, gateway)
 }
 
@@ -150,4 +154,64 @@ async fn a_down_issuer_harms_only_its_own_tokens_and_never_the_start() {
     assert_eq!(up.status, 200, "{}", up.text());
     let down = http.ask("http://a.com/", &[("authorization", &bearer("https://down"))]).await;
     assert_eq!(down.status, 401);
+}
+
+/// How many files the gateway keeps in its folder for state.
+fn kept(site: &Site) -> usize {
+    std::fs::read_dir(site.path("state/jwks")).map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_an_earlier_run_verify_tokens_while_the_issuer_is_down() {
+    let keys = KeyServer::start(issuer().key_set("RS256", "k1")).await;
+    let uri = format!("http://127.0.0.1:{}/jwks?secret=s3cret", keys.port);
+    let rules = format!("    - {{issuer: 'https://i', jwksUri: '{uri}'}}\n");
+    let (site, _backend, gateway) = start_with(&rules, &["--state", "state"]).await;
+    gateway.wait("the keys are kept", || kept(&site) == 1);
+    drop(gateway);
+    keys.stop().await;
+
+    let gateway = site.start_with(&[80], &["--state", "state"]);
+    let ready = "portcullis_jwks_ready{issuer=\"https://i\"";
+    let metrics = gateway.metrics();
+    assert!(
+        metrics.lines().any(|line| line.starts_with(ready) && line.ends_with(" 1")),
+        "{metrics}"
+    );
+    let mut http = Http::plain(gateway.port(80)).await;
+    let bearer = |signer| format!("Bearer {}", token(signer, "https://i", |_| {}));
+    let good = http.ask("http://a.com/", &[("authorization", &bearer(issuer()))]).await;
+    assert_eq!(good.status, 200, "{}", good.text());
+    let bad = http.ask("http://a.com/", &[("authorization", &bearer(stranger()))]).await;
+    assert_eq!((bad.status.as_u16(), bad.text()), (401, "Jwt verification fails"));
+    assert!(!gateway.err().contains("s3cret"), "{}", gateway.err());
+
+    gateway.reload(|| {
+        site.config(
+            "tokens",
+            &format!("{RULES}    - {{issuer: 'https://i', jwksUri: '{uri}2'}}\n"),
+        );
+    });
+    gateway.wait("keys that no rule uses are removed", || kept(&site) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_file_that_others_changed_verifies_nothing() {
+    let keys = KeyServer::start(issuer().key_set("RS256", "k1")).await;
+    let rules =
+        format!("    - {{issuer: 'https://i', jwksUri: 'http://127.0.0.1:{}/'}}\n", keys.port);
+    let (site, _backend, gateway) = start_with(&rules, &["--state", "state"]).await;
+    gateway.wait("the keys are kept", || kept(&site) == 1);
+    drop(gateway);
+    keys.stop().await;
+    let file = std::fs::read_dir(site.path("state/jwks")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&file, "{\"keys\": []}").unwrap();
+
+    let gateway = site.start_with(&[80], &["--state", "state"]);
+    assert!(gateway.err().contains("kept from before is not used"), "{}", gateway.err());
+    let mut http = Http::plain(gateway.port(80)).await;
+    let bearer = format!("Bearer {}", token(issuer(), "https://i", |_| {}));
+    let reply = http.ask("http://a.com/", &[("authorization", &bearer)]).await;
+    assert_eq!(reply.status, 401);
+    assert_eq!(http.get("http://a.com/").await.status, 200);
 }

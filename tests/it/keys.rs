@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// Answers every request with one key set.
 pub struct KeyServer {
     pub port: u16,
     fetches: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
 }
 
 impl KeyServer {
@@ -18,7 +20,7 @@ impl KeyServer {
         let port = listener.local_addr().unwrap().port();
         let fetches = Arc::<AtomicUsize>::default();
         let count = fetches.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = [0; 4096];
@@ -31,7 +33,13 @@ impl KeyServer {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { port, fetches }
+        Self { port, fetches, task }
+    }
+
+    /// Answers no more: connections are refused.
+    pub async fn stop(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     pub fn fetches(&self) -> usize {

@@ -112,6 +112,8 @@ pub enum FetchError {
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) keys: KeySet,
+    /// The answer that `keys` were read from.
+    pub(super) document: Bytes,
     /// `Cache-Control: max-age`.
     pub(super) max_age: Option<Duration>,
 }
@@ -150,7 +152,7 @@ impl Client {
             (body, headers) = self.get(second).await?;
         }
         let keys = KeySet::parse(&body).map_err(FetchError::KeySet)?;
-        Ok(Fetched { keys, max_age: max_age(&headers) })
+        Ok(Fetched { keys, max_age: max_age(&headers), document: body })
     }
 
     async fn get(&self, mut target: Target) -> Result<(Bytes, HeaderMap), FetchError> {

@@ -7,10 +7,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::fetch::{Client, FetchError, Fetched};
+use super::store::Store;
 use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
 use crate::telemetry::metrics::JwksMetrics;
@@ -59,6 +61,7 @@ pub(super) struct Fetcher {
     pub(super) location: KeyLocation,
     pub(super) keys: Arc<IssuerKeys>,
     pub(super) client: Arc<Client>,
+    pub(super) store: Option<Arc<Store>>,
     pub(super) pace: Pace,
     pub(super) asked: Arc<Notify>,
     pub(super) timeout: watch::Receiver<Duration>,
@@ -69,6 +72,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Runs until dropped; dropping it ends a fetch under way and leaves the keys as they are.
     pub(super) async fn run(self) {
+        self.restored();
         let mut failures_in_a_row = 0;
         loop {
             let started = Instant::now();
@@ -76,7 +80,10 @@ impl Fetcher {
             let age = match self.client.fetch(&self.location, timeout).await {
                 Ok(fetched) => {
                     failures_in_a_row = 0;
-                    self.accept(fetched)
+                    let document = fetched.document.clone();
+                    let age = self.accept(fetched);
+                    self.keep(document).await;
+                    age
                 }
                 Err(error) => {
                     failures_in_a_row += 1;
@@ -94,6 +101,24 @@ impl Fetcher {
                 () = tokio::time::sleep(age) => {}
                 () = asked => {}
             }
+        }
+    }
+
+    /// Keys that were read from disk count as those of their fetch.
+    fn restored(&self) {
+        let fetched = self.progress.borrow().last_success_unix;
+        if let (KeyState::Ready(keys), Some(fetched)) = (&**self.keys.current(), fetched) {
+            self.metrics.fetched(keys.usable(), fetched);
+        }
+    }
+
+    /// Writes a good document to disk, off the runtime's threads.
+    async fn keep(&self, document: Bytes) {
+        if let Some(store) = self.store.clone() {
+            let location = self.location.clone();
+            let save = move || store.save(&location, &document, unix_seconds());
+            // It tells by itself what goes wrong.
+            let _ = tokio::task::spawn_blocking(save).await;
         }
     }
 
@@ -115,12 +140,12 @@ impl Fetcher {
             tracing::warn!(uri = %self.location, "a published key set holds a private key");
         }
         tracing::debug!(uri = %self.location, keys = fetched.keys.usable(), "key set fetched");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.metrics.fetched(fetched.keys.usable(), now.as_secs());
+        let now = unix_seconds();
+        self.metrics.fetched(fetched.keys.usable(), now);
         self.keys.publish(KeyState::Ready(fetched.keys));
         self.progress.send_modify(|progress| {
             progress.fetches += 1;
-            progress.last_success_unix = Some(now.as_secs());
+            progress.last_success_unix = Some(now);
             progress.last_error = None;
         });
         age.mul_f64(1.0 - JITTER * fastrand::f64())
@@ -154,6 +179,10 @@ impl Fetcher {
         let wait = self.pace.retry_first.saturating_mul(doubled).min(longest);
         wait.mul_f64(1.0 - JITTER_OF_RETRIES * fastrand::f64())
     }
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// An error and its causes, on one line.
