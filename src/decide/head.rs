@@ -1,5 +1,6 @@
 //! From a request's head to what deciding looks at, or to why it is refused.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
@@ -65,10 +66,15 @@ impl Head {
         if cut.is_some() || self.path == sent.path() {
             return cut;
         }
-        Some(match sent.query() {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
-        })
+        Some(self.path_and_query(sent).into_owned())
+    }
+
+    /// Path in normal form, with the query as sent.
+    pub fn path_and_query(&self, sent: &Uri) -> Cow<'_, str> {
+        match sent.query() {
+            Some(query) => Cow::Owned(format!("{}?{query}", self.path)),
+            None => Cow::Borrowed(&self.path),
+        }
     }
 
     /// What routing looks at.

@@ -190,7 +190,9 @@ impl Reject {
             }
             Self::UpgradeRefused => answer(403, "", "-", "upgrade_failed", "upgrade_refused"),
             Self::Misdirected => answer(421, "", "NR", "misdirected_request", "misdirected"),
-            Self::Jwt(_) => answer(401, "", "-", "jwt_authn_access_denied", "jwt_refused"),
+            Self::Jwt(failure) => {
+                answer(401, "", "-", "jwt_authn_access_denied", failure.reason.code())
+            }
             Self::Denied(_) => answer(
                 403,
                 "RBAC: access denied",

@@ -107,6 +107,36 @@ async fn good_tokens_pass_and_bad_ones_get_istios_answers() {
     assert!(!gateway.out().contains(&good) && !gateway.err().contains(&good));
 }
 
+/// The reason codes counted so far.
+fn reasons(gateway: &Gateway) -> Vec<String> {
+    let metrics = gateway.metrics();
+    let codes = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix("portcullis_rejections_total{reason=\"")?;
+        Some(rest.split('"').next()?.to_owned())
+    });
+    codes.collect()
+}
+
+#[tokio::test]
+async fn a_refused_token_is_told_by_realm_and_reason_and_never_echoed() {
+    let jwks = issuer().key_set("RS256", "k1");
+    let (_site, _backend, gateway) =
+        start(&format!("    - {{issuer: 'https://i', jwks: '{jwks}'}}\n")).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    let expired = token(issuer(), "https://i", |claims| claims["exp"] = 1.into());
+    let reply = http.get(&format!("http://a.com/b%41?y=%20z&access_token={expired}&x=0")).await;
+    let realm = "Bearer realm=\"http://a.com/bA?y=%20z&x=0\", error=\"invalid_token\"";
+    assert_eq!((reply.status.as_u16(), reply.header("www-authenticate")), (401, realm));
+    let forged = format!("Bearer {}", token(stranger(), "https://i", |_| {}));
+    let call = [("authorization", &*forged), ("content-type", "application/grpc")];
+    let reply = http.ask("http://a.com/s/m", &call).await;
+    assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "16"));
+    let realm = "Bearer realm=\"http://a.com/s/m\", error=\"invalid_token\"";
+    assert_eq!(reply.header("www-authenticate"), realm);
+    gateway
+        .wait("both are counted", || reasons(&gateway) == ["jwt_expired", "jwt_signature_invalid"]);
+}
+
 #[tokio::test]
 async fn a_route_is_chosen_by_what_the_token_says_and_never_by_a_forged_header() {
     let jwks = issuer().key_set("RS256", "k1");

@@ -158,7 +158,10 @@ async fn access_log_lines_are_objects_with_istios_keys_and_no_token() {
     assert_eq!(first["path"], "/p?key=[redacted]&x=%221");
     assert_eq!(first["upstream_cluster"], "outbound|80||echo.shop.internal");
     assert_eq!(first["response_code_details"], "via_upstream");
-    assert_eq!((&forged["response_code"], &forged["reason"]), (&401.into(), &"jwt_refused".into()));
+    assert_eq!(
+        (&forged["response_code"], &forged["reason"]),
+        (&401.into(), &"jwt_malformed".into())
+    );
     let decided = forged["resource"].as_str().unwrap();
     assert!(
         decided.contains("RequestAuthentication") && decided.contains("config/all.yaml:"),

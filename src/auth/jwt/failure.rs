@@ -104,6 +104,38 @@ impl InvalidToken {
         }
     }
 
+    /// Reason code for the access log and metrics: one for each thing that somebody has to do.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Form
+            | Self::HeaderEncoding
+            | Self::HeaderJson
+            | Self::PayloadEncoding
+            | Self::PayloadJson
+            | Self::SignatureEncoding => "jwt_malformed",
+            Self::AlgorithmMissing | Self::AlgorithmUnknown => "jwt_algorithm_unsupported",
+            Self::KeyIdType
+            | Self::IssuerType
+            | Self::SubjectType
+            | Self::IssuedAtType
+            | Self::IssuedAtRange
+            | Self::NotBeforeType
+            | Self::NotBeforeRange
+            | Self::ExpiryType
+            | Self::ExpiryRange
+            | Self::TokenIdType
+            | Self::AudienceType => "jwt_field_invalid",
+            Self::IssuerUnknown => "jwt_issuer_unknown",
+            Self::NotYetValid => "jwt_not_yet_valid",
+            Self::Expired => "jwt_expired",
+            Self::AudienceNotAllowed => "jwt_audience_not_allowed",
+            Self::KeysMissing => "jwt_keys_not_available",
+            Self::KeysUnusable => "jwt_keys_unusable",
+            Self::KeyUnknown => "jwt_key_unknown",
+            Self::Signature => "jwt_signature_invalid",
+        }
+    }
+
     /// gRPC status of the answer: 7 (permission denied) for the audience, else 16 (unauthenticated).
     pub const fn grpc_status(self) -> u8 {
         match self {
@@ -143,8 +175,9 @@ impl JwtFailure {
 
 /// Value of `www-authenticate` for a refused token (RFC 6750, section 3).
 ///
-/// The realm is the address of the request, its path and query cut to 256 bytes. Bytes that are not
-/// legal in a quoted string are percent-encoded.
+/// The realm is the address of the request, its path and query cut to 256 bytes, as Envoy has it. It
+/// goes to the client and to whatever logs answers, so give it [`super::Authenticator::loggable`]'s
+/// path. Bytes that are not legal in a quoted string are percent-encoded.
 pub fn challenge(scheme: &str, authority: &str, path_and_query: &str) -> HeaderValue {
     let path = path_and_query.as_bytes();
     let path = path.get(..REALM_PATH_BYTES).unwrap_or(path);
@@ -187,6 +220,25 @@ mod tests {
             challenge("http", "a", "/\"\\\r\nx"),
             "Bearer realm=\"http://a/%22%5C%0D%0Ax\", error=\"invalid_token\""
         );
+    }
+
+    #[test]
+    fn causes_have_codes_of_their_own() {
+        for (reason, code) in [
+            (InvalidToken::Form, "jwt_malformed"),
+            (InvalidToken::AlgorithmUnknown, "jwt_algorithm_unsupported"),
+            (InvalidToken::ExpiryType, "jwt_field_invalid"),
+            (InvalidToken::IssuerUnknown, "jwt_issuer_unknown"),
+            (InvalidToken::NotYetValid, "jwt_not_yet_valid"),
+            (InvalidToken::Expired, "jwt_expired"),
+            (InvalidToken::AudienceNotAllowed, "jwt_audience_not_allowed"),
+            (InvalidToken::KeysMissing, "jwt_keys_not_available"),
+            (InvalidToken::KeysUnusable, "jwt_keys_unusable"),
+            (InvalidToken::KeyUnknown, "jwt_key_unknown"),
+            (InvalidToken::Signature, "jwt_signature_invalid"),
+        ] {
+            assert_eq!(reason.code(), code);
+        }
     }
 
     #[test]

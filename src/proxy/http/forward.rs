@@ -52,7 +52,7 @@ pub async fn forward(
 ) -> Response<ResponseBody> {
     let (method, version) = (request.method().clone(), request.version());
     let Some(cluster) = cluster(&work, version) else {
-        return respond::reject(exchange, work.snapshot, Some(work.head), &Reject::ClusterNotFound);
+        return respond::reject(exchange, work.snapshot, &Reject::ClusterNotFound);
     };
     exchange.record.destination = cluster.labels.clone();
     let grpc = if exchange.is_grpc() { deadline::grpc_timeout(request.headers()) } else { None };
@@ -109,7 +109,7 @@ pub async fn forward(
         Err(reject) => {
             let reject =
                 if exchange.upload.stalled.get() { Reject::RequestTimeout } else { reject };
-            respond::reject(exchange, work.snapshot, Some(work.head), &reject)
+            respond::reject(exchange, work.snapshot, &reject)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
 use super::head::RequestValues;
@@ -23,7 +23,6 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 pub fn reject(
     mut exchange: Box<Exchange>,
     snapshot: &Snapshot,
-    head: Option<&Head>,
     reject: &Reject,
 ) -> Response<ResponseBody> {
     exchange.rejected(reject);
@@ -48,11 +47,18 @@ pub fn reject(
     if reject.ends_connection() && !exchange.is_http2() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let (Reject::Jwt(_), Some(head)) = (reject, head) {
-        let value = challenge(head.scheme, &head.authority, &head.path);
-        response.headers_mut().insert(WWW_AUTHENTICATE, value);
-    }
     finish(exchange, snapshot, response, Bytes::from(body.into_owned()))
+}
+
+/// Says in the answer how to prove who one is, without the tokens that the request has in its query.
+pub fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot, head: &Head, sent: &Uri) {
+    let path = head.path_and_query(sent);
+    let path = match &snapshot.authentication {
+        Some(authenticator) => authenticator.loggable(&path),
+        None => path,
+    };
+    let value = challenge(head.scheme, &head.authority, &path);
+    exchange.extra = Some(Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)])));
 }
 
 /// Envoy's mapping from HTTP to gRPC.

@@ -230,7 +230,7 @@ pub async fn serve(
     let mut exchange = Exchange::begin(&connection, &request);
     let head = match Head::read(connection.client.tls, &snapshot.edge, &request) {
         Ok(head) => head,
-        Err(reject) => return respond::reject(exchange, &snapshot, None, &reject),
+        Err(reject) => return respond::reject(exchange, &snapshot, &reject),
     };
     let arrival = Arrival {
         peer: &connection.peer_ip,
@@ -250,7 +250,7 @@ async fn phases(
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let Some(serving) = connection.serving.resolve(snapshot) else {
-        return respond::reject(exchange, snapshot, Some(&head), &Reject::Misdirected);
+        return respond::reject(exchange, snapshot, &Reject::Misdirected);
     };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let random = fastrand::u32(..);
@@ -279,7 +279,12 @@ async fn phases(
         Box::pin(tokio::time::sleep(delay)).await;
     }
     match outcome {
-        Outcome::Reject(reject) => respond::reject(exchange, snapshot, Some(&head), &reject),
+        Outcome::Reject(reject) => {
+            if matches!(reject, Reject::Jwt(_)) {
+                respond::ask_for_token(&mut exchange, snapshot, &head, request.uri());
+            }
+            respond::reject(exchange, snapshot, &reject)
+        }
         Outcome::HttpsRedirect => {
             respond::https_redirect(exchange, snapshot, &head, request.uri().query())
         }
