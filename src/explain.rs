@@ -34,7 +34,7 @@ pub struct Question {
     pub method: Method,
     /// Its headers, apart from `host`.
     pub headers: HeaderMap,
-    /// Name in the ClientHello; empty for none.
+    /// Name in the ClientHello, in lower case; empty for none.
     pub server_name: String,
     /// The client's certificate and its intermediates; empty for none.
     pub client_chain: Vec<CertificateDer<'static>>,
@@ -49,7 +49,7 @@ impl Question {
     pub fn get(url: Uri, now: i64) -> Self {
         let host = url.authority().map_or("", |authority| without_port(authority.as_str()));
         let named = host.parse::<IpAddr>().is_err() && !host.starts_with('[');
-        let server_name = if named { host.to_owned() } else { String::new() };
+        let server_name = if named { host.to_ascii_lowercase() } else { String::new() };
         Self {
             url,
             method: Method::GET,

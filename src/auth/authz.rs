@@ -11,7 +11,7 @@ mod path;
 mod rule;
 mod text;
 
-pub use facts::{Facts, HttpFacts, Peer};
+pub use facts::{Facts, HttpFacts, Peer, PeerId};
 pub use path::{InvalidTemplate, PathMatch};
 pub use rule::{Field, Rule, Subject, TextSubject};
 pub use text::TextMatch;
@@ -55,13 +55,15 @@ impl Denial {
     }
 }
 
-/// What ALLOW and DENY policies do with HTTP's fields on a connection that is not HTTP.
+/// What a rule is for, and so which way a doubt about a match goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WithoutHttp {
-    /// ALLOW: the rule cannot match.
-    Fails,
-    /// DENY: the field is left out.
-    Ignored,
+pub(crate) enum Purpose {
+    /// It lets pass: what HTTP alone has cannot match on another connection, and every reading of a value
+    /// must match.
+    Pass,
+    /// It holds back: what HTTP alone has is left out on another connection, and one reading of a value
+    /// is enough.
+    HoldBack,
 }
 
 impl Policies {
@@ -78,7 +80,7 @@ impl Policies {
         let mut allowed = None;
         for reading in 0..readings {
             let at = facts.reading(reading);
-            if let Some((policy, index, origin)) = first(&self.deny, &at, WithoutHttp::Ignored) {
+            if let Some((policy, index, origin)) = first(&self.deny, &at, Purpose::HoldBack) {
                 let Policy { namespace, name, .. } = policy;
                 let details = format!(
                     "rbac_access_denied_matched_policy[ns[{namespace}]-policy[{name}]-rule[{index}]]"
@@ -89,7 +91,7 @@ impl Policies {
         if let Some(policy) = self.allow.first() {
             for reading in 0..readings {
                 let at = facts.reading(reading);
-                match first(&self.allow, &at, WithoutHttp::Fails) {
+                match first(&self.allow, &at, Purpose::Pass) {
                     Some((.., origin)) => allowed = Some(origin),
                     None => return Err(Denial::whole(policy.origin.clone())),
                 }
@@ -114,12 +116,11 @@ impl Policies {
 fn first<'a>(
     policies: &'a [Policy],
     facts: &Facts<'_>,
-    without_http: WithoutHttp,
+    purpose: Purpose,
 ) -> Option<(&'a Policy, usize, &'a Origin)> {
     policies.iter().find_map(|policy| {
         let mut rules = policy.rules.iter().enumerate();
-        let (index, (_, origin)) =
-            rules.find(|(_, (rule, _))| rule.matches(facts, without_http))?;
+        let (index, (_, origin)) = rules.find(|(_, (rule, _))| rule.matches(facts, purpose))?;
         Some((policy, index, origin))
     })
 }

@@ -113,7 +113,7 @@ impl ExplainArgs {
             .extend(self.header.iter().cloned().map(|(name, value)| (Some(name), value)));
         question.source = self.source_ip;
         if let Some(name) = &self.sni {
-            question.server_name.clone_from(name);
+            question.server_name = name.to_ascii_lowercase();
         }
         if let Some(token) = &self.token {
             question.headers.insert(AUTHORIZATION, token.expose().clone());

@@ -90,13 +90,13 @@ fn source_fields(
         Ok(Subject::RequestPrincipal(request_principals(values)))
     })?;
     add(&mut out, (&source.namespaces, &source.not_namespaces), |values| {
-        Ok(Subject::Text(TextSubject::Namespace, texts(values)))
+        Ok(Subject::Text(TextSubject::Namespace, namespaces(values)))
     })?;
     add(&mut out, (&source.service_accounts, &source.not_service_accounts), |values| {
         Ok(Subject::ServiceAccount(accounts(values, namespace)))
     })?;
     add(&mut out, (&source.trust_domains, &source.not_trust_domains), |values| {
-        Ok(Subject::Text(TextSubject::TrustDomain, texts(values)))
+        Ok(Subject::Text(TextSubject::TrustDomain, trust_domains(values, settings)))
     })?;
     add(&mut out, (&source.ip_blocks, &source.not_ip_blocks), |values| {
         Ok(Subject::SourceIp(blocks(values)?))
@@ -135,15 +135,17 @@ fn condition_subject(
     match condition.key.as_str() {
         "source.ip" => Ok(Subject::SourceIp(blocks(values)?)),
         "remote.ip" => Ok(Subject::RemoteIp(blocks(values)?)),
-        "source.namespace" => text(TextSubject::Namespace),
-        "source.trustDomain" => text(TextSubject::TrustDomain),
+        "source.namespace" => Ok(Subject::Text(TextSubject::Namespace, namespaces(values))),
+        "source.trustDomain" => {
+            Ok(Subject::Text(TextSubject::TrustDomain, trust_domains(values, settings)))
+        }
         "source.serviceAccount" => Ok(Subject::ServiceAccount(accounts(values, namespace))),
         "source.principal" => {
             Ok(Subject::Text(TextSubject::Principal, principals(values, settings)))
         }
         "request.auth.principal" => Ok(Subject::RequestPrincipal(request_principals(values))),
-        "request.auth.audiences" => text(TextSubject::Audiences),
-        "request.auth.presenter" => text(TextSubject::Presenter),
+        "request.auth.audiences" => Ok(Subject::Claim(ClaimPath::of(["aud"]), texts(values))),
+        "request.auth.presenter" => Ok(Subject::Claim(ClaimPath::of(["azp"]), texts(values))),
         "destination.ip" => Ok(Subject::LocalIp(blocks(values)?)),
         "destination.port" => Ok(Subject::LocalPort(ports(values)?)),
         "connection.sni" => text(TextSubject::ServerName),
@@ -154,6 +156,9 @@ fn condition_subject(
             }
             let name = key.strip_prefix("request.headers").and_then(bracketed);
             match name.as_deref() {
+                Some([name]) if name.starts_with(':') || name.eq_ignore_ascii_case("host") => {
+                    text(pseudo_header(name).ok_or_else(|| unknown(key))?)
+                }
                 Some([name]) => {
                     let header = HeaderName::try_from(name.as_str()).map_err(|_| unknown(key))?;
                     Ok(Subject::Header(header, texts(values)))
@@ -179,31 +184,78 @@ fn texts(values: &[String]) -> Vec<TextMatch> {
     values.iter().map(|value| TextMatch::parse(value)).collect()
 }
 
-/// Principals of the mesh's trust domain stand for those of its aliases, and the other way round.
-fn principals(values: &[String], settings: &CompileSettings) -> Vec<TextMatch> {
+/// What HTTP/2 has as a header of its own.
+fn pseudo_header(name: &str) -> Option<TextSubject> {
+    match name.to_ascii_lowercase().as_str() {
+        ":method" => Some(TextSubject::Method),
+        ":path" => Some(TextSubject::Target),
+        ":authority" | "host" => Some(TextSubject::Authority),
+        ":scheme" => Some(TextSubject::Scheme),
+        _ => None,
+    }
+}
+
+/// In a namespace every star stands for any text, wherever it is.
+fn namespaces(values: &[String]) -> Vec<TextMatch> {
+    values.iter().map(|value| TextMatch::parse_pieces(value)).collect()
+}
+
+/// The mesh's trust domain and its aliases, which stand for each other.
+fn domains(settings: &CompileSettings) -> impl Iterator<Item = &str> + Clone {
     let aliases = settings.trust_domain_aliases.iter().map(String::as_str);
-    let domains: Vec<&str> =
-        [settings.trust_domain.as_str(), "cluster.local"].into_iter().chain(aliases).collect();
+    std::iter::once(settings.trust_domain.as_str()).chain(aliases)
+}
+
+fn trust_domains(values: &[String], settings: &CompileSettings) -> Vec<TextMatch> {
     let mut out = Vec::new();
     for value in values {
-        match value.split_once('/') {
-            Some((domain, rest)) if domains.contains(&domain) => {
-                let all =
-                    domains.iter().map(|domain| TextMatch::parse(&format!("{domain}/{rest}")));
-                out.extend(all);
-            }
-            _ => out.push(TextMatch::parse(value)),
+        if domains(settings).any(|domain| domain == value) {
+            out.extend(domains(settings).map(TextMatch::parse));
+        } else {
+            out.push(TextMatch::parse(value));
         }
     }
     out
 }
 
-/// `issuer/subject`, split at the last slash; without one, the star's side says which part is meant.
+/// A principal of one of the mesh's trust domains, or of `cluster.local`, which means them, stands for
+/// those of all of them. Only the whole form `DOMAIN/ns/NAMESPACE/sa/ACCOUNT` says a domain.
+fn principals(values: &[String], settings: &CompileSettings) -> Vec<TextMatch> {
+    let mut out = Vec::new();
+    for value in values {
+        let whole = value.split('/').count() == 5;
+        let (written, rest) = value.split_once('/').unwrap_or((value, ""));
+        let meant = |domain: &str| match written.strip_prefix('*') {
+            Some(end) => domain.ends_with(end),
+            None => domain == written,
+        };
+        let known = written == "cluster.local" || domains(settings).any(meant);
+        if !whole || written == "*" || !known {
+            out.push(TextMatch::parse(value));
+            continue;
+        }
+        for domain in domains(settings) {
+            let all = if meant(domain) { value.clone() } else { format!("{domain}/{rest}") };
+            let one = TextMatch::parse(&all);
+            if !out.contains(&one) {
+                out.push(one);
+            }
+        }
+    }
+    out
+}
+
+/// `issuer/subject`, split at the last slash. A star at the value's beginning is the issuer's, else one
+/// at its end the subject's; a part without a slash is the issuer, or the subject after a star.
 fn request_principals(values: &[String]) -> Vec<(TextMatch, TextMatch)> {
-    let parse = |value: &String| match value.rsplit_once('/') {
-        Some((issuer, subject)) => (TextMatch::parse(issuer), TextMatch::parse(subject)),
-        None if value.ends_with('*') => (TextMatch::parse(value), TextMatch::Present),
-        None => (TextMatch::Present, TextMatch::parse(value)),
+    let exact = |text: &str| TextMatch::Exact(text.into());
+    let parse = |value: &String| match (value.rsplit_once('/'), value.starts_with('*')) {
+        _ if value == "*" => (TextMatch::Present, TextMatch::Present),
+        (Some((issuer, subject)), true) => (TextMatch::parse(issuer), exact(subject)),
+        (Some((issuer, subject)), false) => (exact(issuer), TextMatch::parse(subject)),
+        (None, true) => (TextMatch::Present, TextMatch::parse(value)),
+        (None, false) if value.ends_with('*') => (TextMatch::parse(value), TextMatch::Present),
+        (None, false) => (exact(value), exact("")),
     };
     values.iter().map(parse).collect()
 }

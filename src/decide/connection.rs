@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::auth::authz::{Denial, Facts, Peer};
+use crate::auth::authz::{Denial, Facts, Peer, PeerId};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::listener::{Chain, TcpBlock};
 use crate::snapshot::{Authorization, Snapshot};
-use crate::tls::identity::PeerIdentity;
+use crate::tls::identity::{PeerIdentity, SCHEME, SpiffeId};
 
 /// The chain for a server name: exact name over longest wildcard over `*`, in any mode. A client
 /// without SNI, or with one that no server has, reaches only a `*` server.
@@ -57,19 +57,46 @@ pub fn admit(
 
 /// A certificate's names as policies write them.
 pub fn peer(identity: &PeerIdentity) -> Peer {
-    let id = identity.spiffe_id();
-    let bare = |uri: &String| uri.strip_prefix("spiffe://").unwrap_or(uri).into();
-    let principals = if !identity.uri_sans.is_empty() {
-        identity.uri_sans.iter().map(bare).collect()
-    } else if !identity.dns_sans.is_empty() {
-        identity.dns_sans.iter().map(|name| name.as_str().into()).collect()
-    } else {
-        vec![identity.subject.as_str().into()]
+    let id = |uri: &String| {
+        let principal = uri.strip_prefix(SCHEME)?.into();
+        let id = SpiffeId::parse(uri).ok();
+        let workload = id.and_then(|id| id.workload());
+        Some(PeerId {
+            principal,
+            trust_domain: id.map(|id| id.trust_domain().into()),
+            workload: workload.map(|(namespace, account)| (namespace.into(), account.into())),
+        })
     };
-    let workload = id.and_then(|id| id.workload());
-    Peer {
-        principals,
-        trust_domain: id.map(|id| id.trust_domain().into()),
-        workload: workload.map(|(namespace, account)| (namespace.into(), account.into())),
+    let unnamed =
+        identity.uri_sans.is_empty() && identity.dns_sans.is_empty() && identity.subject.is_empty();
+    Peer { named: !unnamed, ids: identity.uri_sans.iter().filter_map(id).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::hash::Fingerprint;
+
+    #[test]
+    fn only_spiffe_ids_are_principals() {
+        let identity = |uris: &[&str], dns: &[&str]| PeerIdentity {
+            uri_sans: uris.iter().map(|uri| (*uri).to_owned()).collect(),
+            dns_sans: dns.iter().map(|name| (*name).to_owned()).collect(),
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            fingerprint: Fingerprint::of(b""),
+            not_after: 0,
+        };
+        let found = peer(&identity(&["https://x", "spiffe://td/ns/shop/sa/cart"], &["a.com"]));
+        let cart = PeerId {
+            principal: "td/ns/shop/sa/cart".into(),
+            trust_domain: Some("td".into()),
+            workload: Some(("shop".into(), "cart".into())),
+        };
+        assert_eq!(found.ids, [cart]);
+        let named = peer(&identity(&[], &["td/ns/shop/sa/cart"]));
+        assert!(named.named && named.ids.is_empty());
+        assert_eq!(peer(&identity(&[], &[])), Peer::default());
     }
 }

@@ -193,5 +193,5 @@ fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<IpAddr> {
         .map(str::trim)
         .collect();
     let entry = all.get(all.len().checked_sub(hops)?)?;
-    entry.parse().ok()
+    entry.parse().ok().map(|address: IpAddr| address.to_canonical())
 }

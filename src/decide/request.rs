@@ -210,8 +210,10 @@ fn authorize<'a>(
         http: Some(HttpFacts {
             authority: facts.head.authority,
             method: facts.head.method.as_str(),
+            scheme: facts.head.scheme,
             paths: &paths,
             reading: 0,
+            query: facts.head.query,
             headers: facts.head.headers,
             verdict,
         }),

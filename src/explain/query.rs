@@ -22,7 +22,7 @@ impl Question {
             match *name {
                 "url" => {}
                 "method" => question.method = value.parse().map_err(|_| invalid())?,
-                "sni" => question.server_name = value.to_string(),
+                "sni" => question.server_name = value.to_ascii_lowercase(),
                 "source-ip" => question.source = value.parse().map_err(|_| invalid())?,
                 "header" => {
                     let (name, value) = header(value).ok_or_else(invalid)?;

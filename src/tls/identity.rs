@@ -185,7 +185,8 @@ fn push_pem(out: &mut String, der: &[u8]) {
     out.push_str("-----END%20CERTIFICATE-----%0A");
 }
 
-const SCHEME: &str = "spiffe://";
+/// How every SPIFFE id begins.
+pub const SCHEME: &str = "spiffe://";
 /// SPIFFE-ID section 2.3.
 const SPIFFE_ID_BYTES: usize = 2048;
 const PEM_LINE_CHARS: usize = 64;

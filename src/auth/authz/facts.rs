@@ -9,11 +9,20 @@ use crate::auth::jwt::{Verdict, VerifiedToken};
 /// Who the peer of a connection is, by its certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// URIs without `spiffe://`; DNS names where there is no URI, the subject where there is neither.
-    pub principals: Vec<Box<str>>,
-    /// Trust domain of its SPIFFE id.
+    /// Whether its certificate names it at all: by a URI, a DNS name or a subject.
+    pub named: bool,
+    /// Its names that begin with `spiffe://`; policies can tell no others apart.
+    pub ids: Vec<PeerId>,
+}
+
+/// A SPIFFE id as policies write it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerId {
+    /// All of it but `spiffe://`.
+    pub principal: Box<str>,
+    /// Its trust domain; nothing when it is no valid id.
     pub trust_domain: Option<Box<str>>,
-    /// Namespace and service account of its SPIFFE id.
+    /// Its namespace and service account.
     pub workload: Option<(Box<str>, Box<str>)>,
 }
 
@@ -41,10 +50,14 @@ pub struct HttpFacts<'a> {
     pub authority: &'a str,
     /// Its method.
     pub method: &'a str,
+    /// `https` or `http`, as the client sees it.
+    pub scheme: &'a str,
     /// Its path in every reading, the usual one first.
     pub paths: &'a [std::borrow::Cow<'a, str>],
     /// Which of them is judged.
     pub reading: usize,
+    /// Its query, without the question mark.
+    pub query: Option<&'a str>,
     /// Its headers.
     pub headers: &'a HeaderMap,
     /// What its token says.

@@ -1,11 +1,15 @@
 //! One rule: any `from`, any `to`, every `when`.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::header::HeaderName;
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
-use super::{Facts, HttpFacts, PathMatch, TextMatch, WithoutHttp};
+use super::{Facts, HttpFacts, PathMatch, PeerId, Purpose, TextMatch};
 use crate::base::claim::ClaimPath;
+use crate::base::host::without_port;
 
 /// One rule (`AuthorizationPolicy.spec.rules[]`).
 #[derive(Clone, Debug, Default)]
@@ -48,7 +52,7 @@ pub enum Subject {
     LocalPort(Vec<u16>),
     /// `request.headers[…]`.
     Header(HeaderName, Vec<TextMatch>),
-    /// `request.auth.claims[…]`.
+    /// `request.auth.claims[…]`, and the claims with keys of their own.
     Claim(ClaimPath, Vec<TextMatch>),
 }
 
@@ -65,22 +69,24 @@ pub enum TextSubject {
     ServerName,
     /// `hosts`, in any case.
     Host,
-    /// `methods`.
+    /// `request.headers[:authority]`.
+    Authority,
+    /// `request.headers[:scheme]`.
+    Scheme,
+    /// `request.headers[:path]`: path and query.
+    Target,
+    /// `methods`, `request.headers[:method]`.
     Method,
-    /// `request.auth.audiences`.
-    Audiences,
-    /// `request.auth.presenter`.
-    Presenter,
 }
 
 impl Rule {
-    pub(super) fn matches(&self, facts: &Facts<'_>, without_http: WithoutHttp) -> bool {
+    pub(super) fn matches(&self, facts: &Facts<'_>, purpose: Purpose) -> bool {
         let tcp = facts.http.is_none();
-        if tcp && without_http == WithoutHttp::Fails && self.fields().any(|f| f.subject.is_http()) {
+        if tcp && purpose == Purpose::Pass && self.fields().any(|f| f.subject.is_http()) {
             return false;
         }
         let all = |fields: &Vec<Field>| {
-            fields.iter().all(|field| tcp && field.subject.is_http() || field.holds(facts))
+            fields.iter().all(|field| tcp && field.subject.is_http() || field.holds(facts, purpose))
         };
         (self.from.is_empty() || self.from.iter().any(all))
             && (self.to.is_empty() || self.to.iter().any(all))
@@ -88,7 +94,10 @@ impl Rule {
     }
 
     pub(super) fn looks_at_paths(&self) -> bool {
-        self.fields().any(|field| matches!(field.subject, Subject::Path(_)))
+        let of_path = |subject: &Subject| {
+            matches!(subject, Subject::Path(_) | Subject::Text(TextSubject::Target, _))
+        };
+        self.fields().any(|field| of_path(&field.subject))
     }
 
     fn fields(&self) -> impl Iterator<Item = &Field> {
@@ -97,8 +106,10 @@ impl Rule {
 }
 
 impl Field {
-    fn holds(&self, facts: &Facts<'_>) -> bool {
-        self.subject.matches(facts) != self.negated
+    /// A match of a negated field does the opposite of what its rule is for.
+    fn holds(&self, facts: &Facts<'_>, purpose: Purpose) -> bool {
+        let one_is_enough = (purpose == Purpose::HoldBack) != self.negated;
+        self.subject.matches(facts, one_is_enough) != self.negated
     }
 }
 
@@ -111,32 +122,34 @@ impl Subject {
             Self::Text(text, _) => matches!(
                 text,
                 TextSubject::Host
+                    | TextSubject::Authority
+                    | TextSubject::Scheme
+                    | TextSubject::Target
                     | TextSubject::Method
-                    | TextSubject::Audiences
-                    | TextSubject::Presenter
             ),
             _ => false,
         }
     }
 
-    fn matches(&self, facts: &Facts<'_>) -> bool {
+    /// Whether a value matches; of an attribute that can be read in several ways, one reading is enough,
+    /// or the attribute as a whole must match.
+    fn matches(&self, facts: &Facts<'_>, one_is_enough: bool) -> bool {
         let http = facts.http.as_ref();
         match self {
-            Self::Text(text, values) => text.matches(facts, values),
+            Self::Text(text, values) => text.matches(facts, values, one_is_enough),
             Self::SourceIp(blocks) => blocks.iter().any(|block| block.contains(&facts.source)),
             Self::RemoteIp(blocks) => blocks.iter().any(|block| block.contains(&facts.remote)),
             Self::LocalIp(blocks) => blocks.iter().any(|block| block.contains(&facts.local.ip())),
             Self::LocalPort(ports) => ports.contains(&facts.local.port()),
-            Self::ServiceAccount(values) => facts
-                .peer
-                .and_then(|peer| peer.workload.as_ref())
-                .is_some_and(|(namespace, account)| pair(values, namespace, account)),
+            Self::ServiceAccount(values) => ids(facts)
+                .filter_map(|id| id.workload.as_ref())
+                .any(|(namespace, account)| pair(values, namespace, account)),
             Self::Path(values) => {
                 http.is_some_and(|http| values.iter().any(|value| value.matches(http.path())))
             }
-            Self::Header(name, values) => http.is_some_and(|http| {
-                http.headers.contains_key(name) && header(http.headers, name, values)
-            }),
+            Self::Header(name, values) => {
+                http.is_some_and(|http| header(http.headers, name, values, one_is_enough))
+            }
             Self::RequestPrincipal(values) => {
                 let token = http.and_then(HttpFacts::token);
                 token.is_some_and(|token| {
@@ -155,55 +168,72 @@ impl Subject {
 }
 
 impl TextSubject {
-    fn matches(self, facts: &Facts<'_>, values: &[TextMatch]) -> bool {
+    fn matches(self, facts: &Facts<'_>, values: &[TextMatch], one_is_enough: bool) -> bool {
         let any = |text: &str| values.iter().any(|value| value.matches(text));
-        let (peer, http) = (facts.peer, facts.http.as_ref());
+        let http = facts.http.as_ref();
         match self {
             Self::Principal => {
-                peer.is_some_and(|peer| peer.principals.iter().any(|principal| any(principal)))
+                let named = facts.peer.is_some_and(|peer| peer.named);
+                (named && values.contains(&TextMatch::Present))
+                    || ids(facts).any(|id| any(&id.principal))
             }
-            Self::Namespace => peer
-                .and_then(|peer| peer.workload.as_ref())
-                .is_some_and(|(namespace, _)| any(namespace)),
-            Self::TrustDomain => {
-                peer.and_then(|peer| peer.trust_domain.as_deref()).is_some_and(any)
-            }
+            Self::Namespace => ids(facts)
+                .filter_map(|id| id.workload.as_ref())
+                .any(|(namespace, _)| any(namespace)),
+            Self::TrustDomain => ids(facts).filter_map(|id| id.trust_domain.as_deref()).any(any),
             Self::ServerName => facts.server_name.is_some_and(any),
             Self::Host => http.is_some_and(|http| {
-                values.iter().any(|value| value.matches_ignoring_case(http.authority))
+                let any = |text: &str| values.iter().any(|v| v.matches_ignoring_case(text));
+                any(http.authority) || one_is_enough && any(bare(http.authority))
+            }),
+            Self::Authority => http.is_some_and(|http| {
+                any(http.authority) || one_is_enough && any(bare(http.authority))
+            }),
+            Self::Scheme => http.is_some_and(|http| any(http.scheme)),
+            Self::Target => http.is_some_and(|http| match http.query {
+                None => any(http.path()),
+                Some(query) => any(&format!("{}?{query}", http.path())),
             }),
             Self::Method => http.is_some_and(|http| any(http.method)),
-            Self::Audiences | Self::Presenter => {
-                let token = http.and_then(HttpFacts::token);
-                token.is_some_and(|token| match (self, token.claims.get("aud")) {
-                    (Self::Presenter, _) => {
-                        token.claims.get("azp").and_then(|azp| azp.as_str()).is_some_and(any)
-                    }
-                    (_, Some(serde_json::Value::String(audience))) => any(audience),
-                    (_, Some(serde_json::Value::Array(list))) => {
-                        list.iter().filter_map(|audience| audience.as_str()).any(any)
-                    }
-                    _ => false,
-                })
-            }
         }
     }
+}
+
+fn ids<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a PeerId> {
+    facts.peer.into_iter().flat_map(|peer| &peer.ids)
+}
+
+/// The host that routes look at: without port and the root's dot.
+fn bare(authority: &str) -> &str {
+    without_port(authority).trim_end_matches('.')
 }
 
 fn pair(values: &[(TextMatch, TextMatch)], first: &str, second: &str) -> bool {
     values.iter().any(|(left, right)| left.matches(first) && right.matches(second))
 }
 
-/// Several lines of a header count as one, joined by commas (RFC 9110 section 5.3).
-fn header(headers: &HeaderMap, name: &HeaderName, values: &[TextMatch]) -> bool {
+/// Several lines of a header count as one, joined by commas (RFC 9110 section 5.3). What looks for a
+/// reason to hold back looks at each line, too; what looks for one to let pass takes a beginning or an
+/// end only if every line has it.
+fn header(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    values: &[TextMatch],
+    one_is_enough: bool,
+) -> bool {
     let mut lines =
         headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
-    let first = lines.next().unwrap_or_default();
-    let rest: Vec<_> = lines.collect();
-    let whole = if rest.is_empty() {
-        first
-    } else {
-        std::iter::once(first).chain(rest).collect::<Vec<_>>().join(",").into()
-    };
-    values.iter().any(|value| *value == TextMatch::Present || value.matches(&whole))
+    let Some(first) = lines.next() else { return false };
+    let rest: SmallVec<[Cow<'_, str>; 4]> = lines.collect();
+    if rest.is_empty() {
+        return values.iter().any(|v| *v == TextMatch::Present || v.matches(&first));
+    }
+    let lines = || std::iter::once(&first).chain(&rest);
+    let whole = lines().map(|line| &**line).collect::<Vec<_>>().join(",");
+    values.iter().any(|value| match value {
+        TextMatch::Present => true,
+        TextMatch::Exact(_) if !one_is_enough => value.matches(&whole),
+        _ if one_is_enough => value.matches(&whole) || lines().any(|line| value.matches(line)),
+        _ => lines().all(|line| value.matches(line)),
+    })
 }

@@ -27,6 +27,8 @@ fn judged(policies: &Policies, readings: &[&str]) -> Result<Option<u32>, (String
     let http = HttpFacts {
         authority: "a.com",
         method: "GET",
+        scheme: "https",
+        query: None,
         paths: &readings,
         reading: 0,
         headers: &HeaderMap::new(),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
-use crate::auth::authz::{Facts, HttpFacts, Peer};
+use crate::auth::authz::{Facts, HttpFacts, Peer, PeerId};
 use crate::auth::jwt::{Verdict, VerifiedToken};
 use crate::compile::authorization::authorization;
 use crate::compile::findings::Findings;
@@ -13,9 +13,18 @@ use crate::compile::fixture;
 use crate::compile::settings::CompileSettings;
 use crate::snapshot::Authorization;
 
-/// A rule that sources, operations and conditions are put into.
+/// Whether a policy of this rule alone lets a request pass.
 fn allows(rule: &str, change: impl FnOnce(&mut Request)) -> bool {
-    let spec = format!("spec: {{rules: [{rule}]}}");
+    passes("ALLOW", rule, change)
+}
+
+/// Whether a DENY policy of this rule alone refuses a request.
+fn denies(rule: &str, change: impl FnOnce(&mut Request)) -> bool {
+    !passes("DENY", rule, change)
+}
+
+fn passes(action: &str, rule: &str, change: impl FnOnce(&mut Request)) -> bool {
+    let spec = format!("spec: {{action: {action}, rules: [{rule}]}}");
     let set = fixture::set("AuthorizationPolicy", &["{name: a, namespace: edge}", &spec]);
     let settings = CompileSettings {
         trust_domain: "mesh.example".into(),
@@ -88,6 +97,8 @@ impl Request {
             http: Some(HttpFacts {
                 authority: self.authority,
                 method: self.method,
+                scheme: "https",
+                query: Some("q=1"),
                 paths: &self.paths,
                 reading: 0,
                 headers: &self.headers,
@@ -99,9 +110,12 @@ impl Request {
 
 fn workload(request: &mut Request) {
     request.peer = Some(Peer {
-        principals: vec!["mesh.example/ns/shop/sa/cart".into()],
-        trust_domain: Some("mesh.example".into()),
-        workload: Some(("shop".into(), "cart".into())),
+        named: true,
+        ids: vec![PeerId {
+            principal: "mesh.example/ns/shop/sa/cart".into(),
+            trust_domain: Some("mesh.example".into()),
+            workload: Some(("shop".into(), "cart".into())),
+        }],
     });
 }
 
@@ -123,20 +137,31 @@ fn sources_by_certificate() {
     check("principals: [mesh.example/ns/shop/sa/cart]", true);
     check("principals: [old.example/ns/shop/sa/cart]", true);
     check("principals: [cluster.local/ns/shop/sa/cart]", true);
+    check("principals: ['*.example/ns/shop/sa/cart']", true);
+    check("principals: ['old*/ns/shop/sa/cart']", false);
     check("principals: [foreign.example/ns/shop/sa/cart]", false);
     check("principals: ['*/sa/cart']", true);
-    check("principals: ['old.example/ns/shop/*']", true);
+    check("principals: ['old.example/ns/shop/sa/ca*']", true);
+    // Not a whole principal: the domain is taken as written.
+    check("principals: ['old.example/ns/shop/*']", false);
+    check("principals: ['mesh.example/ns/shop/*']", true);
+    check("principals: ['spiffe://mesh.example/ns/shop/sa/cart']", false);
     check("principals: ['*']", true);
     check("notPrincipals: ['*/sa/cart']", false);
     check("notPrincipals: ['*/sa/other']", true);
     check("namespaces: [shop]", true);
     check("namespaces: [sho]", false);
     check("namespaces: ['sh*']", true);
+    check("namespaces: ['s*p']", true);
+    check("namespaces: ['s*x']", false);
     check("notNamespaces: [shop]", false);
+    check("notNamespaces: ['s*p']", false);
     check("serviceAccounts: [shop/cart]", true);
     check("serviceAccounts: [cart]", false);
     check("notServiceAccounts: [shop/cart]", false);
     check("trustDomains: [mesh.example]", true);
+    check("trustDomains: [old.example]", true);
+    check("trustDomains: [foreign.example]", false);
     check("notTrustDomains: [mesh.example]", false);
 }
 
@@ -157,6 +182,14 @@ fn sources_by_address_and_token() {
     check("requestPrincipals: ['*/alice']", true);
     check("requestPrincipals: ['*']", true);
     check("requestPrincipals: ['https://i.example/bob']", false);
+    check("requestPrincipals: ['https://i.example/x/al*']", true);
+    check("requestPrincipals: ['*.example/x/alice']", true);
+    check("requestPrincipals: ['*ice']", true);
+    check("requestPrincipals: ['https*']", true);
+    // A star stands for something at one end of the whole value only.
+    check("requestPrincipals: ['*/al*']", false);
+    check("requestPrincipals: ['https*/alice']", false);
+    check("requestPrincipals: [alice]", false);
     check("notRequestPrincipals: ['*']", false);
     let any_token = "{from: [{source: {requestPrincipals: ['*']}}]}";
     assert!(!allows(any_token, |_| {}));
@@ -213,7 +246,8 @@ fn conditions() {
     check("source.namespace", "values: [shop]", true);
     check("source.principal", "values: ['*/sa/cart']", true);
     check("source.serviceAccount", "values: [shop/cart]", true);
-    check("source.trustDomain", "values: [old.example]", false);
+    check("source.trustDomain", "values: [old.example]", true);
+    check("source.trustDomain", "values: [foreign.example]", false);
     check("request.auth.principal", "values: ['*/alice']", true);
     check("request.auth.audiences", "values: [two]", true);
     check("request.auth.audiences", "values: [three]", false);
@@ -228,5 +262,73 @@ fn conditions() {
     check("destination.port", "values: ['8443']", true);
     check("connection.sni", "values: ['*.com']", true);
     check("connection.sni", "values: [b.com]", false);
+    check("request.headers[:method]", "values: [GET]", true);
+    check("request.headers[:method]", "values: [POST]", false);
+    check("request.headers[:path]", "values: ['/a/b?q=1']", true);
+    check("request.headers[:path]", "values: [/a/b]", false);
+    check("request.headers[:scheme]", "values: [https]", true);
+    check("request.headers[:scheme]", "notValues: [https]", false);
+    check("request.headers[:authority]", "values: ['A.com:8443']", true);
+    check("request.headers[Host]", "values: ['A.com*']", true);
+    check("request.headers[host]", "values: ['a.com*']", false);
     check("request.headers[x-a]", "values: ['v*'], notValues: [v1]", false);
+}
+
+#[test]
+fn a_certificate_without_a_spiffe_id_is_somebody_and_nobody_in_particular() {
+    let check = |source: &str, expected: bool| {
+        let rule = format!("{{from: [{{source: {{{source}}}}}]}}");
+        let other = |request: &mut Request| {
+            request.peer = Some(Peer { named: true, ids: Vec::new() });
+        };
+        assert_eq!(allows(&rule, other), expected, "{source}");
+    };
+    check("principals: ['*']", true);
+    check("notPrincipals: ['*']", false);
+    check("principals: ['*a']", false);
+    check("principals: ['mesh.example/ns/shop/sa/cart']", false);
+    check("namespaces: ['*']", false);
+}
+
+#[test]
+fn no_line_of_a_header_hides_another() {
+    let check = |condition: &str, lines: &[&'static str], allowed: bool, denied: bool| {
+        let rule = format!("{{when: [{{key: 'request.headers[x-role]', {condition}}}]}}");
+        let with = |request: &mut Request| {
+            for line in lines {
+                request.headers.append("x-role", HeaderValue::from_static(line));
+            }
+        };
+        assert_eq!(allows(&rule, with), allowed, "ALLOW {condition} {lines:?}");
+        assert_eq!(denies(&rule, with), denied, "DENY {condition} {lines:?}");
+    };
+    check("values: [admin]", &["admin"], true, true);
+    check("values: [admin]", &["user", "admin"], false, true);
+    check("values: ['user,admin']", &["user", "admin"], true, true);
+    check("values: ['user*']", &["user", "admin"], false, true);
+    check("values: ['user*']", &["user1", "user2"], true, true);
+    check("values: ['*']", &["", "x"], true, true);
+    check("notValues: [admin]", &["user", "admin"], false, true);
+    check("notValues: [admin]", &["user"], true, true);
+    check("notValues: ['user*']", &["user", "admin"], false, true);
+    check("notValues: [admin]", &["admin"], false, false);
+    check("notValues: [admin]", &[], true, true);
+}
+
+#[test]
+fn a_port_or_the_roots_dot_is_no_way_around_a_host() {
+    let check = |operation: &str, authority: &'static str, allowed: bool, denied: bool| {
+        let rule = format!("{{to: [{{operation: {{{operation}}}}}]}}");
+        let to = |request: &mut Request| request.authority = authority;
+        assert_eq!(allows(&rule, to), allowed, "ALLOW {operation} {authority}");
+        assert_eq!(denies(&rule, to), denied, "DENY {operation} {authority}");
+    };
+    check("hosts: [a.com]", "a.com", true, true);
+    check("hosts: [a.com]", "A.com:8443", false, true);
+    check("hosts: [a.com]", "a.com.", false, true);
+    check("hosts: [a.com]", "a.com.:1", false, true);
+    check("hosts: [a.com]", "xa.com", false, false);
+    check("notHosts: [a.com]", "a.com:8443", false, true);
+    check("notHosts: [a.com]", "a.com", false, false);
+    check("notHosts: [a.com]", "b.com", true, true);
 }

@@ -1,0 +1,231 @@
+//! Random policies and requests from few words, so that they often meet.
+
+use fastrand::Rng;
+use serde_json::{Map, Value, json};
+
+use super::model::{Field, Http, Policy, Request, Rule};
+
+const PRINCIPALS: &[&str] = &[
+    "mesh.example/ns/shop/sa/cart",
+    "old.example/ns/shop/sa/cart",
+    "cluster.local/ns/shop/sa/cart",
+    "foreign.example/ns/shop/sa/cart",
+    "*.example/ns/shop/sa/cart",
+    "*/ns/shop/sa/cart",
+    "*/sa/cart",
+    "mesh.example/*",
+    "mesh.example/ns/shop/sa/c*",
+    "mesh.example/ns/shop/sa/*",
+    "*",
+];
+const NAMESPACES: &[&str] = &["shop", "sh*", "*op", "s*p", "*h*", "*", "edge", "other"];
+const ACCOUNTS: &[&str] = &["shop/cart", "cart", "edge/cart", "other/x"];
+const DOMAINS: &[&str] = &["mesh.example", "old.example", "*.example", "foreign*", "*", "x"];
+const REQUEST_PRINCIPALS: &[&str] = &[
+    "https://i.example/x/alice",
+    "https://i.example/x/*",
+    "https://i.example/x/al*",
+    "*/alice",
+    "*x/alice",
+    "*/*",
+    "*ice",
+    "https*",
+    "https*/alice",
+    "alice",
+    "*",
+];
+const BLOCKS: &[&str] =
+    &["10.0.0.0/8", "10.1.2.3", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::/32", "::1", "::/0"];
+const HOSTS: &[&str] = &["a.com", "A.com:*", "*.com", "b.com:8443", "b*", "*", "a.com.", "x.org"];
+const METHODS: &[&str] = &["GET", "POST", "P*", "*T", "*", "get"];
+const PATHS: &[&str] = &[
+    "/",
+    "/a",
+    "/a/b",
+    "/a*",
+    "*/b",
+    "*",
+    "/a/{*}",
+    "/a/{**}",
+    "/{*}/b",
+    "/{**}/b",
+    "/a/{*}/{**}",
+    "/x/y",
+];
+const WORDS: &[&str] = &["user", "admin", "u*", "*n", "*", "user,admin", "x"];
+const SNI: &[&str] = &["a.com", "*.com", "b*", "*"];
+
+/// A condition's keys with what values they have.
+const CONDITIONS: &[(&str, &[&str])] = &[
+    ("source.ip", BLOCKS),
+    ("remote.ip", BLOCKS),
+    ("destination.ip", BLOCKS),
+    ("destination.port", &["8443", "80"]),
+    ("source.principal", PRINCIPALS),
+    ("source.namespace", NAMESPACES),
+    ("source.serviceAccount", ACCOUNTS),
+    ("source.trustDomain", DOMAINS),
+    ("connection.sni", SNI),
+    ("request.auth.principal", REQUEST_PRINCIPALS),
+    ("request.auth.audiences", WORDS),
+    ("request.auth.presenter", WORDS),
+    ("request.auth.claims[groups]", WORDS),
+    ("request.auth.claims[nested][role]", WORDS),
+    ("request.headers[X-Role]", WORDS),
+    ("request.headers[:method]", METHODS),
+    ("request.headers[:path]", &["/a?q=1", "/a*", "*?q=1", "/a/b", "*"]),
+    ("request.headers[:scheme]", &["https", "http", "*"]),
+    ("request.headers[:authority]", &["a.com", "A.com", "*:8443", "b*", "*"]),
+    ("request.headers[host]", &["a.com", "b.com:8443"]),
+];
+const SOURCES: &[(&str, &[&str])] = &[
+    ("principals", PRINCIPALS),
+    ("namespaces", NAMESPACES),
+    ("trustDomains", DOMAINS),
+    ("requestPrincipals", REQUEST_PRINCIPALS),
+    ("ipBlocks", BLOCKS),
+    ("remoteIpBlocks", BLOCKS),
+    ("serviceAccounts", ACCOUNTS),
+];
+const OPERATIONS: &[(&str, &[&str])] =
+    &[("hosts", HOSTS), ("ports", &["8443", "80"]), ("methods", METHODS), ("paths", PATHS)];
+
+fn pick<'a>(rng: &mut Rng, list: &[&'a str]) -> &'a str {
+    list[rng.usize(..list.len())]
+}
+
+fn field(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Field {
+    let (name, values) = kinds[rng.usize(..kinds.len())];
+    let values = (0..rng.usize(1..=3)).map(|_| pick(rng, values).to_owned()).collect();
+    Field { name: name.to_owned(), values, negated: rng.u8(..4) == 0 }
+}
+
+/// One or two fields, each there once.
+fn fields(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Vec<Field> {
+    let mut out = vec![field(rng, kinds)];
+    let second = field(rng, kinds);
+    let accounts = |field: &Field| field.name == "serviceAccounts";
+    if rng.bool() && second.name != out[0].name && !accounts(&second) && !accounts(&out[0]) {
+        out.push(second);
+    }
+    out
+}
+
+fn rule(rng: &mut Rng) -> Rule {
+    let mut rule = Rule::default();
+    if rng.u8(..3) > 0 {
+        rule.from = (0..rng.usize(1..=2)).map(|_| fields(rng, SOURCES)).collect();
+    }
+    if rng.u8(..3) > 0 {
+        rule.to = (0..rng.usize(1..=2)).map(|_| fields(rng, OPERATIONS)).collect();
+    }
+    if rng.bool() {
+        rule.when = (0..rng.usize(1..=2)).map(|_| field(rng, CONDITIONS)).collect();
+    }
+    rule
+}
+
+/// A few policies: some with dozens of rules, most with a handful.
+pub fn policies(rng: &mut Rng) -> Vec<Policy> {
+    let policy = |rng: &mut Rng| {
+        let deny = rng.bool();
+        let most = if rng.u8(..40) == 0 { 60 } else { 3 };
+        let rules = (0..rng.usize(usize::from(deny)..=most)).map(|_| rule(rng)).collect();
+        Policy { deny, rules }
+    };
+    (0..rng.usize(1..=3)).map(|_| policy(rng)).collect()
+}
+
+/// A policy as a file has it.
+pub fn document(policy: &Policy, name: &str) -> String {
+    let text = |field: &Field| {
+        let (first, rest) = field.name.split_at(1);
+        let not = format!("not{}{rest}", first.to_uppercase());
+        (if field.negated { not } else { field.name.clone() }, json!(field.values))
+    };
+    let listed = |list: &[Vec<Field>], inside: &str| {
+        let one =
+            |fields: &Vec<Field>| json!({inside: fields.iter().map(text).collect::<Map<_, _>>()});
+        list.iter().map(one).collect::<Vec<_>>()
+    };
+    let rules = policy.rules.iter().map(|rule| {
+        let mut out = Map::new();
+        if !rule.from.is_empty() {
+            out.insert("from".into(), listed(&rule.from, "source").into());
+        }
+        if !rule.to.is_empty() {
+            out.insert("to".into(), listed(&rule.to, "operation").into());
+        }
+        let conditions = rule.when.iter().map(|field| {
+            let values = if field.negated { "notValues" } else { "values" };
+            json!({"key": field.name, values: field.values})
+        });
+        out.insert("when".into(), conditions.collect());
+        Value::Object(out)
+    });
+    json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": super::model::NAMESPACE},
+        "spec": {
+            "action": if policy.deny { "DENY" } else { "ALLOW" },
+            "rules": rules.collect::<Vec<_>>(),
+        },
+    })
+    .to_string()
+}
+
+/// A request, or now and then a connection without one.
+pub fn request(rng: &mut Rng) -> Request {
+    let uris: &[&[&str]] = &[
+        &[],
+        &["spiffe://mesh.example/ns/shop/sa/cart"],
+        &["spiffe://old.example/ns/shop/sa/cart"],
+        &["spiffe://cluster.local/ns/edge/sa/cart"],
+        &["https://x.example", "spiffe://foreign.example/ns/shop/sa/cart"],
+        &["https://x.example"],
+        &["spiffe://mesh.example/other"],
+    ];
+    let addresses = &["10.1.2.3", "192.0.2.9", "203.0.113.1", "2001:db8::7", "::1"];
+    let address = |rng: &mut Rng| pick(rng, addresses).parse().unwrap();
+    Request {
+        uris: uris[rng.usize(..uris.len())].iter().map(|uri| (*uri).to_owned()).collect(),
+        source: address(rng),
+        remote: address(rng),
+        local: (address(rng), if rng.bool() { 8443 } else { 80 }),
+        server_name: pick(rng, &["", "a.com", "b.com"]).to_owned(),
+        http: (rng.u8(..8) > 0).then(|| http(rng)),
+    }
+}
+
+fn http(rng: &mut Rng) -> Http {
+    let paths = &["/", "/a", "/a/b", "/a/", "/a/x/b", "/a//b", "/x/y", "//a", "/A"];
+    let lines = &["user", "admin", "user,admin", ""];
+    let words = &["user", "admin", "x"];
+    let mut claims = None;
+    if rng.bool() {
+        let word = |rng: &mut Rng| Value::from(pick(rng, words));
+        let mut some = json!({
+            "iss": pick(rng, &["https://i.example/x", "alice", "https://other"]),
+            "groups": [word(rng), word(rng)],
+            "nested": {"role": word(rng)},
+            "aud": if rng.bool() { word(rng) } else { json!([word(rng), word(rng)]) },
+            "azp": word(rng),
+        });
+        if rng.u8(..5) > 0 {
+            some["sub"] = pick(rng, &["alice", "bob", ""]).into();
+        }
+        claims = Some(some);
+    }
+    Http {
+        authority: pick(rng, &["a.com", "A.com:8443", "b.com:8443", "a.com.", "c.org"]).to_owned(),
+        method: pick(rng, &["GET", "POST", "PUT"]).to_owned(),
+        scheme: pick(rng, &["http", "https"]).to_owned(),
+        paths: (0..rng.usize(1..=2)).map(|_| pick(rng, paths).to_owned()).collect(),
+        query: rng.bool().then(|| "q=1".to_owned()),
+        headers: (0..rng.usize(..=2))
+            .map(|_| ("x-role".to_owned(), pick(rng, lines).to_owned()))
+            .collect(),
+        claims,
+    }
+}
