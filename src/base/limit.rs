@@ -109,6 +109,14 @@ limits! {
 
     /// A token longer than this is refused before it is decoded.
     TOKEN_BYTES: usize = 16 << 10, "16 KiB";
+    /// Different tokens looked at in one request.
+    REQUEST_TOKENS: usize = 8, "8 tokens";
+    /// Signature checks for one request; each key that may have signed a token is one.
+    REQUEST_SIGNATURES: usize = 100, "100 checks";
+    /// Verified tokens that a worker remembers, so that their signatures are not checked again.
+    CACHED_TOKENS: usize = 4_096, "4,096 tokens";
+    /// Payloads of the verified tokens that a worker remembers.
+    CACHED_TOKEN_BYTES: usize = 2 << 20, "2 MiB";
     /// A fetched key set.
     JWKS_BYTES: usize = 1 << 20, "1 MiB";
     /// Keys used of one key set.

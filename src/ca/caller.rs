@@ -14,7 +14,7 @@ use super::workload::WorkloadId;
 use super::workloads::Workloads;
 use crate::auth::jwt::{
     Audiences, Authenticator, Claims, ForwardToken, IssuerKeys, JwtRule, Locations, RequestTokens,
-    Verdict,
+    TokenCache, Verdict,
 };
 use crate::base::hash::Fingerprint;
 use crate::base::id::{Origin, ResourceId};
@@ -60,7 +60,7 @@ impl KubernetesTokens {
 
     fn account(&self, headers: &HeaderMap, now: i64) -> Result<(String, String), RefusedCaller> {
         let request = RequestTokens { headers, path_and_query: "/" };
-        let verdict = self.rules.authenticate(request, now);
+        let verdict = self.rules.authenticate(request, now, &TokenCache::none());
         match verdict.map_err(|failure| RefusedCaller::Token(failure.reason.to_string()))? {
             Verdict::Anonymous => Err(RefusedCaller::NoToken),
             Verdict::Verified(token) => service_account(&token.claims),

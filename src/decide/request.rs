@@ -10,7 +10,7 @@ use http::header::HeaderMap;
 use smallvec::smallvec;
 
 use crate::auth::authz::{Denial, Facts, HttpFacts};
-use crate::auth::jwt::{RequestTokens, Verdict, is_preflight};
+use crate::auth::jwt::{RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
 use crate::base::id::Origin;
 use crate::route::matcher::{RequestHead, TokenClaims};
@@ -35,6 +35,8 @@ pub struct RequestFacts<'a> {
     pub head: RequestHead<'a>,
     /// Path and query as sent.
     pub path_and_query: &'a str,
+    /// Tokens that this worker has verified: they change no decision, only what it costs.
+    pub tokens: &'a TokenCache,
     /// Unix time in seconds.
     pub now: i64,
     /// Uniformly random: picks among weighted destinations.
@@ -173,7 +175,7 @@ fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict
     }
     let tokens =
         RequestTokens { headers: facts.head.headers, path_and_query: facts.path_and_query };
-    authenticator.authenticate(tokens, facts.now).map_err(Reject::Jwt)
+    authenticator.authenticate(tokens, facts.now, facts.tokens).map_err(Reject::Jwt)
 }
 
 /// The headers that policies and routes look at.

@@ -6,7 +6,7 @@ use http::header::HOST;
 use http::{HeaderValue, Request};
 
 use super::{Explanation, Question, backend, place};
-use crate::auth::jwt::{Authenticator, RequestTokens, Verdict, is_preflight};
+use crate::auth::jwt::{Authenticator, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::head::Head;
@@ -66,6 +66,7 @@ pub(super) fn tell(
         trusted: head.trusted_ip,
         head: head.for_routing(request.method(), request.headers(), request.uri().query()),
         path_and_query,
+        tokens: &TokenCache::none(),
         now: question.now,
         random: 0,
     };
@@ -139,7 +140,7 @@ fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>)
     let rules = authenticator.rules().iter().map(|rule| {
         let alone = Authenticator::new(vec![rule.clone()]);
         let issuer = rule.issuer.as_deref().unwrap_or("any issuer");
-        let verdict = match alone.authenticate(tokens, facts.now) {
+        let verdict = match alone.authenticate(tokens, facts.now, facts.tokens) {
             Ok(Verdict::Anonymous) => "finds no token".to_owned(),
             Ok(Verdict::Verified(token)) => match &token.principal {
                 Some(principal) => format!("verifies the token of {principal}"),
@@ -150,7 +151,7 @@ fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>)
         format!("{issuer}: {verdict}; {}", place(&rule.origin))
     });
     let rules: Vec<_> = rules.collect();
-    let decision = match authenticator.authenticate(tokens, facts.now) {
+    let decision = match authenticator.authenticate(tokens, facts.now, facts.tokens) {
         Ok(Verdict::Anonymous) => "no token: the request is anonymous".to_owned(),
         Ok(Verdict::Verified(token)) => {
             format!("verified: {}", token.principal.as_deref().unwrap_or("no principal"))

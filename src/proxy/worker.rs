@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::connection::{self, Accepted, ServingCell};
 use super::http::upload::RequestBody;
+use crate::auth::jwt::TokenCache;
 use crate::base::limit;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
 use crate::snapshot::Snapshot;
@@ -90,6 +91,8 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     /// Its pools.
     pub upstreams: Upstreams<RequestBody>,
+    /// Tokens it has verified.
+    pub tokens: TokenCache,
     /// Its metrics and log.
     pub telemetry: WorkerTelemetry,
     /// Its clock of seconds.
@@ -110,6 +113,7 @@ impl Worker {
             reader: RefCell::new(reader),
             view: RefCell::new(view),
             upstreams: Upstreams::new(parts.resolver, parts.shared),
+            tokens: TokenCache::default(),
             telemetry: parts.telemetry,
             ticks: Ticks::default(),
             mirrors: Rc::default(),

@@ -144,6 +144,7 @@ impl JwksEngine {
                     progress: Arc::clone(&entry.progress),
                     metrics: self.metrics.jwks(&source.issuer, &source.location.to_string()),
                 };
+                fetcher.restored();
                 entry.fetcher = Some(self.runtime.spawn(fetcher.run()).abort_handle());
             }
         }

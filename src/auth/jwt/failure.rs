@@ -93,6 +93,10 @@ pub enum InvalidToken {
     /// No fitting key made this signature.
     #[error("Jwt verification fails")]
     Signature,
+    /// More than [`crate::base::limit::REQUEST_TOKENS`] tokens in one request, or more than
+    /// [`crate::base::limit::REQUEST_SIGNATURES`] signature checks for it.
+    #[error("Jwt verification fails")]
+    TooMany,
 }
 
 impl InvalidToken {
@@ -133,6 +137,7 @@ impl InvalidToken {
             Self::KeysUnusable => "jwt_keys_unusable",
             Self::KeyUnknown => "jwt_key_unknown",
             Self::Signature => "jwt_signature_invalid",
+            Self::TooMany => "jwt_too_many",
         }
     }
 
@@ -236,6 +241,7 @@ mod tests {
             (InvalidToken::KeysUnusable, "jwt_keys_unusable"),
             (InvalidToken::KeyUnknown, "jwt_key_unknown"),
             (InvalidToken::Signature, "jwt_signature_invalid"),
+            (InvalidToken::TooMany, "jwt_too_many"),
         ] {
             assert_eq!(reason.code(), code);
         }

@@ -59,12 +59,18 @@ impl IssuerKeys {
         self.state.store(Arc::new(state));
     }
 
-    /// Verifies a token; asks for new keys when those at hand cannot decide.
-    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), InvalidToken> {
-        let (outcome, wanted) = match &**self.current() {
+    /// Verifies a token with the keys of a moment; asks for new ones when those cannot decide. Takes
+    /// each signature check from `checks`.
+    pub(super) fn verify(
+        &self,
+        state: &KeyState,
+        token: &Token<'_>,
+        checks: &mut usize,
+    ) -> Result<(), InvalidToken> {
+        let (outcome, wanted) = match state {
             KeyState::Ready(keys) => {
-                let outcome = keys.verify(token);
-                (outcome, outcome == Err(InvalidToken::KeyUnknown))
+                let outcome = keys.verify(token, checks);
+                (outcome, outcome.is_err() && keys.lacks(token))
             }
             KeyState::NeverFetched => (Err(InvalidToken::KeysMissing), true),
             KeyState::Unusable => (Err(InvalidToken::KeysUnusable), true),
@@ -108,7 +114,8 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let token = issuer().token(header, &json!({}));
-        let outcome = keys.verify(&Token::parse(token.as_str().into()).unwrap());
+        let token = Token::parse(token.as_str().into()).unwrap();
+        let outcome = keys.verify(&keys.current(), &token, &mut 100);
         assert_eq!((outcome, calls.load(Ordering::Relaxed)), expected, "{header}");
     }
 
@@ -124,5 +131,10 @@ mod tests {
         check_wake(KeyState::Unusable, &header, (Err(InvalidToken::KeysUnusable), 1));
         let rotated = json!({"alg": "ES256", "kid": "new"});
         check_wake(ready(issuer()), &rotated, (Err(InvalidToken::KeyUnknown), 1));
+        let mac = json!({"alg": "HS256", "kid": "new"});
+        check_wake(ready(issuer()), &mac, (Err(InvalidToken::KeyUnknown), 0));
+        for header in [json!({"alg": "RS256", "kid": "k"}), json!({"alg": "HS256"})] {
+            check_wake(ready(issuer()), &header, (Err(InvalidToken::Signature), 0));
+        }
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::failure::InvalidToken;
 use super::token::{Token, TokenAlgorithm};
+use crate::base::hash::Fingerprint;
 use crate::base::limit;
 
 /// A document that is not a usable key set.
@@ -78,6 +79,7 @@ pub struct KeySet {
     keys: Vec<Key>,
     skipped: Vec<SkippedKey>,
     holds_private_key: bool,
+    fingerprint: Fingerprint,
 }
 
 struct Key {
@@ -103,7 +105,12 @@ impl KeySet {
         let document: Map<String, Value> =
             serde_json::from_slice(json).map_err(|_| InvalidKeySet::Json)?;
         let list = document.get("keys").and_then(Value::as_array).ok_or(InvalidKeySet::NoKeys)?;
-        let mut set = Self { keys: Vec::new(), skipped: Vec::new(), holds_private_key: false };
+        let mut set = Self {
+            keys: Vec::new(),
+            skipped: Vec::new(),
+            holds_private_key: false,
+            fingerprint: Fingerprint::of(json),
+        };
         for (index, entry) in list.iter().enumerate() {
             if index >= limit::JWKS_KEYS {
                 set.skipped.push(SkippedKey { index, reason: UnusableKey::TooMany });
@@ -136,14 +143,30 @@ impl KeySet {
         self.holds_private_key
     }
 
-    /// Tries every key that fits the token's `kid` and `alg`.
-    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), InvalidToken> {
+    /// SHA-256 of the document: two sets with the same one verify the same tokens.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Whether no key has the token's `kid`, so that a newer set may hold it. A published set holds no
+    /// secrets, so it is not looked for with an HMAC.
+    pub(super) fn lacks(&self, token: &Token<'_>) -> bool {
+        let has = |id| self.keys.iter().any(|key| key.id.as_ref() == Some(id));
+        !token.algorithm.is_hmac() && token.key_id.as_ref().is_some_and(|id| !has(id))
+    }
+
+    /// Tries every key that fits the token's `kid` and `alg`; takes each try from `checks`.
+    pub(super) fn verify(&self, token: &Token<'_>, checks: &mut usize) -> Result<(), InvalidToken> {
         let mut failure = InvalidToken::KeyUnknown;
         for key in self.keys.iter().filter(|key| key.is_meant_for(token)) {
+            failure = InvalidToken::Signature;
+            if !key.material.fits(token.algorithm) {
+                continue;
+            }
+            *checks = checks.checked_sub(1).ok_or(InvalidToken::TooMany)?;
             if key.material.verify(token) {
                 return Ok(());
             }
-            failure = InvalidToken::Signature;
         }
         Err(failure)
     }
@@ -198,14 +221,23 @@ impl Key {
 }
 
 impl Material {
-    fn verify(&self, token: &Token<'_>) -> bool {
-        match (self, token.algorithm) {
+    fn fits(&self, algorithm: TokenAlgorithm) -> bool {
+        match (self, algorithm) {
             (Self::Family(key), TokenAlgorithm::Known(algorithm)) => {
                 key.family().algorithms().contains(&algorithm)
-                    && is_signed_with(token, key, algorithm)
             }
-            (Self::Curve(own, key), TokenAlgorithm::Known(algorithm)) => {
-                *own == algorithm && is_signed_with(token, key, algorithm)
+            (Self::Curve(own, _), TokenAlgorithm::Known(algorithm)) => *own == algorithm,
+            (Self::P521(_), TokenAlgorithm::Es512) => true,
+            (Self::P521(_), TokenAlgorithm::Known(_))
+            | (Self::Family(_) | Self::Curve(..), TokenAlgorithm::Es512) => false,
+        }
+    }
+
+    /// Checks a signature of an algorithm that fits.
+    fn verify(&self, token: &Token<'_>) -> bool {
+        match (self, token.algorithm) {
+            (Self::Family(key) | Self::Curve(_, key), TokenAlgorithm::Known(algorithm)) => {
+                is_signed_with(token, key, algorithm)
             }
             (Self::P521(key), TokenAlgorithm::Es512) => URL_SAFE_NO_PAD
                 .decode(token.signature())

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 
+use super::cache::{Key, TokenCache};
 use super::failure::{InvalidToken, JwtFailure};
-use super::issuer_keys::IssuerKeys;
+use super::issuer_keys::{IssuerKeys, KeyState};
 use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_parameters};
-use super::token::Token;
+use super::token::{Content, Token};
 use crate::base::claim::{self, ClaimPath, Claims};
+use crate::base::hash::Fingerprint;
 use crate::base::id::Origin;
+use crate::base::limit;
 
 /// One rule (`RequestAuthentication.spec.jwtRules[]`), with its defaults applied.
 #[derive(Clone, Debug)]
@@ -101,9 +104,9 @@ pub struct VerifiedToken {
     /// Claims of the rule that are lists of words.
     pub space_delimited: Arc<[Box<str>]>,
     /// `iss/sub` (`request.auth.principal`), when the token has both.
-    pub principal: Option<Box<str>>,
+    pub principal: Option<Arc<str>>,
     /// Payload segment as it was sent, base64url without padding.
-    pub payload: Box<str>,
+    pub payload: Arc<str>,
     /// Every place where the rule found a token.
     pub places: Vec<TokenPlace>,
 }
@@ -125,16 +128,41 @@ impl VerifiedToken {
 }
 
 impl JwtRule {
-    /// Checks a well-formed token in Envoy's order: issuer, times, audience, key, signature.
-    fn check(&self, token: &Token<'_>, now: i64) -> Result<(), InvalidToken> {
-        if self.issuer.as_ref().is_some_and(|issuer| **issuer != *token.issuer()) {
+    /// Judges a token in Envoy's order: form, issuer, times, audience, key, signature.
+    fn accept(
+        &self,
+        seen: &mut SeenToken<'_>,
+        now: i64,
+        cache: &TokenCache,
+        checks: &mut usize,
+    ) -> Result<Content, InvalidToken> {
+        // One look at the keys, so that what is kept was verified by the set it is kept for.
+        let state = self.keys.current();
+        let key = seen.key(cache, &state);
+        if let Some(content) = key.as_ref().and_then(|key| cache.find(key)) {
+            self.check(&content, now)?;
+            return Ok(content);
+        }
+        let token = seen.parsed()?;
+        self.check(&token.content, now)?;
+        self.keys.verify(&state, token, checks)?;
+        if let Some(key) = key {
+            cache.keep(key, token.content.clone());
+        }
+        Ok(token.content.clone())
+    }
+
+    /// Checks what a token says, in Envoy's order: issuer, times, audience.
+    fn check(&self, content: &Content, now: i64) -> Result<(), InvalidToken> {
+        if self.issuer.as_ref().is_some_and(|issuer| **issuer != *content.issuer()) {
             return Err(InvalidToken::IssuerUnknown);
         }
-        token.check_time(now)?;
-        if !self.audiences.allow(token.audiences()) {
-            return Err(InvalidToken::AudienceNotAllowed);
+        content.check_time(now)?;
+        if self.audiences.allow(content.audiences()) {
+            Ok(())
+        } else {
+            Err(InvalidToken::AudienceNotAllowed)
         }
-        self.keys.verify(token)
     }
 }
 
@@ -165,27 +193,25 @@ impl Authenticator {
         &self.rules
     }
 
-    /// Judges a request; `now` is in Unix seconds. Preflights are the caller's to leave out (see
-    /// [`is_preflight`]).
+    /// Judges a request; `now` is in Unix seconds. The verdict is the same whatever `cache` holds.
+    /// Preflights are the caller's to leave out (see [`is_preflight`]).
     pub fn authenticate(
         &self,
         request: RequestTokens<'_>,
         now: i64,
+        cache: &TokenCache,
     ) -> Result<Verdict, JwtFailure> {
-        let mut parsed = Vec::new();
+        let mut seen = Seen { tokens: Vec::new(), checks: limit::REQUEST_SIGNATURES };
         let mut refused: Option<(usize, InvalidToken)> = None;
         for (index, rule) in self.rules.iter().enumerate() {
             let found = rule.locations.find(request);
             if found.is_empty() {
                 continue;
             }
-            match verify_all(rule, found, now, &mut parsed) {
+            match verify_all(rule, found, now, cache, &mut seen) {
                 Ok(verified) => {
-                    return Ok(Verdict::Verified(Box::new(VerifiedToken {
-                        rule: index,
-                        space_delimited: rule.space_delimited.clone(),
-                        ..verified
-                    })));
+                    let verified = VerifiedToken { rule: index, ..verified };
+                    return Ok(Verdict::Verified(Box::new(verified)));
                 }
                 Err(reason) => {
                     let says_more = |(_, other)| {
@@ -280,48 +306,72 @@ impl Authenticator {
     }
 }
 
-type Parsed<'a> = Vec<Result<Token<'a>, (Cow<'a, str>, InvalidToken)>>;
+/// The tokens of one request so far, and how many signatures may still be checked for it.
+struct Seen<'a> {
+    tokens: Vec<SeenToken<'a>>,
+    checks: usize,
+}
 
-/// Verifies every token that a rule found; the first one speaks for the request. Tokens that an
-/// earlier rule found too are taken apart once.
+struct SeenToken<'a> {
+    text: Cow<'a, str>,
+    digest: Option<Fingerprint>,
+    parsed: Option<Result<Token<'a>, InvalidToken>>,
+}
+
+impl<'a> Seen<'a> {
+    /// The token's place; one that was found before is taken apart once.
+    fn token(&mut self, text: Cow<'a, str>) -> Result<&mut SeenToken<'a>, InvalidToken> {
+        let known = self.tokens.iter().position(|token| token.text == text);
+        if known.is_none() {
+            if self.tokens.len() >= limit::REQUEST_TOKENS {
+                return Err(InvalidToken::TooMany);
+            }
+            self.tokens.push(SeenToken { text, digest: None, parsed: None });
+        }
+        let index = known.unwrap_or(self.tokens.len() - 1);
+        self.tokens.get_mut(index).ok_or(InvalidToken::TooMany)
+    }
+}
+
+impl<'a> SeenToken<'a> {
+    fn key(&mut self, cache: &TokenCache, state: &KeyState) -> Option<Key> {
+        let KeyState::Ready(keys) = state else { return None };
+        if cache.is_off() || self.text.len() > limit::TOKEN_BYTES {
+            return None;
+        }
+        let digest = *self.digest.get_or_insert_with(|| Fingerprint::of(self.text.as_bytes()));
+        Some((digest, keys.fingerprint()))
+    }
+
+    fn parsed(&mut self) -> Result<&Token<'a>, InvalidToken> {
+        let parsed = self.parsed.get_or_insert_with(|| Token::parse(self.text.clone()));
+        parsed.as_ref().map_err(|reason| *reason)
+    }
+}
+
+/// Verifies every token that a rule found; the first one speaks for the request.
 fn verify_all<'a>(
     rule: &JwtRule,
     found: Vec<FoundToken<'a>>,
     now: i64,
-    parsed: &mut Parsed<'a>,
+    cache: &TokenCache,
+    seen: &mut Seen<'a>,
 ) -> Result<VerifiedToken, InvalidToken> {
     let mut verified: Option<VerifiedToken> = None;
     for FoundToken { text, place } in found {
-        let known = parsed.iter().position(|result| match result {
-            Ok(token) => token.is(&text),
-            Err((other, _)) => *other == text,
-        });
-        let index = known.unwrap_or_else(|| {
-            parsed.push(Token::parse(text.clone()).map_err(|reason| (text, reason)));
-            parsed.len() - 1
-        });
-        let token = match parsed.get(index) {
-            Some(Ok(token)) => token,
-            Some(Err((_, reason))) => return Err(*reason),
-            None => return Err(InvalidToken::Form),
-        };
-        rule.check(token, now)?;
-        verified.get_or_insert_with(|| describe(token)).places.push(place);
+        let mut checks = seen.checks;
+        let content = rule.accept(seen.token(text)?, now, cache, &mut checks);
+        seen.checks = checks;
+        let content = content?;
+        verified.get_or_insert_with(|| describe(rule, content)).places.push(place);
     }
     verified.ok_or(InvalidToken::Form)
 }
 
-fn describe(token: &Token<'_>) -> VerifiedToken {
-    let (issuer, subject) = (token.issuer(), token.subject());
-    let has_both = !issuer.is_empty() && !subject.is_empty();
-    VerifiedToken {
-        rule: 0,
-        principal: has_both.then(|| format!("{issuer}/{subject}").into()),
-        claims: Arc::clone(&token.claims),
-        space_delimited: Arc::default(),
-        payload: token.payload().into(),
-        places: Vec::new(),
-    }
+fn describe(rule: &JwtRule, content: Content) -> VerifiedToken {
+    let Content { principal, claims, payload, .. } = content;
+    let space_delimited = rule.space_delimited.clone();
+    VerifiedToken { rule: 0, principal, claims, space_delimited, payload, places: Vec::new() }
 }
 
 /// Whether a request is a CORS preflight, which needs no token.

@@ -24,6 +24,11 @@ pub(super) enum TokenAlgorithm {
 }
 
 impl TokenAlgorithm {
+    pub(super) fn is_hmac(self) -> bool {
+        use jsonwebtoken::Algorithm::{HS256, HS384, HS512};
+        matches!(self, Self::Known(HS256 | HS384 | HS512))
+    }
+
     fn parse(name: &str) -> Option<Self> {
         use jsonwebtoken::Algorithm;
         Some(Self::Known(match name {
@@ -48,18 +53,27 @@ impl TokenAlgorithm {
 /// A well-formed token whose signature has not been looked at. It cannot be printed.
 pub(super) struct Token<'a> {
     text: Cow<'a, str>,
-    payload_start: usize,
     signature_start: usize,
     pub(super) algorithm: TokenAlgorithm,
     /// `alg` as written.
     pub(super) algorithm_name: Box<str>,
     /// `kid`; an empty one counts as none.
     pub(super) key_id: Option<Box<str>>,
+    pub(super) content: Content,
+}
+
+/// What a token says. Cloning it copies no text.
+#[derive(Clone)]
+pub(super) struct Content {
     pub(super) claims: Arc<Claims>,
+    /// `iss/sub`, when it has both.
+    pub(super) principal: Option<Arc<str>>,
+    /// Payload segment, base64url without padding.
+    pub(super) payload: Arc<str>,
     /// `nbf` in Unix seconds; 0 when absent.
-    pub(super) not_before: u64,
+    not_before: u64,
     /// `exp` in Unix seconds; 0 when absent.
-    pub(super) expires: u64,
+    expires: u64,
 }
 
 impl<'a> Token<'a> {
@@ -77,48 +91,18 @@ impl<'a> Token<'a> {
         let algorithm =
             TokenAlgorithm::parse(algorithm_name).ok_or(InvalidToken::AlgorithmUnknown)?;
         let key_id = optional_text(&header, "kid", InvalidToken::KeyIdType)?;
-        let claims = object(
-            segment(payload_start, signature_start - 1),
-            InvalidToken::PayloadEncoding,
-            InvalidToken::PayloadJson,
-        )?;
-        optional_text(&claims, "iss", InvalidToken::IssuerType)?;
-        optional_text(&claims, "sub", InvalidToken::SubjectType)?;
-        seconds(&claims, "iat", InvalidToken::IssuedAtType, InvalidToken::IssuedAtRange)?;
-        let not_before =
-            seconds(&claims, "nbf", InvalidToken::NotBeforeType, InvalidToken::NotBeforeRange)?;
-        let expires = seconds(&claims, "exp", InvalidToken::ExpiryType, InvalidToken::ExpiryRange)?;
-        optional_text(&claims, "jti", InvalidToken::TokenIdType)?;
-        audiences(&claims)?;
+        let content = Content::parse(segment(payload_start, signature_start - 1))?;
         URL_SAFE_NO_PAD
             .decode(segment(signature_start, text.len()))
             .map_err(|_| InvalidToken::SignatureEncoding)?;
         Ok(Self {
-            payload_start,
             signature_start,
             algorithm,
             algorithm_name: algorithm_name.into(),
             key_id: key_id.filter(|id| !id.is_empty()).map(Into::into),
-            not_before,
-            expires,
-            claims: Arc::new(claims),
+            content,
             text,
         })
-    }
-
-    /// `iss`; empty when absent.
-    pub(super) fn issuer(&self) -> &str {
-        self.claims.get("iss").and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// `sub`; empty when absent.
-    pub(super) fn subject(&self) -> &str {
-        self.claims.get("sub").and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// `aud`, a single one or each of a list.
-    pub(super) fn audiences(&self) -> impl Iterator<Item = &str> {
-        audience_values(&self.claims).iter().filter_map(Value::as_str)
     }
 
     /// The bytes that are signed: header and payload with the dot between.
@@ -126,19 +110,37 @@ impl<'a> Token<'a> {
         self.text.as_bytes().get(..self.signature_start - 1).unwrap_or_default()
     }
 
-    /// Payload segment, base64url without padding.
-    pub(super) fn payload(&self) -> &str {
-        self.text.get(self.payload_start..self.signature_start - 1).unwrap_or_default()
-    }
-
     /// Signature segment, base64url without padding.
     pub(super) fn signature(&self) -> &str {
         self.text.get(self.signature_start..).unwrap_or_default()
     }
+}
 
-    /// Whether this token was parsed from `text`.
-    pub(super) fn is(&self, text: &str) -> bool {
-        self.text == text
+impl Content {
+    fn parse(payload: &str) -> Result<Self, InvalidToken> {
+        let claims = object(payload, InvalidToken::PayloadEncoding, InvalidToken::PayloadJson)?;
+        let issuer = optional_text(&claims, "iss", InvalidToken::IssuerType)?;
+        let subject = optional_text(&claims, "sub", InvalidToken::SubjectType)?;
+        seconds(&claims, "iat", InvalidToken::IssuedAtType, InvalidToken::IssuedAtRange)?;
+        let not_before =
+            seconds(&claims, "nbf", InvalidToken::NotBeforeType, InvalidToken::NotBeforeRange)?;
+        let expires = seconds(&claims, "exp", InvalidToken::ExpiryType, InvalidToken::ExpiryRange)?;
+        optional_text(&claims, "jti", InvalidToken::TokenIdType)?;
+        audiences(&claims)?;
+        let both = issuer.zip(subject).filter(|(iss, sub)| !iss.is_empty() && !sub.is_empty());
+        let principal = both.map(|(issuer, subject)| format!("{issuer}/{subject}").into());
+        let payload = payload.into();
+        Ok(Self { principal, payload, not_before, expires, claims: Arc::new(claims) })
+    }
+
+    /// `iss`; empty when absent.
+    pub(super) fn issuer(&self) -> &str {
+        self.claims.get("iss").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `aud`, a single one or each of a list.
+    pub(super) fn audiences(&self) -> impl Iterator<Item = &str> {
+        audience_values(&self.claims).iter().filter_map(Value::as_str)
     }
 
     /// Checks `nbf` and `exp` against the clock (`now` in Unix seconds).
@@ -313,7 +315,8 @@ mod tests {
 
     fn check_time(payload: &str, now: i64, expected: Result<(), InvalidToken>) {
         let text = format!("{}.{}.c2ln", encode(r#"{"alg":"RS256"}"#), encode(payload));
-        assert_eq!(Token::parse(text.into()).unwrap().check_time(now), expected, "{payload} {now}");
+        let token = Token::parse(text.into()).unwrap();
+        assert_eq!(token.content.check_time(now), expected, "{payload} {now}");
     }
 
     #[test]

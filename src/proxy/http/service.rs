@@ -259,6 +259,7 @@ async fn phases(
         trusted: head.trusted_ip,
         head: head.for_routing(request.method(), request.headers(), request.uri().query()),
         path_and_query,
+        tokens: &connection.registered.worker.tokens,
         now: unix_now(),
         random,
     };

@@ -72,7 +72,6 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Runs until dropped; dropping it ends a fetch under way and leaves the keys as they are.
     pub(super) async fn run(self) {
-        self.restored();
         let mut failures_in_a_row = 0;
         loop {
             let started = Instant::now();
@@ -105,7 +104,7 @@ impl Fetcher {
     }
 
     /// Keys that were read from disk count as those of their fetch.
-    fn restored(&self) {
+    pub(super) fn restored(&self) {
         let fetched = self.progress.borrow().last_success_unix;
         if let (KeyState::Ready(keys), Some(fetched)) = (&**self.keys.current(), fetched) {
             self.metrics.fetched(keys.usable(), fetched);

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::auth::jwt::fixture::{issuer, stranger};
 use crate::auth::jwt::{
-    Audiences, Authenticator, ForwardToken, JwtRule, Locations, RequestTokens, Verdict,
+    Audiences, Authenticator, ForwardToken, JwtRule, Locations, RequestTokens, TokenCache, Verdict,
 };
 use crate::base::id::{Origin, ResourceId};
 use crate::base::limit;
@@ -241,7 +241,7 @@ fn passes(authenticator: &Authenticator, token: &str) -> bool {
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
     let request = RequestTokens { headers: &headers, path_and_query: "/" };
-    matches!(authenticator.authenticate(request, 0), Ok(Verdict::Verified(_)))
+    matches!(authenticator.authenticate(request, 0, &TokenCache::none()), Ok(Verdict::Verified(_)))
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use super::*;
 use crate::auth::jwt::fixture::{ALGORITHMS, encode, issuer, stranger};
 
 fn verify(set: &str, token: &str) -> Result<(), InvalidToken> {
-    KeySet::parse(set.as_bytes()).unwrap().verify(&Token::parse(token.into()).unwrap())
+    let token = Token::parse(token.into()).unwrap();
+    KeySet::parse(set.as_bytes()).unwrap().verify(&token, &mut 100)
 }
 
 fn check(set: &str, header: &Value, expected: Result<(), InvalidToken>) {
@@ -70,6 +71,20 @@ fn a_key_s_own_alg_must_be_the_token_s() {
 fn all_fitting_keys_are_tried() {
     let keys = [stranger().jwk("ES256"), issuer().jwk("RS256"), issuer().jwk("ES256")];
     check(&json!({ "keys": keys }).to_string(), &json!({"alg": "ES256"}), Ok(()));
+}
+
+#[test]
+fn only_real_checks_are_counted_and_they_end() {
+    let mut keys = vec![stranger().jwk("ES256"); 5];
+    keys.insert(0, issuer().jwk("RS256"));
+    keys.push(issuer().jwk("ES256"));
+    let set = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
+    let token = issuer().token(&json!({"alg": "ES256"}), &json!({}));
+    let token = Token::parse(token.into()).unwrap();
+    for (allowed, expected) in [(6, Ok(())), (5, Err(InvalidToken::TooMany))] {
+        let mut checks = allowed;
+        assert_eq!((set.verify(&token, &mut checks), checks), (expected, 0));
+    }
 }
 
 #[test]

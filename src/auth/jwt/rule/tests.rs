@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -35,7 +36,7 @@ fn bearer(token: &str) -> HeaderMap {
 
 fn judge(rules: Vec<JwtRule>, headers: &HeaderMap, path: &str) -> Result<Verdict, InvalidToken> {
     Authenticator::new(rules)
-        .authenticate(RequestTokens { headers, path_and_query: path }, NOW)
+        .authenticate(RequestTokens { headers, path_and_query: path }, NOW, &TokenCache::none())
         .map_err(|failure| failure.reason)
 }
 
@@ -53,7 +54,8 @@ fn check(token: &str, status: u16, body: &str) {
 fn check_with(one: JwtRule, token: &str, status: u16, body: &str) {
     let headers = bearer(token);
     let request = RequestTokens { headers: &headers, path_and_query: "/" };
-    let failure = Authenticator::new(vec![one]).authenticate(request, NOW).unwrap_err();
+    let failure =
+        Authenticator::new(vec![one]).authenticate(request, NOW, &TokenCache::none()).unwrap_err();
     assert_eq!((failure.status().as_u16(), failure.message().as_str()), (status, body), "{token}");
     assert_eq!(failure.origin.line, 7);
     let details = format!("jwt_authn_access_denied{{{}}}", body.replace(' ', "_"));
@@ -128,6 +130,133 @@ fn a_good_token_gives_its_principal_and_claims() {
     assert_eq!(verified.principal, None);
 }
 
+/// Many different tokens in one request, and what one rule says.
+fn check_many(count: usize, expected: Result<(), InvalidToken>) {
+    let mut headers = HeaderMap::new();
+    for number in 0..count {
+        let text = format!("Bearer {}", token(&json!({"iss": "i", "jti": number.to_string()})));
+        headers.append("authorization", text.parse().unwrap());
+        headers.append("authorization", text.parse().unwrap());
+    }
+    assert_eq!(judge(vec![rule(Some("i"))], &headers, "/").map(drop), expected, "{count}");
+}
+
+#[test]
+fn tokens_and_signature_checks_of_one_request_are_bounded() {
+    check_many(limit::REQUEST_TOKENS, Ok(()));
+    check_many(limit::REQUEST_TOKENS + 1, Err(InvalidToken::TooMany));
+    let with = |keys: Vec<Value>| {
+        let set = json!({ "keys": keys }).to_string();
+        JwtRule { keys: Arc::new(IssuerKeys::inline(set.as_bytes()).0), ..rule(None) }
+    };
+    let mine = || with(vec![issuer().jwk("ES256")]);
+    let others = |count| with(vec![stranger().jwk("ES256"); count]);
+    let text = bearer(&token(&json!({"iss": "i"})));
+    let few = vec![others(40), others(40), mine()];
+    assert!(judge(few, &text, "/").is_ok());
+    let many = vec![others(limit::REQUEST_SIGNATURES), mine()];
+    assert_eq!(judge(many, &text, "/").unwrap_err(), InvalidToken::Signature);
+}
+
+type Told = Result<Option<(usize, String)>, InvalidToken>;
+
+fn told(authenticator: &Authenticator, headers: &HeaderMap, now: i64, cache: &TokenCache) -> Told {
+    let request = RequestTokens { headers, path_and_query: "/" };
+    match authenticator.authenticate(request, now, cache) {
+        Ok(Verdict::Anonymous) => Ok(None),
+        Ok(Verdict::Verified(token)) => Ok(Some((token.rule, format!("{token:?}")))),
+        Err(failure) => Err(failure.reason),
+    }
+}
+
+#[test]
+fn a_token_that_comes_again_costs_no_signature_check() {
+    let (one, text) = (rule(Some("i")), token(&json!({"iss": "i"})));
+    let judged = |cache: &TokenCache, mut checks: usize| {
+        let mut seen = Seen { tokens: Vec::new(), checks };
+        let seen = seen.token(text.as_str().into()).unwrap();
+        one.accept(seen, NOW, cache, &mut checks).map(|_| checks)
+    };
+    let cache = TokenCache::default();
+    assert_eq!(judged(&cache, 0), Err(InvalidToken::TooMany));
+    assert_eq!(judged(&cache, 1), Ok(0));
+    assert_eq!(judged(&cache, 0), Ok(0));
+    assert_eq!(judged(&TokenCache::none(), 0), Err(InvalidToken::TooMany));
+}
+
+#[test]
+fn a_cached_token_is_judged_anew_in_all_but_its_signature() {
+    let mut narrow = rule(Some("i"));
+    narrow.audiences = Audiences::new(["a"]);
+    let wide = rule(Some("i"));
+    let text = bearer(&token(&json!({"iss": "i", "sub": "s", "aud": "b", "exp": NOW})));
+    let cache = TokenCache::default();
+    let wide = Authenticator::new(vec![wide.clone()]);
+    for _ in 0..2 {
+        assert!(told(&wide, &text, NOW, &cache).is_ok());
+    }
+    assert_eq!(told(&wide, &text, NOW + 61, &cache), Err(InvalidToken::Expired));
+    let narrow = Authenticator::new(vec![narrow]);
+    assert_eq!(told(&narrow, &text, NOW, &cache), Err(InvalidToken::AudienceNotAllowed));
+    let other = Authenticator::new(vec![rule(Some("j"))]);
+    assert_eq!(told(&other, &text, NOW, &cache), Err(InvalidToken::IssuerUnknown));
+}
+
+#[test]
+fn a_cached_token_is_refused_once_its_key_is_gone() {
+    let one = rule(Some("i"));
+    let keys = Arc::clone(&one.keys);
+    let authenticator = Authenticator::new(vec![one]);
+    let (text, cache) = (bearer(&token(&json!({"iss": "i"}))), TokenCache::default());
+    assert!(told(&authenticator, &text, NOW, &cache).is_ok());
+    let set = |from: &crate::auth::jwt::fixture::Issuer| {
+        crate::auth::jwt::KeySet::parse(from.key_set("ES256", "k").as_bytes()).unwrap()
+    };
+    keys.publish(KeyState::Ready(set(stranger())));
+    assert_eq!(told(&authenticator, &text, NOW, &cache), Err(InvalidToken::Signature));
+    keys.publish(KeyState::Unusable);
+    assert_eq!(told(&authenticator, &text, NOW, &cache), Err(InvalidToken::KeysUnusable));
+    keys.publish(KeyState::Ready(set(issuer())));
+    assert!(told(&authenticator, &text, NOW, &cache).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_cache_changes_no_verdict(
+        asked in proptest::collection::vec((0..6_usize, 0..6_usize, 0..200_i64), 1..30)
+    ) {
+        static TOKENS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+        let tokens = TOKENS.get_or_init(|| {
+            let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": NOW});
+            let header = json!({"alg": "ES256", "kid": "k"});
+            let unknown = json!({"alg": "ES256", "kid": "x"});
+            vec![
+                issuer().token(&header, &claims),
+                issuer().token(&header, &json!({"iss": "j", "aud": ["b"], "nbf": NOW + 100})),
+                stranger().token(&header, &claims),
+                issuer().token(&unknown, &claims),
+                issuer().token(&json!({"alg": "HS256", "kid": "k"}), &claims),
+                "x.y.z".to_owned(),
+            ]
+        });
+        let mut narrow = rule(Some("i"));
+        narrow.audiences = Audiences::new(["a"]);
+        let authenticator = Authenticator::new(vec![narrow, rule(Some("j")), rule(None)]);
+        let cache = TokenCache::default();
+        for (first, second, later) in asked {
+            let mut headers = bearer(&tokens[first]);
+            if first != second {
+                let value = format!("Bearer {}", tokens[second]);
+                headers.append("authorization", value.parse().unwrap());
+            }
+            let now = NOW - 50 + later;
+            let alone = told(&authenticator, &headers, now, &TokenCache::none());
+            prop_assert_eq!(told(&authenticator, &headers, now, &cache), alone);
+        }
+    }
+}
+
 #[test]
 fn audiences_are_compared_without_scheme_and_slash() {
     let allows = |own: &str, sent: Value| {
@@ -179,7 +308,7 @@ fn one_bad_token_among_several_refuses() {
 fn applied(one: JwtRule, headers: &mut HeaderMap, path: &str) -> Option<String> {
     let authenticator = Authenticator::new(vec![one]);
     let request = RequestTokens { headers, path_and_query: path };
-    let verdict = authenticator.authenticate(request, NOW).unwrap();
+    let verdict = authenticator.authenticate(request, NOW, &TokenCache::none()).unwrap();
     authenticator.apply(&verdict, headers, path)
 }
 
