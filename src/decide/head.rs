@@ -15,7 +15,7 @@ use crate::route::path::normalize;
 use crate::snapshot::EdgeSettings;
 
 /// What was read from a request's head.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Head {
     /// Host and port as sent.
     pub authority: String,

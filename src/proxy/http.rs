@@ -12,12 +12,14 @@ pub mod tee;
 pub mod upgrade;
 pub mod upload;
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -146,10 +148,8 @@ where
     let refused = shared.clone();
     let ended = move |error: &hyper::Error| service::ended(&refused, error);
     let service = service_fn(move |request: Request<Incoming>| {
-        let shared = shared.clone();
         // Boxed: the connection holds the future's place even while it is idle.
-        Box::pin(async move { Ok::<_, Infallible>(service::serve(shared, request).await) })
-            as ServiceFuture
+        Box::pin(service::serve(shared.clone(), request).map(Ok)) as ServiceFuture
     });
     if http2 {
         liveness.begin(Kind::Http2);
@@ -186,7 +186,6 @@ where
     (!empty).then_some(http2)
 }
 
-type Infallible = std::convert::Infallible;
 type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>>>>;
 
 fn http1_builder() -> http1::Builder {

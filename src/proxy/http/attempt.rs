@@ -5,6 +5,7 @@
 //! answer, and the method may be repeated: the backend closed it before it saw the request.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use super::service::Exchange;
 use super::upload::RequestBody;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
-use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
 use crate::route::retry::{Failure, RetryPolicy};
 use crate::snapshot::cluster::{Cluster, Protocol};
@@ -34,8 +34,6 @@ pub type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
 /// What of a request does not change from try to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Aim<'a> {
-    /// Its head as it came.
-    pub head: &'a Head,
     /// What keeps it on one endpoint.
     pub hash: Option<u64>,
     /// When an answer would come too late.
@@ -49,7 +47,6 @@ pub async fn send(
     exchange: &mut Exchange,
     cluster: &Arc<Cluster>,
     aim: &Aim<'_>,
-    mut request: Request<RequestBody>,
 ) -> Result<Sent, Reject> {
     let connection = exchange.connection().clone();
     let worker = &connection.registered.worker;
@@ -62,56 +59,52 @@ pub async fn send(
     }
     let mut tries = Tries::new(aim.retry);
     loop {
-        let demand = Demand {
-            host: host(&request, aim.head),
-            hash: aim.hash,
-            client: (connection.peer, connection.local),
-            wanted: tries.wanted,
+        let mut lease = {
+            let demand = Demand {
+                host: host(exchange),
+                hash: aim.hash,
+                client: (connection.peer, connection.local),
+                wanted: tries.wanted,
+            };
+            tries.acquire(&pool, &demand).await?
         };
-        let mut lease = tries.acquire(&pool, &demand).await?;
         lease.deadline = aim.deadline;
         if tries.failed > 0 {
             let attempt = HeaderValue::from(tries.failed + 1);
-            request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, attempt);
+            exchange.request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, attempt);
         }
         note_endpoint(exchange, &lease);
-        let stale = tries.may_be_stale(exchange, &lease, &request);
-        let spare = (stale || (repeats && tries.left())).then(|| head_of(&request));
+        let stale = tries.may_be_stale(exchange, &lease);
+        let kept = stale || (repeats && tries.left());
         let began = Instant::now();
-        let (reject, cause) =
-            match send_once(exchange, &mut lease, aim.retry.per_try, request).await {
-                Ok(response) => {
-                    let again = repeats && aim.retry.retries_answer(&response);
-                    if again
-                        && let Some(spare) = spare
-                        && exchange.upload.can_repeat()
-                        && tries.again(&pool).await.is_ok()
-                    {
-                        tries.leave(&lease);
-                        request = spare.map(|()| exchange.upload.again());
-                        continue;
-                    }
-                    if again {
-                        tries.note_exhausted(exchange);
-                    }
-                    return Ok((response, lease, began));
-                }
-                Err(Failed::Returned(unsent)) => {
-                    // Its connection died while it lay idle: that is no failure of the endpoint.
-                    let counts = !lease.reused;
-                    let again = aim.retry.retries(Failure::Unsent);
-                    if counts && !(again && tries.again(&pool).await.is_ok()) {
-                        return Err(tries.last(Reject::UpstreamClosed));
-                    }
-                    request = *unsent;
+        let (reject, cause) = match send_once(exchange, &mut lease, aim.retry.per_try, kept).await {
+            Ok(response) => {
+                let again = repeats && aim.retry.retries_answer(&response);
+                if again && kept && exchange.upload.can_repeat() && tries.again(&pool).await.is_ok()
+                {
+                    tries.leave(&lease);
                     continue;
                 }
-                Err(Failed::Sent(reject, cause)) => (reject, cause),
-            };
-        let died = stale && matches!(reject, Reject::UpstreamClosed | Reject::UpstreamReset);
-        let Some(spare) = spare.filter(|_| exchange.upload.can_repeat()) else {
-            return Err(tries.last(reject));
+                if again {
+                    tries.note_exhausted(exchange);
+                }
+                return Ok((response, lease, began));
+            }
+            Err(Failed::Returned) => {
+                // Its connection died while it lay idle: that is no failure of the endpoint.
+                let counts = !lease.reused;
+                let again = aim.retry.retries(Failure::Unsent);
+                if counts && !(again && tries.again(&pool).await.is_ok()) {
+                    return Err(tries.last(Reject::UpstreamClosed));
+                }
+                continue;
+            }
+            Err(Failed::Sent(reject, cause)) => (reject, cause),
         };
+        let died = stale && matches!(reject, Reject::UpstreamClosed | Reject::UpstreamReset);
+        if !(kept && exchange.upload.can_repeat()) {
+            return Err(tries.last(reject));
+        }
         if died {
             tries.wanted = Wanted::Fresh;
         } else if !aim.retry.retries(cause) || tries.again(&pool).await.is_err() {
@@ -119,7 +112,6 @@ pub async fn send(
         } else {
             tries.leave(&lease);
         }
-        request = spare.map(|()| exchange.upload.again());
     }
 }
 
@@ -132,50 +124,58 @@ fn note_endpoint(exchange: &mut Exchange, lease: &Lease<RequestBody>) {
 
 /// Why a try has no answer.
 enum Failed {
-    /// Nothing was sent.
-    Returned(Box<Request<RequestBody>>),
+    /// Nothing was sent; the exchange has its request again.
+    Returned,
     /// Something may have been.
     Sent(Reject, Failure),
 }
 
 /// One try over one connection, within its own time.
 async fn send_once(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     lease: &mut Lease<RequestBody>,
     per_try: Option<Duration>,
-    request: Request<RequestBody>,
+    kept: bool,
 ) -> Result<Response<Incoming>, Failed> {
-    let result = match per_try {
-        None => lease.send(request).await,
-        Some(time) => {
-            let upload = exchange.upload.clone();
-            // Boxed: most rules give a try no time of its own.
-            let over = Box::pin(async move {
-                upload.finished().await;
-                sleep(time).await;
-            });
-            let over = tokio::select! {
-                result = lease.send(request) => Some(result),
-                () = over => None,
-            };
-            let Some(result) = over else {
-                lease.deadline = Some(Instant::now());
-                return Err(Failed::Sent(Reject::TryTimeout, Failure::Reset));
-            };
-            result
+    lease.ready().await;
+    let answer = {
+        let mut sending = pin!(lease.send(exchange.outgoing(kept)));
+        match per_try {
+            None => Some(sending.await),
+            Some(time) => {
+                let upload = exchange.upload.clone();
+                // Boxed: most rules give a try no time of its own.
+                let over = Box::pin(async move {
+                    upload.finished().await;
+                    sleep(time).await;
+                });
+                tokio::select! {
+                    answer = sending.as_mut() => Some(answer),
+                    () = over => None,
+                }
+            }
         }
     };
-    result.map_err(|mut error| {
-        if let Some(unsent) = error.take_message() {
-            return Failed::Returned(Box::new(unsent));
+    match answer {
+        Some(Ok(response)) => Ok(response),
+        Some(Err(mut error)) => {
+            if let Some(unsent) = error.take_message() {
+                exchange.unsent(unsent);
+                return Err(Failed::Returned);
+            }
+            let cause = if is_refused(error.error()) { Failure::Refused } else { Failure::Reset };
+            Err(Failed::Sent(failure(error.error()), cause))
         }
-        let cause = if is_refused(error.error()) { Failure::Refused } else { Failure::Reset };
-        Failed::Sent(failure(error.error()), cause)
-    })
+        None => {
+            lease.deadline = Some(Instant::now());
+            Err(Failed::Sent(Reject::TryTimeout, Failure::Reset))
+        }
+    }
 }
 
 /// The host that a request asks for, for the name in a handshake.
-fn host<'a>(request: &'a Request<RequestBody>, head: &'a Head) -> &'a str {
+fn host(exchange: &Exchange) -> &str {
+    let Exchange { request, head, .. } = exchange;
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
     without_port(host.unwrap_or(&head.authority))
@@ -215,16 +215,11 @@ impl<'a> Tries<'a> {
 
     /// Whether a connection may have been closed before the backend sees a request that is harmless
     /// to repeat.
-    fn may_be_stale(
-        &self,
-        exchange: &Exchange,
-        lease: &Lease<RequestBody>,
-        request: &Request<RequestBody>,
-    ) -> bool {
+    fn may_be_stale(&self, exchange: &Exchange, lease: &Lease<RequestBody>) -> bool {
         lease.reused
             && self.wanted == Wanted::Any
             && exchange.upload.is_empty()
-            && request.method().is_idempotent()
+            && exchange.request.method().is_idempotent()
     }
 
     fn left(&self) -> bool {

@@ -1,5 +1,6 @@
 //! How long a request may take: the rule's timeout, and what a gRPC client gives it.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,10 +46,10 @@ pub fn expiry(
     }))
 }
 
-/// What comes first: the end of the work, or of its time.
+/// What comes first: the end of the work, or of its time. The work stays where it is: it is large.
 pub async fn within<T>(
     expiry: &mut Option<Expiry>,
-    work: impl Future<Output = Result<T, Reject>>,
+    work: Pin<&mut impl Future<Output = Result<T, Reject>>>,
 ) -> Result<T, Reject> {
     match expiry {
         None => work.await,

@@ -1,6 +1,6 @@
 //! Sending a request to its destination, and its answer back.
 
-use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{
@@ -9,19 +9,20 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use super::body::ResponseBody;
+use super::attempt::head_of;
+use super::body::{Expiry, ResponseBody};
 use super::head::{Plan, RequestValues};
 use super::service::Exchange;
-use super::upload::{Gate, RequestBody};
-use super::{HttpConnection, attempt, deadline, mirror, respond, upgrade};
+use super::upload::Gate;
+use super::{attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::decide::sanitize::strip_hop_by_hop;
 use crate::snapshot::Snapshot;
@@ -36,65 +37,48 @@ pub struct Work<'a> {
     pub rule: &'a Forward,
     /// The chosen destination.
     pub destination: &'a Destination,
-    /// The request's head as it came.
-    pub head: &'a Head,
-    /// What preparing it found.
+    /// What preparing its head found.
     pub plan: Plan,
     /// The request's random number.
     pub random: u32,
 }
 
 /// Forwards a request and answers it.
-pub async fn forward(
-    mut exchange: Box<Exchange>,
-    work: Work<'_>,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let (method, version) = (request.method().clone(), request.version());
-    let Some(cluster) = cluster(&work, version) else {
+pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<ResponseBody> {
+    let Some(cluster) = cluster(&work, exchange.request.version()) else {
         return respond::reject(exchange, work.snapshot, &Reject::ClusterNotFound);
     };
-    exchange.record.destination = cluster.labels.clone();
-    let grpc = if exchange.is_grpc() { deadline::grpc_timeout(request.headers()) } else { None };
-    let (headers, query) = if needs_values(work.destination) {
-        (request.headers().clone(), request.uri().query().map(str::to_owned))
-    } else {
-        (HeaderMap::new(), None)
+    let Prepared { received, client_upgrade, hashed, mut expiry } =
+        prepare(&mut exchange, &work, &cluster);
+    mirror::start(&exchange, &work);
+    let aim = attempt::Aim {
+        hash: hashed.key,
+        deadline: work.rule.timeout.map(|time| Instant::now() + time),
+        retry: &work.rule.retry,
     };
-    let (request, client_upgrade) = prepare(&mut exchange, &work, &cluster, request);
-    if let Some(log) = &mut exchange.record.log {
-        log.upstream_cluster = Some(cluster.name.clone());
-    }
-    let hashed = hash(exchange.connection(), &cluster, work.head, &request);
-    mirror::start(&exchange, &work, &request);
-    let mut expiry = deadline::expiry(&exchange.upload, work.rule.timeout, grpc);
-    let late = work.rule.timeout.map(|time| Instant::now() + time);
-    let retry = &work.rule.retry;
-    let aim = attempt::Aim { head: work.head, hash: hashed.key, deadline: late, retry };
-    let sending = attempt::send(&mut exchange, &cluster, &aim, request);
-    let sent = deadline::within(&mut expiry, sending).await;
+    let sent = {
+        let sending = pin!(attempt::send(&mut exchange, &cluster, &aim));
+        deadline::within(&mut expiry, sending).await
+    };
     let sent = sent.and_then(|sent| {
         let framed = is_framed(&sent.0, client_upgrade.is_some());
         if framed { Ok(sent) } else { Err(Reject::UpstreamProtocol) }
     });
     match sent {
         Ok((mut response, lease, began)) => {
-            let connection = exchange.connection().clone();
-            let values = RequestValues {
-                head: work.head,
-                connection: &connection,
-                method: &method,
-                headers: Cow::Owned(headers),
-                query: query.as_deref(),
-                version,
-                upstream: lease.peer(),
-            };
-            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Some(log) = &mut exchange.record.log {
                 log.upstream_service_milliseconds = Some(millis);
             }
-            finish_head(&work, &mut response, &values, (millis, switched));
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            finish_head(&work, &mut response, millis, (switched, exchange.is_http2()));
+            if let Some(received) = received {
+                let upstream = lease.peer();
+                let values = RequestValues::of(&exchange, &received, upstream);
+                for step in &work.destination.response_headers {
+                    step.apply(response.headers_mut(), &values);
+                }
+            }
             mark(&mut response, exchange.extra.take().as_deref());
             if let Some(cookie) = hashed.set_cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
@@ -131,12 +115,9 @@ fn cluster(work: &Work<'_>, version: Version) -> Option<Arc<Cluster>> {
 }
 
 /// What keeps a request, as it is sent, on one endpoint.
-fn hash(
-    connection: &HttpConnection,
-    cluster: &Cluster,
-    head: &Head,
-    request: &Request<RequestBody>,
-) -> Hashed {
+fn hash(exchange: &Exchange, cluster: &Cluster) -> Hashed {
+    let Exchange { request, head, .. } = exchange;
+    let connection = exchange.connection();
     cluster.hash.as_ref().map_or_else(Hashed::default, |policy| {
         policy.key(&HashFacts {
             headers: request.headers(),
@@ -156,56 +137,68 @@ fn is_framed(response: &Response<Incoming>, upgrade: bool) -> bool {
     !two_lengths && (upgrade || response.status() != StatusCode::SWITCHING_PROTOCOLS)
 }
 
-fn needs_values(destination: &Destination) -> bool {
-    destination.response_headers.iter().any(|step| !step.is_empty())
+/// What is kept of a request while its answer is waited for.
+struct Prepared {
+    /// Its head before the rule's operations, where operations on the answer's headers may ask for it.
+    received: Option<Box<Request<()>>>,
+    client_upgrade: Option<OnUpgrade>,
+    hashed: Hashed,
+    expiry: Option<Expiry>,
 }
 
-/// Carries out the rule's rewrites and header operations and wraps the body.
-fn prepare(
-    exchange: &mut Exchange,
-    work: &Work<'_>,
-    cluster: &Cluster,
-    mut request: Request<Incoming>,
-) -> (Request<RequestBody>, Option<hyper::upgrade::OnUpgrade>) {
-    let client_upgrade = work.head.upgrade.then(|| hyper::upgrade::on(&mut request));
-    let connection = exchange.connection().clone();
-    if !work.destination.request_headers.is_empty() {
-        let received = request.headers().clone();
-        let method = request.method().clone();
-        let query = request.uri().query().map(str::to_owned);
-        let values = RequestValues {
-            head: work.head,
-            connection: &connection,
-            method: &method,
-            headers: Cow::Owned(received),
-            query: query.as_deref(),
-            version: request.version(),
-            upstream: None,
-        };
-        for step in &work.destination.request_headers {
-            step.apply(request.headers_mut(), &values);
-        }
+/// Carries out the rule's rewrites and header operations.
+fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepared {
+    exchange.record.destination = cluster.labels.clone();
+    if let Some(log) = &mut exchange.record.log {
+        log.upstream_cluster = Some(cluster.name.clone());
     }
-    rewrite_host(work, &mut request);
-    rewrite_uri(work, cluster, &mut request);
+    let headers = exchange.request.headers();
+    let grpc = if exchange.is_grpc() { deadline::grpc_timeout(headers) } else { None };
+    let client_upgrade = exchange.head.upgrade.then(|| hyper::upgrade::on(&mut exchange.request));
+    let destination = work.destination;
+    let asked = !destination.request_headers.is_empty();
+    let answered = destination.response_headers.iter().any(|step| !step.is_empty());
+    let received = (asked || answered).then(|| Box::new(head_of(&exchange.request)));
+    if let Some(received) = received.as_ref().filter(|_| asked) {
+        let mut headers = std::mem::take(exchange.request.headers_mut());
+        let values = RequestValues::of(exchange, received, None);
+        for step in &destination.request_headers {
+            step.apply(&mut headers, &values);
+        }
+        *exchange.request.headers_mut() = headers;
+    }
+    rewrite_host(work, &mut exchange.request);
+    rewrite_uri(work, cluster, exchange);
     if let Some(time) = work.rule.retry.per_try.or(work.rule.timeout) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        request.headers_mut().insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(millis));
+        let headers = exchange.request.headers_mut();
+        headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(millis));
     }
-    let gated = request.headers().contains_key(EXPECT) && cluster.protocol == Protocol::Http1;
-    let gate = gated.then(|| Arc::new(Gate::default()));
-    let mut request = request.map(|body| exchange.upload.begin(body, gate.clone()));
-    if let Some(gate) = gate {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                gate.open();
-            }
-        });
+    gate(exchange, cluster);
+    Prepared {
+        received: received.filter(|_| answered),
+        client_upgrade,
+        hashed: hash(exchange, cluster),
+        expiry: deadline::expiry(&exchange.upload, work.rule.timeout, grpc),
     }
-    (request, client_upgrade)
 }
 
-fn rewrite_host(work: &Work<'_>, request: &mut Request<Incoming>) {
+/// Holds the body of a request that expects to be told to send it.
+fn gate(exchange: &mut Exchange, cluster: &Cluster) {
+    let headers = exchange.request.headers();
+    if !headers.contains_key(EXPECT) || cluster.protocol != Protocol::Http1 {
+        return;
+    }
+    let gate = Arc::new(Gate::default());
+    exchange.gate = Some(gate.clone());
+    hyper::ext::on_informational(&mut exchange.request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            gate.open();
+        }
+    });
+}
+
+fn rewrite_host(work: &Work<'_>, request: &mut Request<()>) {
     let new = work.rule.authority.as_ref().or(work.destination.authority.as_ref());
     if let Some(new) = new
         && let Some(old) = request.headers_mut().insert(HOST, new.clone())
@@ -215,7 +208,8 @@ fn rewrite_host(work: &Work<'_>, request: &mut Request<Incoming>) {
     }
 }
 
-fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incoming>) {
+fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, exchange: &mut Exchange) {
+    let Exchange { request, head, .. } = exchange;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if work.plan.path_and_query.is_some() || work.rule.path.is_some() {
         let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
@@ -232,7 +226,7 @@ fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, request: &mut Request<Incomin
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-    address(request, cluster, work.head.scheme);
+    address(request, cluster, head.scheme);
 }
 
 /// Names the host as the cluster's protocol wants it.
@@ -263,13 +257,14 @@ pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
     };
 }
 
-/// Makes an answer's head what the client shall see.
+/// Makes an answer's head what the client shall see, apart from the rule's own operations.
 fn finish_head(
     work: &Work<'_>,
     response: &mut Response<Incoming>,
-    values: &RequestValues<'_>,
-    (millis, switched): (u64, bool),
+    millis: u64,
+    (switched, http2): (bool, bool),
 ) {
+    *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers, switched);
@@ -282,8 +277,4 @@ fn finish_head(
     if let Some(server) = &work.snapshot.edge.server_header {
         headers.insert(SERVER, server.clone());
     }
-    for step in &work.destination.response_headers {
-        step.apply(headers, values);
-    }
-    *response.version_mut() = values.version;
 }

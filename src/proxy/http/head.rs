@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use http::header::HeaderMap;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Version};
-use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::HttpConnection;
+use super::service::Exchange;
 use crate::auth::jwt::Verdict;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::decide::head::Head;
@@ -17,7 +17,7 @@ use crate::route::headers::{Values, Variable};
 use crate::snapshot::Snapshot;
 
 /// What a prepared request still needs to know.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Path and query for the backend, when they differ from what was sent.
     pub path_and_query: Option<String>,
@@ -27,7 +27,7 @@ pub struct Plan {
 pub fn prepare(
     snapshot: &Snapshot,
     head: &Head,
-    request: &mut Request<Incoming>,
+    request: &mut Request<()>,
     verdict: &Verdict,
 ) -> Plan {
     let mut cut = None;
@@ -47,23 +47,6 @@ pub fn request_id() -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-/// Values for the header templates of a request that is not sent on.
-pub fn values<'a>(
-    head: &'a Head,
-    connection: &'a HttpConnection,
-    request: &'a Request<Incoming>,
-) -> RequestValues<'a> {
-    RequestValues {
-        head,
-        connection,
-        method: request.method(),
-        headers: Cow::Borrowed(request.headers()),
-        query: request.uri().query(),
-        version: request.version(),
-        upstream: None,
-    }
-}
-
 /// Values of header templates for one request.
 pub struct RequestValues<'a> {
     /// Its head.
@@ -73,13 +56,32 @@ pub struct RequestValues<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its headers as received.
-    pub headers: Cow<'a, HeaderMap>,
+    pub headers: &'a HeaderMap,
     /// Its query.
     pub query: Option<&'a str>,
     /// Its version.
     pub version: Version,
     /// The endpoint that answered it.
     pub upstream: Option<SocketAddr>,
+}
+
+impl<'a> RequestValues<'a> {
+    /// Those of a request with this head, answered by `upstream`.
+    pub fn of<B>(
+        exchange: &'a Exchange,
+        request: &'a Request<B>,
+        upstream: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            head: &exchange.head,
+            connection: exchange.connection(),
+            method: request.method(),
+            headers: request.headers(),
+            query: request.uri().query(),
+            version: request.version(),
+            upstream,
+        }
+    }
 }
 
 impl Values for RequestValues<'_> {

@@ -26,18 +26,18 @@ use crate::snapshot::cluster::Cluster;
 use crate::upstream::pool::{Demand, Wanted};
 
 /// Starts the mirrors of a request that is about to be sent.
-pub fn start(exchange: &Exchange, work: &Work<'_>, request: &Request<RequestBody>) {
+pub fn start(exchange: &Exchange, work: &Work<'_>) {
     for (mirror, salt) in work.rule.mirrors.iter().zip(3..) {
         let worker = &exchange.connection().registered.worker;
         let busy = Rc::strong_count(&worker.mirrors) > limit::MIRRORED_REQUESTS;
-        if busy || work.head.upgrade || !mirror.share.takes(another(work.random, salt)) {
+        if busy || exchange.head.upgrade || !mirror.share.takes(another(work.random, salt)) {
             continue;
         }
         let Some(cluster) = work.snapshot.cluster(mirror.cluster).cloned() else { continue };
-        let mut copy = head_of(request).map(|()| exchange.upload.tap());
-        address(&mut copy, &cluster, work.head.scheme);
+        let mut copy = head_of(&exchange.request).map(|()| exchange.upload.tap());
+        address(&mut copy, &cluster, exchange.head.scheme);
         let time = work.rule.timeout.unwrap_or(limit::MIRROR_TIME).min(limit::MIRROR_TIME);
-        let host = without_port(&work.head.authority).to_owned();
+        let host = without_port(&exchange.head.authority).to_owned();
         let client = (exchange.connection().peer, exchange.connection().local);
         spawn_local(send(worker.clone(), cluster, client, (copy, host), time));
     }
@@ -55,6 +55,7 @@ async fn send(
     let demand = Demand { host: &host, hash: None, client, wanted: Wanted::Any };
     let exchange = async {
         let mut lease = pool.acquire(&demand, &mut SmallVec::default()).await.ok()?;
+        lease.ready().await;
         let mut answer = lease.send(request).await.ok()?.into_body();
         while let Some(frame) = answer.frame().await {
             frame.ok()?;

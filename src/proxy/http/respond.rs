@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Response};
 
 use super::body::ResponseBody;
 use super::head::RequestValues;
 use super::service::Exchange;
 use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
-use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::route::fault::Abort;
 use crate::route::headers::HeaderOps;
@@ -26,6 +25,9 @@ pub fn reject(
     reject: &Reject,
 ) -> Response<ResponseBody> {
     exchange.rejected(reject);
+    if matches!(reject, Reject::Jwt(_)) {
+        ask_for_token(&mut exchange, snapshot);
+    }
     let body = reject.body();
     let mut response = Response::new(());
     if exchange.is_grpc() {
@@ -51,8 +53,9 @@ pub fn reject(
 }
 
 /// Says in the answer how to prove who one is, without the tokens that the request has in its query.
-pub fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot, head: &Head, sent: &Uri) {
-    let path = head.path_and_query(sent);
+fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
+    let head = &exchange.head;
+    let path = head.path_and_query(exchange.request.uri());
     let path = match &snapshot.authentication {
         Some(authenticator) => authenticator.loggable(&path),
         None => path,
@@ -79,15 +82,8 @@ fn grpc_status(reject: &Reject) -> u16 {
 }
 
 /// Answers with the same URL under HTTPS.
-pub fn https_redirect(
-    exchange: Box<Exchange>,
-    snapshot: &Snapshot,
-    head: &Head,
-    query: Option<&str>,
-) -> Response<ResponseBody> {
-    let to = Redirect::to_https();
-    let location = to.location(head.scheme, &head.authority, &head.path, query);
-    let response = located(to.status, location);
+pub fn https_redirect(exchange: Box<Exchange>, snapshot: &Snapshot) -> Response<ResponseBody> {
+    let response = located(&exchange, &Redirect::to_https());
     finish(noted(exchange, "https_redirect"), snapshot, response, Bytes::new())
 }
 
@@ -106,14 +102,12 @@ pub fn preflight(
 pub fn redirect(
     exchange: Box<Exchange>,
     snapshot: &Snapshot,
-    values: &RequestValues<'_>,
     redirect: &Redirect,
     operations: &HeaderOps,
 ) -> Response<ResponseBody> {
-    let head = values.head;
-    let location = redirect.location(head.scheme, &head.authority, &head.path, values.query);
-    let mut response = located(redirect.status, location);
-    operations.apply(response.headers_mut(), values);
+    let mut response = located(&exchange, redirect);
+    operations
+        .apply(response.headers_mut(), &RequestValues::of(&exchange, &exchange.request, None));
     finish(noted(exchange, "redirect"), snapshot, response, Bytes::new())
 }
 
@@ -121,7 +115,6 @@ pub fn redirect(
 pub fn direct(
     exchange: Box<Exchange>,
     snapshot: &Snapshot,
-    values: &RequestValues<'_>,
     content: &DirectResponse,
 ) -> Response<ResponseBody> {
     let mut response = Response::new(());
@@ -129,13 +122,16 @@ pub fn direct(
     if !content.body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
     }
-    content.response_headers.apply(response.headers_mut(), values);
+    let values = RequestValues::of(&exchange, &exchange.request, None);
+    content.response_headers.apply(response.headers_mut(), &values);
     finish(noted(exchange, "direct_response"), snapshot, response, content.body.clone())
 }
 
-fn located(status: StatusCode, location: String) -> Response<()> {
+fn located(exchange: &Exchange, to: &Redirect) -> Response<()> {
+    let Exchange { head, request, .. } = exchange;
+    let location = to.location(head.scheme, &head.authority, &head.path, request.uri().query());
     let mut response = Response::new(());
-    *response.status_mut() = status;
+    *response.status_mut() = to.status;
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -154,6 +150,7 @@ fn finish(
     mut response: Response<()>,
     body: Bytes,
 ) -> Response<ResponseBody> {
+    exchange.upload.abandon();
     if let Some(server) = &snapshot.edge.server_header {
         response.headers_mut().insert(SERVER, server.clone());
     }

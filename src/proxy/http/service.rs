@@ -2,16 +2,18 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::HeaderMap;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::attempt::head_of;
 use super::body::ResponseBody;
-use super::head;
-use super::upload::Upload;
+use super::head::{self, Plan};
+use super::upload::{Gate, RequestBody, Upload};
 use super::{HttpConnection, forward, respond};
 use crate::base::header::{GRPC_STATUS, X_FORWARDED_FOR, X_REQUEST_ID};
 use crate::base::id::Origin;
@@ -20,6 +22,7 @@ use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide, is_grpc};
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::net::liveness::Liveness;
+use crate::proxy::connection::Serving;
 use crate::snapshot::Snapshot;
 use crate::telemetry::worker::ActiveRequest;
 use crate::telemetry::{Protocol, RequestRecord};
@@ -32,18 +35,24 @@ pub struct Exchange {
     connection: Rc<HttpConnection>,
     /// What will be logged and counted.
     pub record: RequestRecord,
-    /// The request's body.
+    /// The request: as it came, then as it is sent, then what is kept for another try.
+    pub request: Request<()>,
+    /// What was read from its head.
+    pub head: Head,
+    /// Its body.
     pub upload: Rc<Upload>,
+    /// What holds the body back.
+    pub gate: Option<Arc<Gate>>,
     /// What its answer says besides (CORS).
     pub extra: Option<Box<HeaderMap>>,
     http2: bool,
     /// A `HEAD` request: its answer has no body, whatever its length says.
-    head: bool,
+    bodiless: bool,
     _active: ActiveRequest,
 }
 
 impl Exchange {
-    fn begin(connection: &Rc<HttpConnection>, request: &Request<Incoming>) -> Box<Self> {
+    fn begin(connection: Rc<HttpConnection>, request: Request<Incoming>) -> Box<Self> {
         let telemetry = &connection.registered.worker.telemetry;
         connection.registered.liveness.request_began();
         let grpc = is_grpc(request.headers());
@@ -66,15 +75,34 @@ impl Exchange {
         }
         let mut record = RequestRecord::new(Instant::now(), protocol, log);
         record.request_head_bytes = head_bytes(request.headers());
+        let active = telemetry.metrics.request_started();
+        let (parts, incoming) = request.into_parts();
         Box::new(Self {
-            connection: connection.clone(),
+            connection,
             record,
-            upload: Rc::default(),
+            http2: parts.version == Version::HTTP_2,
+            bodiless: parts.method == Method::HEAD,
+            request: Request::from_parts(parts, ()),
+            head: Head::default(),
+            upload: Upload::begin(incoming),
+            gate: None,
             extra: None,
-            http2: request.version() == Version::HTTP_2,
-            head: *request.method() == Method::HEAD,
-            _active: telemetry.metrics.request_started(),
+            _active: active,
         })
+    }
+
+    /// The request, to be sent; where `keep`, its head stays for another try.
+    pub fn outgoing(&mut self, keep: bool) -> Request<RequestBody> {
+        let kept = if keep { head_of(&self.request) } else { Request::default() };
+        let body = self.upload.again().gated(self.gate.take());
+        std::mem::replace(&mut self.request, kept).map(|()| body)
+    }
+
+    /// Takes a request back of which nothing was sent.
+    pub fn unsent(&mut self, request: Request<RequestBody>) {
+        let (parts, body) = request.into_parts();
+        self.request = Request::from_parts(parts, ());
+        self.gate = body.into_gate();
     }
 
     /// The connection.
@@ -97,12 +125,21 @@ impl Exchange {
         self.http2
     }
 
-    /// Notes what the request is known by from here on.
-    fn sanitized(&mut self, headers: &HeaderMap) {
+    /// Reads the head, and takes out of it what the client may not say.
+    fn read(&mut self, snapshot: &Snapshot) -> Result<(), Reject> {
+        self.head = Head::read(self.connection.client.tls, &snapshot.edge, &self.request)?;
+        let arrival = Arrival {
+            peer: &self.connection.peer_ip,
+            certificate: self.connection.client.xfcc.as_ref(),
+            request_id: head::request_id(),
+        };
+        sanitize(&mut self.request, &self.head, &snapshot.edge, arrival);
         if let Some(log) = &mut self.record.log {
+            let headers = self.request.headers();
             log.forwarded_for = headers.get(X_FORWARDED_FOR).cloned();
             log.request_id = headers.get(X_REQUEST_ID).cloned();
         }
+        Ok(())
     }
 
     /// Notes the answer's head.
@@ -165,12 +202,12 @@ impl Exchange {
 
     /// Whether the answer has a body to lose (`HEAD`, 204 and 304 have none).
     pub fn expects_body(&self) -> bool {
-        !self.head && !matches!(self.record.code, 101 | 204 | 304)
+        !self.bodiless && !matches!(self.record.code, 101 | 204 | 304)
     }
 
     /// Whether only the answer's head is asked for.
     pub fn is_head(&self) -> bool {
-        self.head
+        self.bodiless
     }
 
     fn note_grpc_status(&mut self, headers: &HeaderMap) {
@@ -221,91 +258,85 @@ pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
     record.finish(telemetry);
 }
 
-/// Answers one request.
-pub async fn serve(
+/// Answers one request. Not `async`, so that what waits for the answer has no room for the request.
+pub fn serve(
     connection: Rc<HttpConnection>,
-    mut request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let snapshot = connection.registered.worker.snapshot();
-    let mut exchange = Exchange::begin(&connection, &request);
-    let head = match Head::read(connection.client.tls, &snapshot.edge, &request) {
-        Ok(head) => head,
-        Err(reject) => return respond::reject(exchange, &snapshot, &reject),
-    };
-    let arrival = Arrival {
-        peer: &connection.peer_ip,
-        certificate: connection.client.xfcc.as_ref(),
-        request_id: head::request_id(),
-    };
-    sanitize(&mut request, &head, &snapshot.edge, arrival);
-    exchange.sanitized(request.headers());
-    phases(&connection, &snapshot, exchange, head, request).await
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> {
+    phases(Exchange::begin(connection, request))
 }
 
-async fn phases(
-    connection: &Rc<HttpConnection>,
-    snapshot: &Snapshot,
-    mut exchange: Box<Exchange>,
-    head: Head,
-    mut request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let Some(serving) = connection.serving.resolve(snapshot) else {
-        return respond::reject(exchange, snapshot, &Reject::Misdirected);
+async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let snapshot = exchange.connection.registered.worker.snapshot();
+    if let Err(reject) = exchange.read(&snapshot) {
+        return respond::reject(exchange, &snapshot, &reject);
+    }
+    let Some(serving) = exchange.connection.serving.resolve(&snapshot) else {
+        return respond::reject(exchange, &snapshot, &Reject::Misdirected);
     };
-    let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let random = fastrand::u32(..);
-    let facts = RequestFacts {
-        connection: connection.facts(),
-        trusted: head.trusted_ip,
-        head: head.for_routing(request.method(), request.headers(), request.uri().query()),
-        path_and_query,
-        tokens: &connection.registered.worker.tokens,
-        now: unix_now(),
-        random,
-    };
-    let decision = decide(snapshot, &serving.listener, &serving.block, &facts);
-    if let Some(route) = decision.route {
-        exchange.decided_by(&route.name, &route.origin);
-    }
-    let Decision { outcome, verdict, delay, .. } = decision;
-    if let (Outcome::Redirect(..) | Outcome::Respond(_), Some(authenticator)) =
-        (&outcome, &snapshot.authentication)
-    {
-        // Templates of the answer see what routes saw.
-        authenticator.fill(&verdict, request.headers_mut());
-    }
+    let Decided { outcome, delay, plan } = decided(&mut exchange, &snapshot, &serving, random);
     if let Some(delay) = delay {
         exchange.record.flags = DELAYED;
         // Boxed: most requests need no room for a timer.
         Box::pin(tokio::time::sleep(delay)).await;
     }
     match outcome {
-        Outcome::Reject(reject) => {
-            if matches!(reject, Reject::Jwt(_)) {
-                respond::ask_for_token(&mut exchange, snapshot, &head, request.uri());
-            }
-            respond::reject(exchange, snapshot, &reject)
-        }
-        Outcome::HttpsRedirect => {
-            respond::https_redirect(exchange, snapshot, &head, request.uri().query())
-        }
-        Outcome::Redirect(redirect, operations) => {
-            let values = head::values(&head, connection, &request);
-            respond::redirect(exchange, snapshot, &values, redirect, operations)
-        }
-        Outcome::Respond(response) => {
-            let values = head::values(&head, connection, &request);
-            respond::direct(exchange, snapshot, &values, response)
-        }
-        Outcome::Preflight(headers) => respond::preflight(exchange, snapshot, headers),
         Outcome::Forward(rule, destination) => {
-            let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
-            exchange.extra = cors.map(Box::new);
-            let plan = head::prepare(snapshot, &head, &mut request, &verdict);
-            let work = forward::Work { snapshot, rule, destination, head: &head, plan, random };
-            forward::forward(exchange, work, request).await
+            let work = forward::Work { snapshot: &snapshot, rule, destination, plan, random };
+            forward::forward(exchange, work).await
         }
+        Outcome::Reject(reject) => respond::reject(exchange, &snapshot, &reject),
+        Outcome::HttpsRedirect => respond::https_redirect(exchange, &snapshot),
+        Outcome::Redirect(to, operations) => respond::redirect(exchange, &snapshot, to, operations),
+        Outcome::Respond(content) => respond::direct(exchange, &snapshot, content),
+        Outcome::Preflight(headers) => respond::preflight(exchange, &snapshot, headers),
     }
+}
+
+/// What is to be done with a request, whose head is ready for it.
+struct Decided<'a> {
+    outcome: Outcome<'a>,
+    delay: Option<Duration>,
+    plan: Plan,
+}
+
+fn decided<'a>(
+    exchange: &mut Exchange,
+    snapshot: &'a Snapshot,
+    serving: &'a Serving,
+    random: u32,
+) -> Decided<'a> {
+    let Exchange { request, head, connection, extra, .. } = &mut *exchange;
+    let uri = request.uri();
+    let facts = RequestFacts {
+        connection: connection.facts(),
+        trusted: head.trusted_ip,
+        head: head.for_routing(request.method(), request.headers(), uri.query()),
+        path_and_query: uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        tokens: &connection.registered.worker.tokens,
+        now: unix_now(),
+        random,
+    };
+    let Decision { outcome, verdict, delay, route, .. } =
+        decide(snapshot, &serving.listener, &serving.block, &facts);
+    let mut plan = Plan::default();
+    match (&outcome, &snapshot.authentication) {
+        (Outcome::Forward(rule, _), _) => {
+            let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
+            *extra = cors.map(Box::new);
+            plan = head::prepare(snapshot, head, request, &verdict);
+        }
+        // Templates of the answer see what routes saw.
+        (Outcome::Redirect(..) | Outcome::Respond(_), Some(authenticator)) => {
+            authenticator.fill(&verdict, request.headers_mut());
+        }
+        _ => {}
+    }
+    if let Some(route) = route {
+        exchange.decided_by(&route.name, &route.origin);
+    }
+    Decided { outcome, delay, plan }
 }
 
 /// Unix time in seconds, for tokens.

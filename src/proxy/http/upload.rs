@@ -54,13 +54,13 @@ enum Kept {
 }
 
 impl Upload {
-    /// Takes the body in; what sends it on gets the handle.
-    pub fn begin(self: &Rc<Self>, incoming: Incoming, gate: Option<Arc<Gate>>) -> RequestBody {
-        let empty = incoming.is_end_stream();
-        self.length.set(incoming.size_hint().exact());
-        self.ended.set(empty);
-        self.incoming.replace(Some(incoming));
-        RequestBody { gate, ..self.again() }
+    /// Takes a body in.
+    pub fn begin(incoming: Incoming) -> Rc<Self> {
+        let upload = Self::default();
+        upload.length.set(incoming.size_hint().exact());
+        upload.ended.set(incoming.is_end_stream());
+        upload.incoming.replace(Some(incoming));
+        Rc::new(upload)
     }
 
     /// Whether there is no body at all.
@@ -247,6 +247,19 @@ impl Source {
         if let Self::Client { upload, .. } = self {
             upload.stalled.set(true);
         }
+    }
+}
+
+impl RequestBody {
+    /// Held back by a gate, if there is one.
+    #[must_use]
+    pub fn gated(self, gate: Option<Arc<Gate>>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// The gate, of a body that was not sent.
+    pub fn into_gate(self) -> Option<Arc<Gate>> {
+        self.gate
     }
 }
 

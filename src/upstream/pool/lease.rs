@@ -3,12 +3,16 @@
 //! **Invariant:** its endpoint counts the request until the lease is dropped, and is told how it went.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
+use futures_util::future::Either;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::host::{Facts, Host};
@@ -83,38 +87,47 @@ impl<B> Lease<B> {
     }
 }
 
+/// An answer; or why there is none, with the request when nothing of it was sent.
+pub type Answer<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
 impl<B: http_body::Body + 'static> Lease<B> {
-    /// Sends a request. When nothing of it was sent, it comes back with the error.
-    pub async fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+    /// Waits until the connection takes a request: one given back a moment ago may still be finishing
+    /// its last.
+    pub async fn ready(&mut self) {
         self.waiting = true;
-        let result = match &mut self.sender {
+        if let Some(Sender::Http1(sender)) = &mut self.sender {
+            let _ = sender.ready().await;
+        }
+    }
+
+    /// Sends a request. Not `async`, so that what waits for the answer has no room for the request.
+    pub fn send(&mut self, request: Request<B>) -> impl Future<Output = Answer<B>> {
+        self.waiting = true;
+        let answer = match &mut self.sender {
             Some(Sender::Http1(sender)) => {
-                // A connection given back a moment ago may still be finishing its last request.
-                let _ = sender.ready().await;
-                sender.try_send_request(request).await
+                Either::Left(Either::Left(sender.try_send_request(request)))
             }
-            Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
-            None => std::future::pending().await,
+            Some(Sender::Http2(sender)) => {
+                Either::Left(Either::Right(sender.try_send_request(request)))
+            }
+            None => Either::Right(std::future::pending()),
         };
+        Sending { lease: self, answer }
+    }
+
+    fn answered(&mut self, answer: &Answer<B>) {
         self.waiting = false;
         if let Some(watch) = &*self.host.watch.borrow()
-            && let Some(event) = self.event(&result)
+            && let Some(event) = self.event(answer)
         {
             watch.record(event, &self.metrics);
         }
-        result
     }
 
-    /// What a result says of the endpoint. A connection that died while it lay idle says nothing, nor
+    /// What an answer says of the endpoint. A connection that died while it lay idle says nothing, nor
     /// does a client that broke off.
-    fn event(
-        &self,
-        result: &Result<Response<Incoming>, TrySendError<Request<B>>>,
-    ) -> Option<Event> {
-        match result {
+    fn event(&self, answer: &Answer<B>) -> Option<Event> {
+        match answer {
             Ok(response) => Some(Event::Answer(meaning(response))),
             Err(error) if error.message().is_some() || error.error().is_user() => None,
             Err(error) if self.reused && error.error().is_incomplete_message() => None,
@@ -130,6 +143,29 @@ impl<B: http_body::Body + 'static> Lease<B> {
         {
             self.metrics.idle(1);
         }
+    }
+}
+
+pin_project! {
+    struct Sending<'a, B, F> {
+        lease: &'a mut Lease<B>,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<B, F> Future for Sending<'_, B, F>
+where
+    B: http_body::Body + 'static,
+    F: Future<Output = Answer<B>>,
+{
+    type Output = Answer<B>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<B>> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(cx));
+        this.lease.answered(&answer);
+        Poll::Ready(answer)
     }
 }
 
