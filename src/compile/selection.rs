@@ -17,6 +17,8 @@ pub struct Targets<'a> {
     pub selector: Option<&'a WorkloadSelector>,
     /// `spec.targetRef` and `spec.targetRefs[]`.
     pub references: Vec<&'a TargetRef>,
+    /// The one of them that is written.
+    pub field: &'static str,
 }
 
 impl<'a> Targets<'a> {
@@ -26,7 +28,8 @@ impl<'a> Targets<'a> {
         reference: Option<&'a TargetRef>,
         references: &'a [TargetRef],
     ) -> Self {
-        Self { selector, references: reference.into_iter().chain(references).collect() }
+        let field = if reference.is_some() { "spec.targetRef" } else { "spec.targetRefs" };
+        Self { selector, references: reference.into_iter().chain(references).collect(), field }
     }
 }
 
@@ -66,7 +69,7 @@ pub fn reach<T>(
         None => {
             let message =
                 "targetRefs attach to objects of the Gateway API, which are not read here";
-            let finding = at(policy, "spec.targetRefs", &catalog::INEFFECTIVE_POLICY, message);
+            let finding = at(policy, targets.field, &catalog::INEFFECTIVE_POLICY, message);
             findings.add(finding.help("use a selector to apply the policy to this gateway"));
             Reach::Elsewhere
         }

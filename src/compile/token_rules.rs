@@ -39,7 +39,6 @@ struct Unusable;
 impl RulePass<'_, '_> {
     /// The rule; without a key when it cannot be used as written.
     pub fn compile(mut self, rule: &written::JwtRule) -> JwtRule {
-        self.not_acted_on(rule);
         let mut sound = self.fields_exist().is_ok();
         let mut payload_header = None;
         if !rule.output_payload_to_header.is_empty() {
@@ -95,15 +94,6 @@ impl RulePass<'_, '_> {
         let finding = self.find(field, &catalog::KEYS_UNUSABLE, message);
         self.findings.add(finding.help("tokens of this issuer get 401 until it is corrected"));
         Unusable
-    }
-
-    fn not_acted_on(&mut self, rule: &written::JwtRule) {
-        if !rule.space_delimited_claims.is_empty() {
-            let message = "spaceDelimitedClaims is not acted on yet";
-            let code = &catalog::FIELD_NOT_ACTED_ON;
-            let finding = self.find(".spaceDelimitedClaims", code, message);
-            self.findings.add(finding.help("no rule matches on claims yet"));
-        }
     }
 
     /// A rule that lost a field may accept more than it says.
@@ -346,7 +336,7 @@ mod tests {
         assert_eq!(rule.payload_header, Some(HeaderName::from_static("x-p")));
         assert_eq!(rule.claim_headers[0].claim, ClaimPath::dotted("a.b"));
         assert_eq!(&*rule.space_delimited, ["s".into()]);
-        assert_eq!(codes, ["PC060"]);
+        assert_eq!(codes, [] as [&str; 0]);
         assert_eq!(rule.origin.line, 4);
     }
 }

@@ -1,13 +1,14 @@
-//! What is known of DestinationRules, Gateways and VirtualServices but not acted on.
+//! What is known of Istio's kinds but not acted on.
 //!
-//! **Invariant:** every field of these kinds either takes effect or is told here.
+//! **Invariant:** every field of these kinds either takes effect or is told, here or where it is read;
+//! `tests/fields` takes each out of a configuration to see.
 
-use crate::diag::catalog;
+use crate::diag::{Severity, catalog};
 use crate::resources::destination_rule::{
     DestinationRule, LoadBalancer, OutlierDetection, SimpleLoadBalancer, TrafficPolicy,
 };
 use crate::resources::virtual_service::VirtualService;
-use crate::resources::{Resource, ResourceSet};
+use crate::resources::{Resource, ResourceSet, WorkloadEntry};
 
 use super::findings::{Findings, at};
 
@@ -25,27 +26,83 @@ pub fn tell(set: &ResourceSet, findings: &mut Findings) {
         }
     }
     for service in &set.virtual_services {
-        matches(service, findings);
+        rules(service, findings);
     }
     for gateway in &set.gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate() {
+            let field = |name: &str| format!("spec.servers[{index}].{name}");
             if !server.default_endpoint.is_empty() {
-                let field = format!("spec.servers[{index}].defaultEndpoint");
-                not_acted_on(gateway, field, "routes alone say where requests go", findings);
+                let instead = "routes alone say where requests go";
+                not_acted_on(gateway, field("defaultEndpoint"), instead, findings);
+            }
+            let pairs = server.tls.iter().flat_map(|tls| &tls.tls_certificates).enumerate();
+            for (pair, _) in pairs.filter(|(_, pair)| !pair.ca_certificates.is_empty()) {
+                let field = field(&format!("tls.tlsCertificates[{pair}].caCertificates"));
+                not_acted_on(gateway, field, "write tls.caCertificates of the server", findings);
+            }
+            if !server.name.is_empty() {
+                noted(gateway, field("name"), "servers are told apart by port.name", findings);
             }
         }
+    }
+    for entry in &set.service_entries {
+        if !entry.spec.addresses.is_empty() {
+            let instead = "clients reach the service through this gateway's routes, by its hosts";
+            noted(entry, "spec.addresses".to_owned(), instead, findings);
+        }
+        for (index, endpoint) in entry.spec.endpoints.iter().enumerate() {
+            workload(entry, &format!("spec.endpoints[{index}]"), endpoint, findings);
+        }
+    }
+    for entry in &set.workload_entries {
+        workload(entry, "spec", &entry.spec, findings);
+    }
+    for policy in &set.authorization_policies {
+        if policy.spec.provider.is_some() {
+            let instead = "no provider is asked; what a CUSTOM policy selects gets 403";
+            not_acted_on(policy, "spec.provider".to_owned(), instead, findings);
+        }
+    }
+}
+
+fn workload<T>(resource: &Resource<T>, path: &str, entry: &WorkloadEntry, findings: &mut Findings) {
+    if !entry.network.is_empty() {
+        let instead = "the address is connected to as it is, whatever network it is in";
+        not_acted_on(resource, format!("{path}.network"), instead, findings);
     }
 }
 
 fn not_acted_on<T>(resource: &Resource<T>, field: String, instead: &str, findings: &mut Findings) {
     let name = field.rsplit('.').next().unwrap_or_default().to_owned();
-    let message = format!("{name} is not acted on yet");
+    let message = format!("{name} is not acted on");
     findings.add(at(resource, field, &catalog::FIELD_NOT_ACTED_ON, message).help(instead));
 }
 
-/// Conditions that mean something at a sidecar only; Istio does not look at them here either.
-fn matches(service: &Resource<VirtualService>, findings: &mut Findings) {
+/// A field without meaning at a gateway, and nothing to correct.
+fn noted<T>(resource: &Resource<T>, field: String, instead: &str, findings: &mut Findings) {
+    let name = field.rsplit('.').next().unwrap_or_default().to_owned();
+    let message = format!("{name} has no meaning at a gateway");
+    let finding = at(resource, field, &catalog::FIELD_NOT_ACTED_ON, message);
+    findings.add(finding.help(instead).severity(Severity::Info));
+}
+
+/// What rules have, and conditions that mean something at a sidecar only: Istio does not look at those
+/// here either.
+fn rules(service: &Resource<VirtualService>, findings: &mut Findings) {
     for (rule, written) in service.spec.http.iter().enumerate() {
+        let abort = written.fault.as_ref().and_then(|fault| fault.abort.as_ref());
+        if abort.is_some_and(|abort| abort.http2_error.is_some()) {
+            let field = format!("spec.http[{rule}].fault.abort.http2Error");
+            not_acted_on(service, field, "write httpStatus or grpcStatus", findings);
+        }
+        for (index, one) in written.r#match.iter().enumerate() {
+            if !one.stat_prefix.is_empty() {
+                let field = format!("spec.http[{rule}].match[{index}].statPrefix");
+                let instead = "routes have no statistics of their own: metrics count by destination, and \
+                     access log lines name the route";
+                not_acted_on(service, field, instead, findings);
+            }
+        }
         let remote = written.retries.as_ref().and_then(|retries| retries.retry_remote_localities);
         if remote == Some(true) {
             let field = format!("spec.http[{rule}].retries.retryRemoteLocalities");
@@ -62,12 +119,6 @@ fn matches(service: &Resource<VirtualService>, findings: &mut Findings) {
             findings.add(finding.help("remove it; the match applies as without it"));
         }
     };
-    for (rule, written) in service.spec.http.iter().enumerate() {
-        for (index, one) in written.r#match.iter().enumerate() {
-            let field = format!("spec.http[{rule}].match[{index}]");
-            tell(field, !one.stat_prefix.is_empty(), "statPrefix");
-        }
-    }
     for (rule, written) in service.spec.tls.iter().enumerate() {
         for (index, one) in written.r#match.iter().enumerate() {
             let field = || format!("spec.tls[{rule}].match[{index}]");
@@ -129,6 +180,18 @@ impl Rule<'_> {
         let instead = "one gateway does not know how others are spread: write localityLbSetting";
         let zones = balancer.zone_aware_lb_setting.is_some();
         self.tell(path, &[(zones, "zoneAwareLbSetting", instead)]);
+        let slow = matches!(
+            balancer.simple,
+            Some(SimpleLoadBalancer::Random | SimpleLoadBalancer::Passthrough)
+        ) || balancer.consistent_hash.is_some();
+        let instead = "endpoints are warmed up with ROUND_ROBIN and LEAST_REQUEST alone";
+        self.tell(
+            path,
+            &[
+                (slow && balancer.warmup.is_some(), "warmup", instead),
+                (slow && balancer.warmup_duration_secs.is_some(), "warmupDurationSecs", instead),
+            ],
+        );
         if balancer.simple == Some(SimpleLoadBalancer::Passthrough) {
             let message = "PASSTHROUGH has no original destination at a gateway";
             self.findings.add(
