@@ -103,8 +103,9 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// Labels of letters, digits, `-` and `_`, parted by single dots; IPv6 literals in brackets pass.
-fn is_name(name: &str) -> bool {
+/// Whether a text is labels of letters, digits, `-` and `_`, parted by single dots, or an IPv6 literal
+/// in brackets.
+pub fn is_name(name: &str) -> bool {
     if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
     }

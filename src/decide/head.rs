@@ -7,8 +7,9 @@ use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::reject::{BadRequest, Reject};
+use super::sanitize::HopByHop;
 use crate::base::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
-use crate::base::host::{HostPattern, without_port};
+use crate::base::host::{is_name, without_port};
 use crate::base::limit;
 use crate::route::matcher::RequestHead;
 use crate::route::path::normalize;
@@ -44,8 +45,13 @@ impl Head {
         if headers.len() > limit::HEADER_FIELDS {
             return Err(Reject::TooManyHeaders);
         }
-        check_nominations(headers)?;
-        check_coding(headers)?;
+        let hop_by_hop = HopByHop::of(headers);
+        if hop_by_hop.has(HopByHop::CONNECTION) {
+            check_nominations(headers)?;
+        }
+        if hop_by_hop.has(HopByHop::TRANSFER_ENCODING) {
+            check_coding(headers)?;
+        }
         let authority = authority(request)?;
         if !request.uri().path().starts_with('/') {
             return Err(Reject::BadRequest(BadRequest::NotOriginForm));
@@ -53,7 +59,7 @@ impl Head {
         let path = normalize(request.uri().path(), edge.normalization)
             .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
             .into_owned();
-        let upgrade = upgrade(headers)?;
+        let upgrade = hop_by_hop.has(HopByHop::UPGRADE) && upgrade(headers)?;
         let scheme = scheme(tls, edge, headers);
         let trusted_ip = trusted_address(edge.trusted_hops, headers);
         let trusted = trusted_ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
@@ -108,8 +114,7 @@ fn authority<B>(request: &Request<B>) -> Result<String, Reject> {
         host.to_str().map_err(|_| Reject::BadRequest(BadRequest::InvalidHost))?
     };
     let host = without_port(authority);
-    let valid = matches!(HostPattern::parse(host.trim_end_matches('.')), Ok(HostPattern::Exact(_)));
-    if !(valid || authority.is_empty()) {
+    if !(is_name(host.trim_end_matches('.')) || authority.is_empty()) {
         return Err(Reject::BadRequest(BadRequest::InvalidHost));
     }
     Ok(authority.to_owned())

@@ -5,6 +5,7 @@ use http::header::{
     CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderValue, Request};
+use smallvec::SmallVec;
 
 use super::head::{Head, nominated};
 use crate::base::header::{
@@ -58,46 +59,80 @@ pub fn sanitize<B>(
 
 /// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    // One look at the names costs less than a search for each that is usually not there.
-    if !headers.keys().any(is_hop_by_hop) {
-        return;
-    }
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
+    let found = HopByHop::of(headers);
+    if found.has(HopByHop::CONNECTION) {
+        let nominated: SmallVec<[HeaderName; 2]> = headers
             .get_all(CONNECTION)
             .iter()
             .flat_map(nominated)
+            .filter(|name| !is_known(name))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
-            .filter(|name| !(upgrade && name == UPGRADE))
             .collect();
         for name in nominated {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
-    if let Some(te) = headers.get(TE) {
-        let trailers = te.as_bytes().eq_ignore_ascii_case(b"trailers");
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+    for (one, name) in [
+        (HopByHop::KEEP_ALIVE, KEEP_ALIVE),
+        (HopByHop::PROXY_CONNECTION, PROXY_CONNECTION),
+        (HopByHop::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (HopByHop::UPGRADE, UPGRADE),
+    ] {
+        if found.has(one) {
+            headers.remove(name);
         }
+    }
+    if found.has(HopByHop::TE)
+        && let Some(te) = headers.remove(TE)
+        && te.as_bytes().eq_ignore_ascii_case(b"trailers")
+    {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    } else {
-        headers.remove(UPGRADE);
     }
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "te" | "upgrade"
-    )
+/// What a `Connection` header may nominate that is no other header, or is taken out in any case.
+fn is_known(name: &[u8]) -> bool {
+    [&b"keep-alive"[..], b"close", b"upgrade", b"te"]
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Which of the headers that concern one hop are there: one look at the names costs less than a search
+/// for each, which is usually not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HopByHop(u8);
+
+impl HopByHop {
+    pub(super) const CONNECTION: Self = Self(1);
+    pub(super) const KEEP_ALIVE: Self = Self(2);
+    pub(super) const PROXY_CONNECTION: Self = Self(4);
+    pub(super) const TRANSFER_ENCODING: Self = Self(8);
+    pub(super) const TE: Self = Self(16);
+    pub(super) const UPGRADE: Self = Self(32);
+
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        headers.keys().fold(Self(0), |found, name| {
+            let one = match name.as_str() {
+                "connection" => Self::CONNECTION,
+                "keep-alive" => Self::KEEP_ALIVE,
+                "proxy-connection" => Self::PROXY_CONNECTION,
+                "transfer-encoding" => Self::TRANSFER_ENCODING,
+                "te" => Self::TE,
+                "upgrade" => Self::UPGRADE,
+                _ => return found,
+            };
+            Self(found.0 | one.0)
+        })
+    }
+
+    pub(super) fn has(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
 }
 
 fn forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {

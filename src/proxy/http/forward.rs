@@ -168,7 +168,8 @@ fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepa
         *exchange.request.headers_mut() = headers;
     }
     rewrite_host(work, &mut exchange.request);
-    rewrite_uri(work, cluster, exchange);
+    rewrite_path(work, &mut exchange.request);
+    address(&mut exchange.request, cluster, exchange.head.scheme);
     if let Some(time) = work.rule.retry.per_try.or(work.rule.timeout) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let headers = exchange.request.headers_mut();
@@ -208,29 +209,35 @@ fn rewrite_host(work: &Work<'_>, request: &mut Request<()>) {
     }
 }
 
-fn rewrite_uri(work: &Work<'_>, cluster: &Cluster, exchange: &mut Exchange) {
-    let Exchange { request, head, .. } = exchange;
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if work.plan.path_and_query.is_some() || work.rule.path.is_some() {
-        let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
-        let current = work.plan.path_and_query.as_deref().unwrap_or(sent);
-        let target = work.rule.target(current);
-        if work.rule.path.is_some()
-            && target != current
-            && let Ok(original) = HeaderValue::from_str(current)
-        {
-            request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, original);
-        }
-        parts.path_and_query = PathAndQuery::try_from(target.into_owned()).ok();
+fn rewrite_path(work: &Work<'_>, request: &mut Request<()>) {
+    if work.plan.path_and_query.is_none() && work.rule.path.is_none() {
+        return;
     }
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+    let current = work.plan.path_and_query.as_deref().unwrap_or(sent);
+    let target = work.rule.target(current);
+    if work.rule.path.is_some()
+        && target != current
+        && let Ok(original) = HeaderValue::from_str(current)
+    {
+        request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, original);
+    }
+    parts.path_and_query = PathAndQuery::try_from(target.into_owned()).ok();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-    address(request, cluster, head.scheme);
 }
 
 /// Names the host as the cluster's protocol wants it.
 pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
+    *request.version_mut() = match cluster.protocol {
+        Protocol::Http2 => Version::HTTP_2,
+        Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
+    };
+    if cluster.protocol != Protocol::Http2 && request.uri().authority().is_none() {
+        return;
+    }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if let Some(authority) = parts.authority.take()
         && !request.headers().contains_key(HOST)
@@ -251,10 +258,6 @@ pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-    *request.version_mut() = match cluster.protocol {
-        Protocol::Http2 => Version::HTTP_2,
-        Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
-    };
 }
 
 /// Makes an answer's head what the client shall see, apart from the rule's own operations.
