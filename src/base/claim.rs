@@ -7,7 +7,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// Claims of a token.
 pub type Claims = Map<String, Value>;
@@ -63,15 +63,30 @@ impl fmt::Display for ClaimPath {
 
 /// The header value of a claim: strings, numbers and booleans as text, lists and objects as base64 of
 /// their JSON. Nothing for null, for empty text and for text that no header can hold.
+///
+/// Numbers are Envoy's: whole ones without a point however they are written (`2.0`, `1e3`), others with
+/// six digits after it. Integers that floating point cannot hold stay exact.
 pub fn header_value(value: &Value) -> Option<HeaderValue> {
     let text = match value {
         Value::Null => return None,
         Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Bool(_) => value.to_string(),
+        Value::Number(number) => number_text(number),
         Value::Array(_) | Value::Object(_) => STANDARD.encode(value.to_string()),
     };
     if text.is_empty() { None } else { HeaderValue::try_from(text).ok() }
 }
+
+fn number_text(number: &Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        None => number.to_string(),
+        Some(whole) if whole.fract() == 0.0 && whole.abs() < TWO_TO_64 => format!("{whole:.0}"),
+        Some(fraction) => format!("{fraction:.6}"),
+    }
+}
+
+/// 2 to the power of 64.
+const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
 
 /// Split on spaces in every rule (`jwtRules[].spaceDelimitedClaims` adds to them).
 const ALWAYS_DELIMITED: [&str; 2] = ["scope", "permission"];
@@ -95,6 +110,13 @@ mod tests {
         check(r#"{"a":{"b":"x"}}"#, "a.b", Some("x"));
         check(r#"{"a":12}"#, "a", Some("12"));
         check(r#"{"a":true}"#, "a", Some("true"));
+        check(r#"{"a":2.0}"#, "a", Some("2"));
+        check(r#"{"a":1e3}"#, "a", Some("1000"));
+        check(r#"{"a":1.5}"#, "a", Some("1.500000"));
+        check(r#"{"a":-7}"#, "a", Some("-7"));
+        check(r#"{"a":-0.25}"#, "a", Some("-0.250000"));
+        check(r#"{"a":9007199254740993}"#, "a", Some("9007199254740993"));
+        check(r#"{"a":18446744073709551615}"#, "a", Some("18446744073709551615"));
         check(r#"{"a":["x",1]}"#, "a", Some("WyJ4IiwxXQ=="));
         check(r#"{"a":{"b":1}}"#, "a", Some("eyJiIjoxfQ=="));
     }
