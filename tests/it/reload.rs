@@ -39,8 +39,7 @@ async fn routes_change_under_an_open_connection() {
     assert_eq!(said(&mut http).await, "one");
     gateway.reload(|| _ = site.config("routes", &answers("two")));
     assert_eq!(said(&mut http).await, "two");
-    let metrics = gateway.metrics();
-    assert!(metrics.contains("portcullis_config_generation 2"), "{metrics}");
+    gateway.wait("it is counted", || gateway.metrics().contains("portcullis_config_generation 2"));
     gateway.wait("it is told", || gateway.err().contains("generation=2"));
 }
 
