@@ -6,6 +6,7 @@
 pub mod ca;
 mod control;
 mod identity;
+mod key_sets;
 mod ports;
 pub mod settings;
 mod workers;
@@ -16,7 +17,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use rustls::RootCertStore;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -65,7 +66,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
 
     let cell = SnapshotCell::default();
     let (resolver, shared) = (Resolver::new(runtime.handle().clone())?, SharedStates::default());
-    let jwks = JwksEngine::new(runtime.handle().clone(), Vec::new(), metrics.clone());
+    let jwks = Arc::new(key_engine(settings, runtime.handle(), &metrics));
     let connections = connections_per_worker(settings.workers.get());
     let workers = Workers::start(settings.workers, || Parts {
         cell: cell.clone(),
@@ -79,7 +80,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let ended = workers.ended();
     let readiness = Readiness::default();
     let report = SharedReport::default();
-    let hooks = ports::hooks(cell.clone(), &report, (commands.clone(), readiness.clone()), level);
+    let shown = (cell.clone(), jwks.clone());
+    let hooks = ports::hooks(shown, &report, (commands.clone(), readiness.clone()), level);
     ports.serve(runtime.handle(), &readiness, &metrics, hooks);
 
     let files = Watch::new(watched(&settings.inputs));
@@ -90,7 +92,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         loader,
         cell,
         workers,
-        jwks: Arc::new(jwks.with_state(settings.state.as_deref())),
+        jwks,
         resolver,
         names: Vec::new(),
         metrics: metrics.clone(),
@@ -129,6 +131,12 @@ fn control_runtime() -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("the control runtime cannot start")
+}
+
+/// What fetches the key sets of token issuers.
+fn key_engine(settings: &Settings, runtime: &Handle, metrics: &Arc<Metrics>) -> JwksEngine {
+    let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics.clone());
+    engine.with_state(settings.state.as_deref())
 }
 
 /// What stopping needs.

@@ -156,7 +156,8 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         good: LastGood::new(),
         certificates: identity.into_iter().collect(),
     };
-    let tokens = authentication::authentication(set, settings, input.keys, &mut findings);
+    let tokens =
+        authentication::authentication(set, settings, &services, input.keys, &mut findings);
     let bindings = bindings::bindings(set, settings, &mut findings);
     let drafts = gateways::listeners(set, settings, &mut findings);
     let routes = RoutePass {

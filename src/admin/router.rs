@@ -30,6 +30,8 @@ pub struct AdminHooks {
     pub diagnostics: Page,
     /// Certificates in use.
     pub certs: Page,
+    /// State of each key set.
+    pub jwks: Page,
     /// What would happen to the request that a query describes, or what is wrong with the query.
     pub explain: Answerer,
     /// Begins a drain without ending the process.
@@ -48,6 +50,7 @@ const INDEX: &str = "\
 GET  /config_dump     the live snapshot
 GET  /diagnostics     what is wrong with the configuration read last
 GET  /certs           certificates in use
+GET  /jwks            key sets of token issuers: state, keys, last error, next fetch
 GET  /explain?url=    what would happen to a request; also method=, header=, sni=, source-ip=
 GET  /logging         level of the program's log
 POST /logging?level=  changes it: info, or info,portcullis::proxy=debug
@@ -92,6 +95,7 @@ fn page<'a>(hooks: &'a AdminHooks, path: &str) -> Option<Box<dyn Fn() -> Answer 
         "/config_dump" => &hooks.config_dump,
         "/diagnostics" => &hooks.diagnostics,
         "/certs" => &hooks.certs,
+        "/jwks" => &hooks.jwks,
         _ => return None,
     };
     Some(Box::new(|| json(&page())))
@@ -158,6 +162,7 @@ mod tests {
             config_dump: Box::new(|| json!({"generation": 3})),
             diagnostics: Box::new(|| json!([])),
             certs: Box::new(|| json!([])),
+            jwks: Box::new(|| json!([{"keys": 1}])),
             explain: Box::new(|query| match query {
                 "url=x" => Ok(json!({"outcome": "x"})),
                 _ => Err("write url=".into()),
@@ -187,6 +192,7 @@ mod tests {
         check(("GET", "/config_dump"), 200, "\"generation\": 3");
         check(("GET", "/diagnostics"), 200, "[]");
         check(("GET", "/certs"), 200, "[]");
+        check(("GET", "/jwks"), 200, "\"keys\": 1");
         check(("GET", "/explain?url=x"), 200, "\"outcome\": \"x\"");
         check(("GET", "/explain"), 400, "url=");
         check(("GET", "/nothing"), 404, "");

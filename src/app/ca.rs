@@ -143,6 +143,7 @@ impl TokenKeys {
                 issuer: settings.issuer.as_deref().unwrap_or_default().into(),
                 location: KeyLocation::Uri(settings.keys.as_str().into()),
                 timeout: limit::JWKS_FETCH_TIME,
+                endpoints: None,
             };
             let keys = engine.keys(&source);
             engine.update(&[source]);

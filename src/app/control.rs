@@ -16,12 +16,13 @@ use crate::reload::{Loaded, Loader, RootError};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::SnapshotCell;
 use crate::source::watch::{Wake, Watch};
-use crate::telemetry::metrics::{CertificateExpiry, ReloadResult, ReloadSample};
+use crate::telemetry::metrics::{CertificateExpiry, JwksMetrics, ReloadResult, ReloadSample};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::{Addresses, Resolver};
 
 use super::identity::IdentityLife;
+use super::key_sets;
 use super::workers::Workers;
 
 /// Findings written to the program's log for one load.
@@ -32,6 +33,8 @@ const LOGGED_FINDINGS: usize = 50;
 pub(super) struct Report {
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) certificates: Vec<CertificateFact>,
+    /// Metrics of the key sets that rules hold themselves, kept for as long as they do.
+    pub(super) _written_keys: Vec<JwksMetrics>,
 }
 
 /// The report, shared with the admin port.
@@ -149,6 +152,7 @@ impl Control {
         self.cell.publish(snapshot.clone());
         self.workers.adopt(fresh, &snapshot);
         self.jwks.update(&key_sources);
+        let written_keys = key_sets::measured(&self.metrics, &snapshot);
         self.names = snapshot.names().map(|name| self.resolver.addresses(name)).collect();
         self.generation = snapshot.generation;
         self.unbound = !failed.is_empty();
@@ -160,7 +164,7 @@ impl Control {
         }));
         let counts = count(&diagnostics);
         log_findings(&diagnostics);
-        *self.report() = Report { diagnostics, certificates };
+        *self.report() = Report { diagnostics, certificates, _written_keys: written_keys };
         self.sample(ReloadResult::Published, since, counts);
         log_published(&snapshot, since, counts);
         failed.into_iter().map(|(_, error)| error).collect()

@@ -17,8 +17,10 @@ use crate::snapshot::cell::SnapshotCell;
 use crate::snapshot::view;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::LogLevel;
+use crate::upstream::jwks::JwksEngine;
 
 use super::control::{SharedReport, unix_seconds};
+use super::key_sets;
 use super::settings::Settings;
 use super::workers::Commands;
 
@@ -87,14 +89,14 @@ fn open(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpLis
 
 /// What the admin port shows and does.
 pub(super) fn hooks(
-    cell: SnapshotCell,
+    (cell, engine): (SnapshotCell, Arc<JwksEngine>),
     report: &SharedReport,
     (workers, readiness): (Commands, Readiness),
     level: LogLevel,
 ) -> AdminHooks {
     let read = |report: &SharedReport| report.clone();
     let (diagnostics, certificates) = (read(report), read(report));
-    let explained = cell.clone();
+    let (explained, keyed) = (cell.clone(), cell.clone());
     AdminHooks {
         config_dump: Box::new(move || view::snapshot(&cell.load())),
         diagnostics: Box::new(move || {
@@ -113,6 +115,7 @@ pub(super) fn hooks(
             });
             Value::Array(list.collect())
         }),
+        jwks: Box::new(move || key_sets::shown(&engine, &keyed.load())),
         explain: Box::new(move |query| {
             let question =
                 Question::from_query(query, unix_seconds()).map_err(|e| e.to_string())?;

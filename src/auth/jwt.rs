@@ -27,4 +27,4 @@ pub use rule::{
     Audiences, Authenticator, ClaimHeader, ForwardToken, JwtRule, Verdict, VerifiedToken,
     is_preflight,
 };
-pub use source::{JwksSource, KeyLocation, printable};
+pub use source::{DeclaredEndpoints, JwksSource, KeyLocation, printable};

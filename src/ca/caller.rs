@@ -53,6 +53,7 @@ impl KubernetesTokens {
             claim_headers: Vec::new(),
             space_delimited: Arc::default(),
             keys,
+            fetched: true,
             origin: Origin { resource: ResourceId::new("", "", ""), file: "".into(), line: 0 },
         };
         Self { rules: Authenticator::new(vec![rule]) }

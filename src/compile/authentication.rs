@@ -12,6 +12,7 @@ use crate::resources::{RequestAuthentication, Resource, ResourceSet};
 
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
+use super::services::Services;
 use super::settings::CompileSettings;
 use super::token_rules::RulePass;
 
@@ -35,6 +36,7 @@ pub struct Authentication {
 pub fn authentication(
     set: &ResourceSet,
     settings: &CompileSettings,
+    services: &Services<'_>,
     keys: &FindKeys<'_>,
     findings: &mut Findings,
 ) -> Authentication {
@@ -53,7 +55,9 @@ pub fn authentication(
         }
         for (index, written) in policy.spec.jwt_rules.iter().enumerate() {
             let field = format!("spec.jwtRules[{index}]");
-            let pass = RulePass { policy, field, keys, sources: &mut out.sources, findings };
+            let services = (services, &*settings.namespace);
+            let sources = &mut out.sources;
+            let pass = RulePass { policy, field, keys, services, sources, findings };
             rules.push(pass.compile(written));
         }
     }
@@ -111,7 +115,9 @@ mod tests {
         let set = fixture::set("RequestAuthentication", policies);
         let mut findings = Findings::default();
         let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
-        let out = authentication(&set, &fixture::settings(), &keys, &mut findings);
+        let settings = fixture::settings();
+        let services = Services::new(&set, &settings, &mut findings);
+        let out = authentication(&set, &settings, &services, &keys, &mut findings);
         let found: Vec<_> = out
             .authenticator
             .iter()

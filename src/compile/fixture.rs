@@ -17,9 +17,14 @@ pub(super) fn settings() -> CompileSettings {
 
 /// Security resources of one kind from pairs of metadata and the rest.
 pub(super) fn set(kind: &str, parts: &[&str]) -> ResourceSet {
-    let documents = parts.chunks(2).map(|part| {
-        let (metadata, rest) = (part[0], part[1]);
-        format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {metadata}\n{rest}\n")
+    let parts = parts.chunks(2).map(|part| ("security.istio.io/v1", kind, part[0], part[1]));
+    set_of(&parts.collect::<Vec<_>>())
+}
+
+/// Resources from version, kind, metadata and the rest.
+pub(super) fn set_of(parts: &[(&str, &str, &str, &str)]) -> ResourceSet {
+    let documents = parts.iter().map(|(version, kind, metadata, rest)| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {metadata}\n{rest}\n")
     });
     let bytes = documents.collect::<Vec<_>>().join("---\n").into_bytes();
     parse(&[ConfigFile { path: "a.yaml".into(), bytes: bytes.into() }]).set

@@ -4,20 +4,24 @@
 
 use std::sync::Arc;
 
+use http::Uri;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Scheme;
 
 use crate::auth::jwt::{
-    Audiences, ClaimHeader, ClaimPath, ForwardToken, HeaderLocation, InvalidKeySet, IssuerKeys,
-    JwksSource, JwtRule, KeyLocation, KeyState, Locations,
+    Audiences, ClaimHeader, ClaimPath, DeclaredEndpoints, ForwardToken, HeaderLocation,
+    InvalidKeySet, IssuerKeys, JwksSource, JwtRule, KeyLocation, KeyState, Locations,
 };
 use crate::base::{header, limit};
 use crate::diag::{Code, Diagnostic, Severity, catalog};
 use crate::resources::request_authentication as written;
 use crate::resources::{RequestAuthentication, Resource};
+use crate::snapshot::cluster::Address;
 
 use super::authentication::FindKeys;
 use super::findings::{Findings, at};
 use super::selection::unread;
+use super::services::{Member, Place, Services};
 
 /// Compiles one rule.
 pub struct RulePass<'a, 'k> {
@@ -27,6 +31,8 @@ pub struct RulePass<'a, 'k> {
     pub field: String,
     /// Keys of a source.
     pub keys: &'a FindKeys<'k>,
+    /// Services that may be issuers, and the gateway's namespace.
+    pub services: (&'a Services<'a>, &'a str),
     /// Sources so far.
     pub sources: &'a mut Vec<JwksSource>,
     /// Findings so far.
@@ -52,7 +58,8 @@ impl RulePass<'_, '_> {
             sound = false;
         }
         let found = if sound { self.find_keys(rule) } else { Err(Unusable) };
-        let keys = found.unwrap_or_else(|Unusable| Arc::new(IssuerKeys::new(KeyState::Unusable)));
+        let unusable = || (Arc::new(IssuerKeys::new(KeyState::Unusable)), false);
+        let (keys, fetched) = found.unwrap_or_else(|Unusable| unusable());
         let not_empty = |list: &[String]| -> Vec<String> {
             list.iter().filter(|name| !name.is_empty()).cloned().collect()
         };
@@ -77,6 +84,7 @@ impl RulePass<'_, '_> {
                 .map(|c| c.as_str().into())
                 .collect(),
             keys,
+            fetched,
             origin: self.policy.origin(&self.field),
         }
     }
@@ -172,9 +180,10 @@ impl RulePass<'_, '_> {
         out
     }
 
-    fn find_keys(&mut self, rule: &written::JwtRule) -> Result<Arc<IssuerKeys>, Unusable> {
+    /// The rule's keys, and whether they are fetched.
+    fn find_keys(&mut self, rule: &written::JwtRule) -> Result<(Arc<IssuerKeys>, bool), Unusable> {
         if !rule.jwks.is_empty() {
-            return self.inline(&rule.jwks);
+            return self.inline(&rule.jwks).map(|keys| (keys, false));
         }
         let location = if !rule.jwks_uri.is_empty() {
             if !is_address(&rule.jwks_uri) {
@@ -190,6 +199,7 @@ impl RulePass<'_, '_> {
         let timeout = rule.timeout.map(|timeout| timeout.0).filter(|timeout| !timeout.is_zero());
         let source = JwksSource {
             issuer: rule.issuer.as_str().into(),
+            endpoints: self.declared(&location.first_address()),
             location,
             timeout: timeout.unwrap_or(limit::JWKS_FETCH_TIME),
         };
@@ -197,7 +207,29 @@ impl RulePass<'_, '_> {
         if !self.sources.contains(&source) {
             self.sources.push(source);
         }
-        Ok(keys)
+        Ok((keys, true))
+    }
+
+    /// Endpoints that a ServiceEntry or Service has for the host and port of an address.
+    fn declared(&self, address: &str) -> Option<DeclaredEndpoints> {
+        let uri: Uri = address.parse().ok()?;
+        let host = uri.host()?.to_ascii_lowercase();
+        let default = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+        let port = uri.port_u16().unwrap_or(default);
+        let (services, gateway) = self.services;
+        let service = services.find(&host, &self.policy.id.namespace, gateway)?;
+        let written = service.ports.iter().find(|own| own.number == port)?;
+        let place = |member: Member| match member.place {
+            Place::Address(Address::Socket(socket)) => {
+                Some((socket.ip().to_string().into(), socket.port()))
+            }
+            Place::Name(name, port) => Some(((*name).into(), port)),
+            Place::Address(Address::Unix(_)) => None,
+        };
+        let places: Arc<[_]> =
+            services.members(service, written).into_iter().filter_map(place).collect();
+        let host = host.into();
+        (!places.is_empty()).then_some(DeclaredEndpoints { host, port, places })
     }
 
     fn inline(&mut self, jwks: &str) -> Result<Arc<IssuerKeys>, Unusable> {
@@ -244,8 +276,18 @@ mod tests {
         let (mut findings, mut sources) = (Findings::default(), Vec::new());
         let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
         let field = "spec.jwtRules[0]".to_owned();
-        let pass =
-            RulePass { policy, field, keys: &keys, sources: &mut sources, findings: &mut findings };
+        let settings = fixture::settings();
+        let services = Services::new(&set, &settings, &mut findings);
+        let services = (&services, &*settings.namespace);
+        let (sources_so_far, findings_so_far) = (&mut sources, &mut findings);
+        let pass = RulePass {
+            policy,
+            field,
+            keys: &keys,
+            services,
+            sources: sources_so_far,
+            findings: findings_so_far,
+        };
         let rule = pass.compile(&policy.spec.jwt_rules[0]);
         (rule, sources, fixture::codes(findings))
     }
@@ -274,7 +316,55 @@ mod tests {
         let (_, sources, _) = compile("{issuer: \"https://x\", timeout: 2s}");
         let location = KeyLocation::Discovery { issuer: "https://x".into() };
         let timeout = std::time::Duration::from_secs(2);
-        assert_eq!(sources, [JwksSource { issuer: "https://x".into(), location, timeout }]);
+        let issuer = "https://x".into();
+        assert_eq!(sources, [JwksSource { issuer, location, timeout, endpoints: None }]);
+    }
+
+    /// A service at port 8443 and the address of a key set in; its declared places out.
+    fn check_declared(service: &str, uri: &str, expected: &[&str]) {
+        let service =
+            format!("spec: {{ports: [{{number: 8443, name: p, protocol: TLS}}], {service}}}");
+        let policy = format!("spec: {{jwtRules: [{{issuer: x, jwksUri: \"{uri}\"}}]}}");
+        let set = fixture::set_of(&[
+            ("networking.istio.io/v1", "ServiceEntry", "{name: s, namespace: edge}", &service),
+            (
+                "security.istio.io/v1",
+                "RequestAuthentication",
+                "{name: a, namespace: edge}",
+                &policy,
+            ),
+        ]);
+        let settings = fixture::settings();
+        let (mut findings, mut sources) = (Findings::default(), Vec::new());
+        let services = Services::new(&set, &settings, &mut findings);
+        let policy = &set.request_authentications[0];
+        let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+        RulePass {
+            policy,
+            field: "spec.jwtRules[0]".to_owned(),
+            keys: &keys,
+            services: (&services, &settings.namespace),
+            sources: &mut sources,
+            findings: &mut findings,
+        }
+        .compile(&policy.spec.jwt_rules[0]);
+        let endpoints = sources[0].endpoints.as_ref();
+        let places = endpoints.iter().flat_map(|declared| declared.places.iter());
+        let places: Vec<_> = places.map(|(host, port)| format!("{host} {port}")).collect();
+        assert_eq!(places, expected, "{service} {uri}");
+    }
+
+    #[test]
+    fn an_issuer_is_where_a_service_entry_says() {
+        let listed = "hosts: [I.internal], resolution: STATIC, endpoints: [{address: 10.0.0.1, \
+                      ports: {p: 1}}, {address: \"fd00::1\"}]";
+        check_declared(listed, "https://i.internal:8443/k", &["10.0.0.1 1", "fd00::1 8443"]);
+        check_declared(listed, "https://i.internal/k", &[]);
+        check_declared(listed, "https://j.internal:8443/k", &[]);
+        let named = "hosts: [i.internal], resolution: DNS, endpoints: [{address: real.example}]";
+        check_declared(named, "https://i.internal:8443/k", &["real.example 8443"]);
+        let none = "hosts: [i.internal], resolution: STATIC";
+        check_declared(none, "https://i.internal:8443/k", &[]);
     }
 
     #[test]

@@ -251,6 +251,20 @@ fn jwks(out: &mut String, metrics: &Metrics) {
         s.failures.value()
     });
     write("portcullis_jwks_ready", "gauge", "1 once keys are held.", |s| s.ready.value());
+    write(
+        "portcullis_jwks_next_fetch_timestamp_seconds",
+        "gauge",
+        "Unix time of the next fetch; 0 for keys that are not fetched.",
+        |s| s.next_fetch.value(),
+    );
+    let name = "portcullis_jwks_last_error";
+    family(out, name, "gauge", "1 while the last fetch failed, by the class of its error.");
+    for ((issuer, uri), copies) in &all {
+        for class in copies.iter().filter_map(|series| *lock(&series.last_error)) {
+            let labels = pairs(&[("issuer", issuer), ("uri", uri), ("class", class)]);
+            sample(out, name, &labels, 1);
+        }
+    }
 }
 
 fn certificates(out: &mut String, certificates: &[CertificateExpiry]) {

@@ -209,6 +209,8 @@ pub(super) struct JwksSeries {
     pub(super) last_success: Count,
     pub(super) failures: Count,
     pub(super) ready: Count,
+    pub(super) next_fetch: Count,
+    pub(super) last_error: Mutex<Option<&'static str>>,
 }
 
 impl JwksMetrics {
@@ -217,11 +219,24 @@ impl JwksMetrics {
         self.0.keys.set(keys as u64);
         self.0.last_success.set(unix_seconds);
         self.0.ready.set(1);
+        *lock(&self.0.last_error) = None;
     }
 
-    /// A fetch failed; keys held before stay in use. Call it from one task per issuer.
-    pub fn failed(&self) {
+    /// A rule holds keys itself.
+    pub fn written(&self, keys: usize) {
+        self.0.keys.set(keys as u64);
+        self.0.ready.set(1);
+    }
+
+    /// When the set is fetched next, in Unix seconds.
+    pub fn next_fetch(&self, unix_seconds: u64) {
+        self.0.next_fetch.set(unix_seconds);
+    }
+
+    /// A fetch failed, by the class of its error; keys held before stay in use. Call it from one task per issuer.
+    pub fn failed(&self, class: &'static str) {
         self.0.failures.add(1);
+        *lock(&self.0.last_error) = Some(class);
     }
 }
 
@@ -461,7 +476,8 @@ mod tests {
         upstream.idle(2);
         let jwks = metrics.jwks("https://issuer", "https://issuer/keys");
         jwks.fetched(3, 1_700_000_000);
-        jwks.failed();
+        jwks.failed("timeout");
+        jwks.next_fetch(1_700_000_060);
         check(
             &metrics,
             &[
@@ -477,6 +493,8 @@ mod tests {
                 "portcullis_jwks_keys{issuer=\"https://issuer\",uri=\"https://issuer/keys\"} 3",
                 "portcullis_jwks_failures_total{issuer=\"https://issuer\",uri=\"https://issuer/keys\"} 1",
                 "portcullis_jwks_ready{issuer=\"https://issuer\",uri=\"https://issuer/keys\"} 1",
+                "portcullis_jwks_next_fetch_timestamp_seconds{issuer=\"https://issuer\",uri=\"https://issuer/keys\"} 1700000060",
+                "portcullis_jwks_last_error{issuer=\"https://issuer\",uri=\"https://issuer/keys\",class=\"timeout\"} 1",
                 "portcullis_access_log_dropped_total 0",
             ],
         );

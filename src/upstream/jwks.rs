@@ -5,15 +5,16 @@
 //! uses them.
 
 mod address;
+mod connect;
 mod fetch;
 mod fetcher;
 mod location;
+mod proxies;
 mod store;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
@@ -22,10 +23,11 @@ use tokio::task::AbortHandle;
 
 use fetch::Client;
 pub use fetch::FetchError;
-use fetcher::{Fetcher, Pace, Progress, unix_seconds};
+use fetcher::{Fetcher, Pace, Progress, Terms, unix_seconds};
+use proxies::Proxies;
 use store::Store;
 
-use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeyState};
+use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeyState, SkippedKey};
 use crate::telemetry::Metrics;
 
 /// State of one key set, for metrics and the admin port.
@@ -41,8 +43,12 @@ pub struct JwksStatus {
     pub keys: usize,
     /// Last successful fetch, in Unix seconds.
     pub last_success_unix: Option<u64>,
-    /// Why the last fetch failed; nothing when it succeeded.
-    pub last_error: Option<String>,
+    /// Why the last fetch failed, its class and a text; nothing when it succeeded.
+    pub last_error: Option<(&'static str, String)>,
+    /// When it is fetched next, in Unix seconds; a token that needs it may have it fetched before.
+    pub next_fetch_unix: Option<u64>,
+    /// Keys of the last set that are not used, and why.
+    pub skipped: Vec<SkippedKey>,
     /// Fetches ended, failed ones included.
     pub fetches: u64,
     /// Fetches failed.
@@ -60,6 +66,27 @@ pub enum JwksState {
     Unusable,
 }
 
+impl JwksState {
+    /// One word for people and programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NeverFetched => "never_fetched",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+impl From<&KeyState> for JwksState {
+    fn from(state: &KeyState) -> Self {
+        match state {
+            KeyState::Ready(_) => Self::Ready,
+            KeyState::NeverFetched => Self::NeverFetched,
+            KeyState::Unusable => Self::Unusable,
+        }
+    }
+}
+
 /// Keeps key sets fresh on a runtime. Dropping it ends all fetching.
 pub struct JwksEngine {
     runtime: Handle,
@@ -74,7 +101,7 @@ struct Entry {
     issuer: Box<str>,
     keys: Arc<IssuerKeys>,
     asked: Arc<Notify>,
-    timeout: watch::Sender<Duration>,
+    terms: watch::Sender<Terms>,
     progress: Arc<watch::Sender<Progress>>,
     fetcher: Option<AbortHandle>,
 }
@@ -88,22 +115,19 @@ impl Drop for Entry {
 }
 
 impl JwksEngine {
-    /// Fetches on `runtime`; trusts the system's roots and `extra_roots`.
+    /// Fetches on `runtime`, through the proxies of this process's environment; trusts the system's
+    /// roots and `extra_roots`.
     pub fn new(
         runtime: Handle,
         extra_roots: Vec<CertificateDer<'static>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self::with_pace(runtime, extra_roots, metrics, Pace::default())
+        let client = Client::new(extra_roots, Proxies::from_environment());
+        Self::with_client(runtime, client, metrics, Pace::default())
     }
 
-    fn with_pace(
-        runtime: Handle,
-        extra_roots: Vec<CertificateDer<'static>>,
-        metrics: Arc<Metrics>,
-        pace: Pace,
-    ) -> Self {
-        let client = Arc::new(Client::new(extra_roots));
+    fn with_client(runtime: Handle, client: Client, metrics: Arc<Metrics>, pace: Pace) -> Self {
+        let client = Arc::new(client);
         Self { runtime, client, pace, store: None, metrics, entries: Mutex::default() }
     }
 
@@ -131,7 +155,12 @@ impl JwksEngine {
         for source in wanted {
             let entry = self.entry(&mut entries, source);
             entry.issuer.clone_from(&source.issuer);
-            entry.timeout.send_replace(source.timeout);
+            let wanted = terms(source);
+            entry.terms.send_if_modified(|terms| {
+                let changes = *terms != wanted;
+                *terms = wanted;
+                changes
+            });
             if entry.fetcher.is_none() {
                 let fetcher = Fetcher {
                     location: source.location.clone(),
@@ -140,7 +169,7 @@ impl JwksEngine {
                     store: self.store.clone(),
                     pace: self.pace,
                     asked: Arc::clone(&entry.asked),
-                    timeout: entry.timeout.subscribe(),
+                    terms: entry.terms.subscribe(),
                     progress: Arc::clone(&entry.progress),
                     metrics: self.metrics.jwks(&source.issuer, &source.location.to_string()),
                 };
@@ -173,6 +202,10 @@ impl JwksEngine {
     }
 }
 
+fn terms(source: &JwksSource) -> Terms {
+    Terms { timeout: source.timeout, endpoints: source.endpoints.clone() }
+}
+
 impl Entry {
     fn new(source: &JwksSource, store: Option<&Store>) -> Self {
         let saved = store.and_then(|store| store.load(&source.location, unix_seconds()));
@@ -191,26 +224,28 @@ impl Entry {
             issuer: source.issuer.clone(),
             keys: Arc::new(keys),
             asked,
-            timeout: watch::Sender::new(source.timeout),
+            terms: watch::Sender::new(terms(source)),
             progress: Arc::new(watch::Sender::new(progress)),
             fetcher: None,
         }
     }
 
     fn status(&self, location: &KeyLocation) -> JwksStatus {
-        let (state, keys) = match &**self.keys.current() {
-            KeyState::Ready(set) => (JwksState::Ready, set.usable()),
-            KeyState::NeverFetched => (JwksState::NeverFetched, 0),
-            KeyState::Unusable => (JwksState::Unusable, 0),
+        let state = self.keys.current();
+        let (keys, skipped) = match &**state {
+            KeyState::Ready(set) => (set.usable(), set.skipped().to_vec()),
+            KeyState::NeverFetched | KeyState::Unusable => (0, Vec::new()),
         };
         let progress = self.progress.borrow().clone();
         JwksStatus {
             uri: location.to_string(),
             issuer: self.issuer.clone(),
-            state,
+            state: JwksState::from(&**state),
             keys,
+            skipped,
             last_success_unix: progress.last_success_unix,
             last_error: progress.last_error,
+            next_fetch_unix: progress.next_fetch_unix,
             fetches: progress.fetches,
             failures: progress.failures,
         }

@@ -69,6 +69,9 @@ pub enum UnusableKey {
     /// Not a point of its curve, or an empty secret.
     #[error("the key's value is not valid")]
     Value,
+    /// A secret in a document that is fetched.
+    #[error("a published secret is no secret")]
+    PublishedSecret,
     /// Past [`limit::JWKS_KEYS`].
     #[error("only the first {max} keys are used", max = limit::JWKS_KEYS)]
     TooMany,
@@ -97,8 +100,17 @@ enum Material {
 }
 
 impl KeySet {
-    /// Reads a key set (`RequestAuthentication.spec.jwtRules[].jwks`, or a fetched document).
+    /// Reads a key set that is written down (`RequestAuthentication.spec.jwtRules[].jwks`).
     pub fn parse(json: &[u8]) -> Result<Self, InvalidKeySet> {
+        Self::read(json, |_| true)
+    }
+
+    /// Reads a key set that was fetched: public keys alone.
+    pub fn parse_published(json: &[u8]) -> Result<Self, InvalidKeySet> {
+        Self::read(json, |key| !key.is_secret())
+    }
+
+    fn read(json: &[u8], allows: impl Fn(&Key) -> bool) -> Result<Self, InvalidKeySet> {
         if json.len() > limit::JWKS_BYTES {
             return Err(InvalidKeySet::TooLarge(json.len()));
         }
@@ -118,7 +130,10 @@ impl KeySet {
             }
             set.holds_private_key |= entry.get("d").is_some();
             match Key::parse(entry) {
-                Ok(key) => set.keys.push(key),
+                Ok(key) if allows(&key) => set.keys.push(key),
+                Ok(_) => {
+                    set.skipped.push(SkippedKey { index, reason: UnusableKey::PublishedSecret });
+                }
                 Err(reason) => set.skipped.push(SkippedKey { index, reason }),
             }
         }
@@ -209,6 +224,10 @@ impl Key {
             return Err(UnusableKey::Algorithm);
         }
         Ok(Self { id: id.map(Into::into), algorithm: algorithm.map(Into::into), material })
+    }
+
+    fn is_secret(&self) -> bool {
+        self.material.fits(TokenAlgorithm::Known(Algorithm::HS256))
     }
 
     fn is_meant_for(&self, token: &Token<'_>) -> bool {

@@ -38,6 +38,8 @@ pub struct JwtRule {
     pub space_delimited: Arc<[Box<str>]>,
     /// Keys of the issuer.
     pub keys: Arc<IssuerKeys>,
+    /// Whether they are fetched; else they are written in the rule, or it has none.
+    pub fetched: bool,
     /// Where the rule is written.
     pub origin: Origin,
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** what is printed of an address holds no credentials and no query.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A key set that some rule uses.
@@ -14,6 +15,19 @@ pub struct JwksSource {
     pub location: KeyLocation,
     /// `jwtRules[].timeout`: bound for one fetch, redirects and discovery included.
     pub timeout: Duration,
+    /// Where its host is, when a ServiceEntry or Service says so.
+    pub endpoints: Option<DeclaredEndpoints>,
+}
+
+/// Endpoints that resources declare for a host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredEndpoints {
+    /// The host, in lower case.
+    pub host: Box<str>,
+    /// Its port.
+    pub port: u16,
+    /// Addresses, or names to resolve, with their ports.
+    pub places: Arc<[(Box<str>, u16)]>,
 }
 
 /// Where an issuer's keys are.

@@ -4,12 +4,14 @@
 //! answer. Dropping a fetch closes its connection.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, HOST, HeaderMap, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, AGE, CACHE_CONTROL, EXPIRES, HOST, HeaderMap, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -17,15 +19,17 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use super::address;
+use super::connect::{self, Way};
 use super::location::Target;
-use crate::auth::jwt::{InvalidKeySet, KeyLocation, KeySet};
+use super::proxies::{Proxies, Proxy};
+use crate::auth::jwt::{InvalidKeySet, KeyLocation, KeySet, printable};
 use crate::base::limit;
 
 /// Why a key set could not be had. Addresses are printed without credentials and query.
@@ -88,8 +92,8 @@ pub enum FetchError {
     /// A redirect without a usable `Location`, or more than [`limit::JWKS_REDIRECTS`].
     #[error("more than {max} redirects, or one that leads nowhere", max = limit::JWKS_REDIRECTS)]
     Redirects,
-    /// A redirect from `https` to `http`.
-    #[error("a redirect leads from https to \"{0}\"")]
+    /// A redirect, or a discovery document, leads from `https` to `http`.
+    #[error("the answer leads from https to \"{0}\"")]
     Downgrade(String),
     /// The body is longer than [`limit::JWKS_BYTES`].
     #[error("the answer is longer than {max} bytes", max = limit::JWKS_BYTES)]
@@ -100,6 +104,21 @@ pub enum FetchError {
     /// The deadline passed.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// The proxy cannot be reached.
+    #[error("no connection to the proxy {proxy}")]
+    Proxy {
+        /// Its host and port.
+        proxy: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The proxy does not connect on.
+    #[error("the proxy {0} answers CONNECT with status {status}", status = .1.as_u16())]
+    ProxyStatus(String, StatusCode),
+    /// The discovery document is of somebody else (OpenID Connect Discovery 1.0, section 4.3).
+    #[error("the discovery document is of the issuer \"{0}\"")]
+    DiscoveryIssuer(String),
     /// The discovery document names no key set.
     #[error("the discovery document has no text \"jwks_uri\"")]
     Discovery,
@@ -108,57 +127,85 @@ pub enum FetchError {
     KeySet(#[source] InvalidKeySet),
 }
 
+impl FetchError {
+    /// One word for metrics and the admin port.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::Address(_) | Self::Credentials(_) => "address",
+            Self::Resolve { .. } => "resolve",
+            Self::AddressRefused { .. } => "address_refused",
+            Self::Connect { .. } => "connect",
+            Self::Proxy { .. } | Self::ProxyStatus(..) => "proxy",
+            Self::Tls(_) | Self::Handshake { .. } => "tls",
+            Self::Http(_) | Self::Body => "http",
+            Self::Status(_) => "status",
+            Self::Redirects | Self::Downgrade(_) => "redirect",
+            Self::TooLarge => "too_large",
+            Self::Timeout(_) => "timeout",
+            Self::DiscoveryIssuer(_) | Self::Discovery => "discovery",
+            Self::KeySet(_) => "key_set",
+        }
+    }
+}
+
 /// A fetched key set.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) keys: KeySet,
     /// The answer that `keys` were read from.
     pub(super) document: Bytes,
-    /// `Cache-Control: max-age`.
+    /// How long it is fresh (RFC 9111, section 4.2.1).
     pub(super) max_age: Option<Duration>,
 }
 
 /// Fetches key sets; shared by all fetchers.
 pub(super) struct Client {
     extra_roots: Vec<CertificateDer<'static>>,
+    proxies: Proxies,
     tls: OnceCell<TlsConnector>,
 }
 
 impl Client {
     /// Trusts the system's roots and some more.
-    pub(super) fn new(extra_roots: Vec<CertificateDer<'static>>) -> Self {
-        Self { extra_roots, tls: OnceCell::new() }
+    pub(super) fn new(extra_roots: Vec<CertificateDer<'static>>, proxies: Proxies) -> Self {
+        Self { extra_roots, proxies, tls: OnceCell::new() }
     }
 
     /// Fetches a key set, its discovery document first where only the issuer is known.
     pub(super) async fn fetch(
         &self,
         location: &KeyLocation,
+        way: Way<'_>,
         timeout: Duration,
     ) -> Result<Fetched, FetchError> {
-        tokio::time::timeout(timeout, self.fetch_unbounded(location))
+        tokio::time::timeout(timeout, self.fetch_unbounded(location, way))
             .await
             .unwrap_or(Err(FetchError::Timeout(timeout)))
     }
 
-    async fn fetch_unbounded(&self, location: &KeyLocation) -> Result<Fetched, FetchError> {
+    async fn fetch_unbounded(
+        &self,
+        location: &KeyLocation,
+        way: Way<'_>,
+    ) -> Result<Fetched, FetchError> {
         let first = Target::parse(&location.first_address())?;
-        let (mut body, mut headers) = self.get(first).await?;
-        if matches!(location, KeyLocation::Discovery { .. }) {
-            let document: serde_json::Value =
-                serde_json::from_slice(&body).map_err(|_| FetchError::Discovery)?;
-            let uri = document.get("jwks_uri").and_then(serde_json::Value::as_str);
-            let second = Target::parse(uri.ok_or(FetchError::Discovery)?)?;
-            (body, headers) = self.get(second).await?;
+        let (mut body, mut headers) = self.get(first.clone(), way).await?;
+        if let KeyLocation::Discovery { issuer } = location {
+            let second = discovered(&first, issuer, &body)?;
+            (body, headers) = self.get(second, way).await?;
         }
-        let keys = KeySet::parse(&body).map_err(FetchError::KeySet)?;
-        Ok(Fetched { keys, max_age: max_age(&headers), document: body })
+        let keys = KeySet::parse_published(&body).map_err(FetchError::KeySet)?;
+        Ok(Fetched { keys, max_age: freshness(&headers, SystemTime::now()), document: body })
     }
 
-    async fn get(&self, mut target: Target) -> Result<(Bytes, HeaderMap), FetchError> {
+    async fn get(
+        &self,
+        mut target: Target,
+        way: Way<'_>,
+    ) -> Result<(Bytes, HeaderMap), FetchError> {
         for _ in 0..=limit::JWKS_REDIRECTS {
             let mut driver = JoinSet::new();
-            let response = self.ask(&target, &mut driver).await?;
+            let response = self.ask(&target, way, &mut driver).await?;
             match response.status() {
                 StatusCode::OK => {
                     let (head, body) = response.into_parts();
@@ -187,22 +234,42 @@ impl Client {
         Err(FetchError::Redirects)
     }
 
-    /// Sends one request on a connection of its own; `driver` holds the connection's task.
+    /// Sends one request on a connection of its own; `driver` holds the connection's tasks.
     async fn ask(
         &self,
         target: &Target,
+        way: Way<'_>,
         driver: &mut JoinSet<()>,
     ) -> Result<Response<Incoming>, FetchError> {
-        let stream = connect(target).await?;
-        if !target.is_https() {
-            return exchange(stream, target, driver).await;
+        let proxy = self.proxies.between(target).filter(|_| way.declares(target).is_none());
+        let Some(proxy) = proxy else {
+            let stream = connect::direct(target, way).await?;
+            if target.is_https() {
+                let stream = self.secured(stream, target).await?;
+                return exchange(stream, target, None, driver).await;
+            }
+            return exchange(stream, target, None, driver).await;
+        };
+        connect::check_literal(target)?;
+        let stream = connect::to_proxy(proxy, way.attempt).await?;
+        if target.is_https() {
+            let stream = connect::tunnel(stream, proxy, target, driver).await?;
+            let stream = self.secured(stream, target).await?;
+            return exchange(stream, target, None, driver).await;
         }
+        exchange(stream, target, Some(proxy), driver).await
+    }
+
+    async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        target: &Target,
+    ) -> Result<TlsStream<S>, FetchError> {
         let handshake = |source| FetchError::Handshake { host: target.host().to_owned(), source };
         let name = ServerName::try_from(target.host().to_owned())
             .map_err(|error| handshake(io::Error::other(error)))?;
         let tls = self.tls.get_or_try_init(|| self.connector()).await?;
-        let stream = tls.connect(name, stream).await.map_err(handshake)?;
-        exchange(stream, target, driver).await
+        tls.connect(name, stream).await.map_err(handshake)
     }
 
     /// Reads the system's roots, off the runtime's threads: it takes milliseconds.
@@ -228,32 +295,20 @@ impl Client {
     }
 }
 
-async fn connect(target: &Target) -> Result<TcpStream, FetchError> {
-    let host = || target.host().to_owned();
-    let resolved = tokio::net::lookup_host((target.host(), target.port()))
-        .await
-        .map_err(|source| FetchError::Resolve { host: host(), source })?;
-    let (refused, allowed): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        resolved.take(limit::DNS_ADDRESSES).partition(|socket| address::is_refused(socket.ip()));
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    if allowed.is_empty() {
-        return Err(match refused.first() {
-            Some(socket) => FetchError::AddressRefused { host: host(), address: socket.ip() },
-            None => FetchError::Resolve { host: host(), source: last },
-        });
+/// The key set's address in a discovery document, which must be the issuer's own.
+fn discovered(from: &Target, issuer: &str, document: &[u8]) -> Result<Target, FetchError> {
+    let document: Value = serde_json::from_slice(document).map_err(|_| FetchError::Discovery)?;
+    let said = |name: &str| document.get(name).and_then(Value::as_str);
+    if said("issuer") != Some(issuer) {
+        return Err(FetchError::DiscoveryIssuer(printable(said("issuer").unwrap_or_default())));
     }
-    for socket in allowed {
-        match TcpStream::connect(socket).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(FetchError::Connect { host: host(), port: target.port(), source: last })
+    from.linked(said("jwks_uri").ok_or(FetchError::Discovery)?)
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     target: &Target,
+    proxy: Option<&Proxy>,
     driver: &mut JoinSet<()>,
 ) -> Result<Response<Incoming>, FetchError> {
     let (mut sender, connection) = http1::Builder::new()
@@ -265,7 +320,14 @@ async fn exchange(
         // The request's own future reports what goes wrong on the connection.
         let _ = connection.await;
     });
-    let request = Request::get(target.path_and_query())
+    let mut request = match proxy {
+        Some(_) => Request::get(target.uri().clone()),
+        None => Request::get(target.path_and_query()),
+    };
+    if let Some(value) = proxy.and_then(Proxy::authorization) {
+        request = request.header(PROXY_AUTHORIZATION, value);
+    }
+    let request = request
         .header(HOST, target.authority())
         .header(USER_AGENT, "portcullis")
         .header(ACCEPT, "application/json")
@@ -274,14 +336,27 @@ async fn exchange(
     sender.send_request(request).await.map_err(FetchError::Http)
 }
 
-fn max_age(headers: &HeaderMap) -> Option<Duration> {
+/// How long an answer is fresh: `max-age` less `Age`, else until `Expires`; nothing when it does not
+/// say.
+fn freshness(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let seconds = |text: &str| text.trim_matches('"').parse().map(Duration::from_secs).ok();
     let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-    directives
-        .flat_map(|value| value.split(','))
-        .filter_map(|directive| directive.trim().split_once('='))
-        .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
-        .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
-        .map(Duration::from_secs)
+    let mut most = None;
+    for directive in directives.flat_map(|value| value.split(',')).map(str::trim) {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        if name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("no-cache") {
+            return Some(Duration::ZERO);
+        }
+        if name.eq_ignore_ascii_case("max-age") && most.is_none() {
+            most = seconds(value);
+        }
+    }
+    if let Some(most) = most {
+        return Some(most.saturating_sub(text(AGE).and_then(seconds).unwrap_or_default()));
+    }
+    let expires = httpdate::parse_http_date(text(EXPIRES)?).ok()?;
+    Some(expires.duration_since(now).unwrap_or_default())
 }
 
 /// Largest head of an answer.
@@ -291,21 +366,59 @@ const HEAD_BYTES: usize = 32 << 10;
 mod tests {
     use super::*;
 
-    fn check(values: &[&str], seconds: Option<u64>) {
+    fn check(fields: &[(&'static str, &str)], seconds: Option<u64>) {
         let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(CACHE_CONTROL, value.parse().unwrap());
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
         }
-        assert_eq!(max_age(&headers), seconds.map(Duration::from_secs), "{values:?}");
+        let now = httpdate::parse_http_date("Thu, 26 Nov 2026 12:00:00 GMT").unwrap();
+        assert_eq!(freshness(&headers, now), seconds.map(Duration::from_secs), "{fields:?}");
     }
 
     #[test]
-    fn max_age_is_read_from_any_directive_list() {
-        check(&["public, Max-Age=300, must-revalidate"], Some(300));
-        check(&["no-transform", "max-age=\"5\""], Some(5));
-        check(&["s-maxage=5"], None);
-        check(&["max-age=-1"], None);
-        check(&["max-age=99999999999999999999999"], None);
+    fn freshness_is_what_the_answer_says() {
+        let control = |value, seconds| check(&[("cache-control", value)], seconds);
+        control("public, Max-Age=300, must-revalidate", Some(300));
+        control("no-transform, max-age=\"5\"", Some(5));
+        control("s-maxage=5", None);
+        control("max-age=-1", None);
+        control("max-age=99999999999999999999999", None);
+        control("max-age=300, no-store", Some(0));
+        control("no-cache", Some(0));
+        check(&[("cache-control", "max-age=300"), ("age", "200")], Some(100));
+        check(&[("cache-control", "max-age=300"), ("age", "900")], Some(0));
+        let later = ("expires", "Thu, 26 Nov 2026 12:10:00 GMT");
+        check(&[later], Some(600));
+        check(&[later, ("cache-control", "max-age=1")], Some(1));
+        check(&[("expires", "Thu, 26 Nov 2026 11:00:00 GMT")], Some(0));
+        check(&[("expires", "0")], None);
         check(&[], None);
+    }
+
+    #[test]
+    fn a_discovery_document_is_believed_about_its_own_issuer_alone() {
+        let check = |issuer: &str, document: &str, expected: Result<&str, &str>| {
+            let from = Target::parse("https://i/.well-known/openid-configuration").unwrap();
+            let found = discovered(&from, issuer, document.as_bytes());
+            let found = found.map(|target| target.uri().to_string());
+            let found = found.map_err(|error| error.to_string());
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(found), Err(part)) => assert!(found.contains(part), "{found}"),
+                _ => panic!("{document}: {found:?}"),
+            }
+        };
+        let good = r#"{"issuer":"https://i","jwks_uri":"https://k/keys"}"#;
+        check("https://i", good, Ok("https://k/keys"));
+        check("https://i/", good, Err("of the issuer \"https://i\""));
+        check("https://i", r#"{"jwks_uri":"https://k/"}"#, Err("of the issuer \"\""));
+        check("https://i", r#"{"issuer":["https://i"],"jwks_uri":"https://k/"}"#, Err("issuer"));
+        check("https://i", r#"{"issuer":"https://i"}"#, Err("jwks_uri"));
+        check("https://i", r#"{"issuer":"https://i","jwks_uri":1}"#, Err("jwks_uri"));
+        let plain = r#"{"issuer":"https://i","jwks_uri":"http://k/"}"#;
+        check("https://i", plain, Err("from https to \"http://k/\""));
+        for document in ["", "[]", "{", "1"] {
+            check("https://i", document, Err("discovery document"));
+        }
     }
 }

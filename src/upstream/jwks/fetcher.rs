@@ -11,9 +11,10 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::connect::Way;
 use super::fetch::{Client, FetchError, Fetched};
 use super::store::Store;
-use crate::auth::jwt::{InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
+use crate::auth::jwt::{DeclaredEndpoints, InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
 use crate::telemetry::metrics::JwksMetrics;
 
@@ -53,7 +54,16 @@ pub(super) struct Progress {
     pub(super) fetches: u64,
     pub(super) failures: u64,
     pub(super) last_success_unix: Option<u64>,
-    pub(super) last_error: Option<String>,
+    /// Class and text.
+    pub(super) last_error: Option<(&'static str, String)>,
+    pub(super) next_fetch_unix: Option<u64>,
+}
+
+/// What the rules that use a key set ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) timeout: Duration,
+    pub(super) endpoints: Option<DeclaredEndpoints>,
 }
 
 /// Keeps one key set fresh.
@@ -64,19 +74,20 @@ pub(super) struct Fetcher {
     pub(super) store: Option<Arc<Store>>,
     pub(super) pace: Pace,
     pub(super) asked: Arc<Notify>,
-    pub(super) timeout: watch::Receiver<Duration>,
+    pub(super) terms: watch::Receiver<Terms>,
     pub(super) progress: Arc<watch::Sender<Progress>>,
     pub(super) metrics: JwksMetrics,
 }
 
 impl Fetcher {
     /// Runs until dropped; dropping it ends a fetch under way and leaves the keys as they are.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut failures_in_a_row = 0;
         loop {
             let started = Instant::now();
-            let timeout = *self.timeout.borrow();
-            let age = match self.client.fetch(&self.location, timeout).await {
+            let Terms { timeout, endpoints } = self.terms.borrow_and_update().clone();
+            let way = Way { declared: endpoints.as_ref(), attempt: failures_in_a_row };
+            let age = match self.client.fetch(&self.location, way, timeout).await {
                 Ok(fetched) => {
                     failures_in_a_row = 0;
                     let document = fetched.document.clone();
@@ -92,13 +103,19 @@ impl Fetcher {
             };
             let asked_pause =
                 if self.is_ready() { self.pace.asked_unknown } else { self.pace.asked_missing };
-            let asked = async {
-                self.asked.notified().await;
+            self.told_next(age);
+            // Tokens that need keys, and endpoints that changed, hasten the next fetch.
+            let asked = Arc::clone(&self.asked);
+            let hastened = async {
+                tokio::select! {
+                    () = asked.notified() => {}
+                    Ok(()) = self.terms.changed() => {}
+                }
                 tokio::time::sleep_until(started + asked_pause).await;
             };
             tokio::select! {
                 () = tokio::time::sleep(age) => {}
-                () = asked => {}
+                () = hastened => {}
             }
         }
     }
@@ -119,6 +136,12 @@ impl Fetcher {
             // It tells by itself what goes wrong.
             let _ = tokio::task::spawn_blocking(save).await;
         }
+    }
+
+    fn told_next(&self, wait: Duration) {
+        let next = unix_seconds().saturating_add(wait.as_secs());
+        self.metrics.next_fetch(next);
+        self.progress.send_modify(|progress| progress.next_fetch_unix = Some(next));
     }
 
     fn is_ready(&self) -> bool {
@@ -155,7 +178,8 @@ impl Fetcher {
         if unusable && !self.is_ready() {
             self.keys.publish(KeyState::Unusable);
         }
-        self.metrics.failed();
+        self.metrics.failed(error.class());
+        let class = error.class();
         let error = chain(error);
         if failures_in_a_row == 1 {
             tracing::warn!(uri = %self.location, error, "a key set cannot be fetched");
@@ -168,7 +192,7 @@ impl Fetcher {
         self.progress.send_modify(|progress| {
             progress.fetches += 1;
             progress.failures += 1;
-            progress.last_error = Some(error);
+            progress.last_error = Some((class, error));
         });
     }
 

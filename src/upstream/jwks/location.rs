@@ -45,9 +45,14 @@ impl Target {
             let folder = self.0.path().rsplit_once('/').map_or("", |(folder, _)| folder);
             format!("{scheme}://{authority}{folder}/{location}")
         };
-        let target = Self::parse(&absolute)?;
+        self.linked(&absolute)
+    }
+
+    /// Another address that an answer from here names.
+    pub(super) fn linked(&self, address: &str) -> Result<Self, FetchError> {
+        let target = Self::parse(address)?;
         if self.is_https() && !target.is_https() {
-            return Err(FetchError::Downgrade(printable(&absolute)));
+            return Err(FetchError::Downgrade(printable(address)));
         }
         Ok(target)
     }
@@ -62,6 +67,11 @@ impl Target {
         host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
     }
 
+    /// Host name or address, an IPv6 address in brackets.
+    pub(super) fn bracketed_host(&self) -> &str {
+        self.0.host().unwrap_or_default()
+    }
+
     pub(super) fn port(&self) -> u16 {
         self.0.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
@@ -69,6 +79,11 @@ impl Target {
     /// Value of the `Host` header.
     pub(super) fn authority(&self) -> &str {
         self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// The whole address, for a proxy.
+    pub(super) fn uri(&self) -> &Uri {
+        &self.0
     }
 
     pub(super) fn path_and_query(&self) -> &str {

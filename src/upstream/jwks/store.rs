@@ -178,7 +178,7 @@ fn read(path: &Path, location: Fingerprint, now_unix: u64) -> Result<Saved, Unus
     if !(-CLOCK_STEP_SECONDS..=oldest).contains(&age) {
         return Err(Unusable::Age(age));
     }
-    let keys = KeySet::parse(written.document.as_bytes())?;
+    let keys = KeySet::parse_published(written.document.as_bytes())?;
     Ok(Saved { keys, fetched_unix: written.fetched_unix })
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,7 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::auth::jwt::fixture::{issuer, stranger};
 use crate::auth::jwt::{
-    Audiences, Authenticator, ForwardToken, JwtRule, Locations, RequestTokens, TokenCache, Verdict,
+    Audiences, Authenticator, DeclaredEndpoints, ForwardToken, JwtRule, Locations, RequestTokens,
+    TokenCache, Verdict,
 };
 use crate::base::id::{Origin, ResourceId};
 use crate::base::limit;
@@ -114,11 +116,16 @@ fn source(uri: &str) -> JwksSource {
         issuer: "i".into(),
         location: KeyLocation::Uri(uri.into()),
         timeout: Duration::from_secs(5),
+        endpoints: None,
     }
 }
 
 fn engine(pace: Pace) -> JwksEngine {
-    JwksEngine::with_pace(Handle::current(), Vec::new(), metrics(), pace)
+    engine_with(pace, Vec::new(), Proxies::default())
+}
+
+fn engine_with(pace: Pace, roots: Vec<CertificateDer<'static>>, proxies: Proxies) -> JwksEngine {
+    JwksEngine::with_client(Handle::current(), Client::new(roots, proxies), metrics(), pace)
 }
 
 /// Waits until the only source's progress is as wanted.
@@ -145,8 +152,9 @@ async fn check(
     match error {
         None => assert_eq!((status.last_error, status.failures), (None, 0)),
         Some(text) => {
-            let shown = status.last_error.unwrap();
+            let (class, shown) = status.last_error.unwrap();
             assert!(shown.contains(text), "{shown}");
+            assert!(!class.is_empty());
         }
     }
 }
@@ -201,7 +209,8 @@ async fn a_silent_issuer_is_given_up_at_the_deadline() {
     };
     engine.update(&[slow]);
     let status = reached(&engine, |progress| progress.failures > 0).await;
-    assert_eq!(status.last_error.as_deref(), Some("no answer within 20 ms"));
+    assert_eq!(status.last_error, Some(("timeout", "no answer within 20 ms".to_owned())));
+    assert!(status.next_fetch_unix.is_some());
 }
 
 #[tokio::test]
@@ -213,7 +222,7 @@ async fn an_issuer_that_is_down_at_the_start_is_tried_again() {
     engine.update(&[source(&format!("http://{address}/keys"))]);
     let status = reached(&engine, |progress| progress.failures > 1).await;
     assert_eq!(status.state, JwksState::NeverFetched);
-    assert!(status.last_error.unwrap().contains("no connection"));
+    assert!(status.last_error.unwrap().1.contains("no connection"));
     Server::new(|_| answer(200, good_keys())).start_at(address, None).await;
     let status = reached(&engine, |progress| progress.last_success_unix.is_some()).await;
     assert_eq!((status.state, status.keys, status.last_error), (JwksState::Ready, 1, None));
@@ -229,6 +238,7 @@ fn authenticator(keys: Arc<IssuerKeys>) -> Authenticator {
         claim_headers: Vec::new(),
         space_delimited: Arc::new([]),
         keys,
+        fetched: true,
         origin: Origin {
             resource: ResourceId::new("RequestAuthentication", "a", "b"),
             file: "f".into(),
@@ -305,7 +315,9 @@ async fn discovery_leads_to_the_key_set() {
     let address = server.start().await;
     server.say(move |path| match path {
         "/realm/.well-known/openid-configuration" => {
-            answer(200, json!({"jwks_uri": format!("http://{address}/certs")}).to_string())
+            let issuer = format!("http://{address}/realm/");
+            let keys = format!("http://{address}/certs");
+            answer(200, json!({"issuer": issuer, "jwks_uri": keys}).to_string())
         }
         "/certs" => answer(200, good_keys()),
         _ => answer(404, ""),
@@ -316,18 +328,12 @@ async fn discovery_leads_to_the_key_set() {
     let status = reached(&engine, |progress| progress.fetches > 0).await;
     assert_eq!((status.state, status.last_error), (JwksState::Ready, None));
 
-    check_discovery_without_key_set(&server, address).await;
-}
-
-async fn check_discovery_without_key_set(server: &Server, address: SocketAddr) {
-    for document in ["{}", "[]", "{", r#"{"jwks_uri":1}"#] {
-        server.say(move |_| answer(200, document));
-        let location = KeyLocation::Discovery { issuer: format!("http://{address}").into() };
-        let engine = engine(quick());
-        engine.update(&[JwksSource { location, ..source("") }]);
-        let status = reached(&engine, |progress| progress.fetches > 0).await;
-        assert!(status.last_error.unwrap().contains("jwks_uri"), "{document}");
-    }
+    let location = KeyLocation::Discovery { issuer: format!("http://{address}/realm").into() };
+    let engine = engine_with(quick(), Vec::new(), Proxies::default());
+    engine.update(&[JwksSource { location, ..source("") }]);
+    let status = reached(&engine, |progress| progress.fetches > 0).await;
+    let (class, text) = status.last_error.unwrap();
+    assert_eq!((status.state, class), (JwksState::NeverFetched, "discovery"), "{text}");
 }
 
 #[tokio::test]
@@ -363,10 +369,108 @@ async fn tls_is_verified_with_the_extra_roots() {
     let server = Server::new(|_| answer(200, good_keys()));
     let address = server.start_at("127.0.0.1:0".parse().unwrap(), Some(tls)).await;
     for (roots, ready) in [(vec![root], true), (Vec::new(), false)] {
-        let engine = JwksEngine::with_pace(Handle::current(), roots, metrics(), quick());
+        let engine = engine_with(quick(), roots, Proxies::default());
         engine.update(&[source(&format!("https://localhost:{}/keys", address.port()))]);
         let status = reached(&engine, |progress| progress.fetches > 0).await;
         assert_eq!(status.state == JwksState::Ready, ready, "{status:?}");
-        assert_eq!(status.last_error.is_some_and(|text| text.contains("TLS handshake")), !ready);
+        assert_eq!(status.last_error.is_some_and(|(class, _)| class == "tls"), !ready);
     }
+}
+
+/// A TLS issuer named `issuer.example`, and the root that it is trusted by.
+async fn tls_issuer() -> (SocketAddr, CertificateDer<'static>) {
+    let certified = rcgen::generate_simple_self_signed(["issuer.example".to_owned()]).unwrap();
+    let root = certified.cert.der().clone();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![root.clone()], key)
+        .unwrap();
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let server = Server::new(|_| answer(200, good_keys()));
+    (server.start_at("127.0.0.1:0".parse().unwrap(), Some(tls)).await, root)
+}
+
+/// A proxy that answers CONNECT with a status, and joins with `to` when that is 200; gives its
+/// address and the heads it gets.
+async fn tunnelling(status: u16, to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let seen = heads.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+            let answer = format!("HTTP/1.1 {status} x\r\n\r\n");
+            client.write_all(answer.as_bytes()).await.unwrap();
+            if status == 200 {
+                let mut issuer = tokio::net::TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut issuer).await;
+            }
+        }
+    });
+    (address, heads)
+}
+
+#[tokio::test]
+async fn keys_come_through_a_proxy_by_connect() {
+    let (issuer, root) = tls_issuer().await;
+    for (answer, class) in [(200, None), (403, Some("proxy"))] {
+        let (proxy, heads) = tunnelling(answer, issuer).await;
+        let engine = engine_with(quick(), vec![root.clone()], Proxies::both(&proxy.to_string()));
+        engine.update(&[source("https://issuer.example/keys")]);
+        let status = reached(&engine, |progress| progress.fetches > 0).await;
+        assert_eq!(status.last_error.map(|(class, _)| class), class);
+        assert_eq!(status.state == JwksState::Ready, class.is_none());
+        let head = heads.lock().unwrap()[0].to_ascii_lowercase();
+        assert!(head.starts_with("connect issuer.example:443 http/1.1\r\n"), "{head}");
+    }
+    let engine = engine_with(quick(), vec![root], Proxies::both("127.0.0.1:1"));
+    engine.update(&[source("https://issuer.example/keys")]);
+    let status = reached(&engine, |progress| progress.fetches > 0).await;
+    assert_eq!(status.last_error.unwrap().0, "proxy");
+}
+
+#[tokio::test]
+async fn plain_addresses_are_asked_of_a_proxy_whole_and_metadata_services_never() {
+    let proxy = Server::new(|_| answer(200, good_keys())).start().await;
+    let proxies = || Proxies::both(&proxy.to_string());
+    for (uri, error) in [
+        ("http://issuer.example/keys", None),
+        ("http://169.254.169.254/keys", Some("address_refused")),
+        ("http://127.0.0.1:1/keys", Some("connect")),
+    ] {
+        let engine = engine_with(quick(), Vec::new(), proxies());
+        engine.update(&[source(uri)]);
+        let status = reached(&engine, |progress| progress.fetches > 0).await;
+        assert_eq!(status.last_error.map(|(class, _)| class), error, "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn a_declared_host_is_reached_at_its_endpoints_with_its_own_name() {
+    let (issuer, root) = tls_issuer().await;
+    let place = (issuer.ip().to_string().into(), issuer.port());
+    let places = Arc::new([("127.0.0.1".into(), 1), place]);
+    let declared = |port| {
+        Some(DeclaredEndpoints { host: "issuer.example".into(), port, places: places.clone() })
+    };
+    // The proxy leads nowhere: what is declared needs none.
+    let engine = engine_with(quick(), vec![root], Proxies::both("127.0.0.1:1"));
+    let known = source("https://issuer.example/keys");
+    engine.update(&[JwksSource { endpoints: declared(8443), ..known.clone() }]);
+    let status = reached(&engine, |progress| progress.fetches > 0).await;
+    assert_eq!(status.last_error.unwrap().0, "proxy", "another port is not declared");
+    engine.update(&[JwksSource { endpoints: declared(443), ..known }]);
+    let status = reached(&engine, |progress| progress.last_success_unix.is_some()).await;
+    assert_eq!((status.state, status.last_error), (JwksState::Ready, None));
 }

@@ -127,6 +127,19 @@ fn unusable_keys_are_skipped_with_a_reason() {
 }
 
 #[test]
+fn a_published_secret_is_not_used() {
+    let secret = issuer().key_set("HS256", "k");
+    assert!(KeySet::parse(secret.as_bytes()).is_ok());
+    let skipped = SkippedKey { index: 0, reason: UnusableKey::PublishedSecret };
+    let refused = KeySet::parse_published(secret.as_bytes()).unwrap_err();
+    assert_eq!(refused, InvalidKeySet::NoUsableKey(vec![skipped]));
+    for algorithm in ALGORITHMS.iter().filter(|name| !name.starts_with("HS")) {
+        let set = issuer().key_set(algorithm, "k");
+        assert!(KeySet::parse_published(set.as_bytes()).is_ok(), "{algorithm}");
+    }
+}
+
+#[test]
 fn documents_that_are_no_key_sets_are_told_apart() {
     let refused = |json: &str| KeySet::parse(json.as_bytes()).unwrap_err();
     assert_eq!(refused("{"), InvalidKeySet::Json);

@@ -20,6 +20,7 @@ fn rule(issuer_name: Option<&str>) -> JwtRule {
         claim_headers: Vec::new(),
         space_delimited: Arc::new([]),
         keys: Arc::new(keys),
+        fetched: false,
         origin: Origin {
             resource: ResourceId::new("RequestAuthentication", "istio-system", "jwt"),
             file: "jwt.yaml".into(),
