@@ -42,4 +42,5 @@ mod routes;
 mod samples;
 mod scripted;
 mod tcp;
+mod token_rules;
 mod upstream;

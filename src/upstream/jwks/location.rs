@@ -93,6 +93,8 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -134,6 +136,17 @@ mod tests {
         check_redirect("http://a/x/y", "https://b/z", Some("https://b/z"));
         check_redirect("https://a/x/y", "http://b/z", None);
         check_redirect("https://a/x/y", "ftp://b/z", None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_redirect_leaves_https_or_breaks_anything(to in "(https?|ftp)?:?/{0,2}.{0,40}") {
+            let _ = Target::parse(&to);
+            let from = Target::parse("https://a/x/y").unwrap();
+            if let Ok(target) = from.redirected(&to) {
+                prop_assert!(target.is_https() && !target.host().is_empty(), "{}", to);
+            }
+        }
     }
 
     #[test]

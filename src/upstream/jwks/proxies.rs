@@ -189,6 +189,8 @@ impl Except {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn proxies(variables: &[(&str, &str)]) -> (Proxies, Vec<&'static str>) {
@@ -239,6 +241,14 @@ mod tests {
         direct("[fd00::1]", "https://[fd00::1]/", true);
         direct("*", "https://a.example/", true);
         direct("0.1", "https://10.0.0.1/", false);
+    }
+
+    proptest! {
+        #[test]
+        fn any_environment_is_read_without_panic(proxy in ".{0,40}", except in ".{0,40}") {
+            let (proxies, _) = proxies(&[("HTTPS_PROXY", &proxy), ("NO_PROXY", &except)]);
+            let _ = proxies.between(&Target::parse("https://a.example/").unwrap());
+        }
     }
 
     #[test]

@@ -172,7 +172,80 @@ fn private_keys_are_noticed() {
     assert!(holds(&jwk));
 }
 
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[A-Za-z0-9_-]{0,90}".prop_map(Value::from),
+        ".{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 12, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map("[a-z]{1,3}", inner, 0..4)
+                .prop_map(|fields| fields.into_iter().collect::<Map<_, _>>().into()),
+        ]
+    })
+}
+
+fn any_jwk() -> impl Strategy<Value = Value> {
+    let known = |names: &'static [&'static str]| {
+        proptest::option::of(proptest::sample::select(names).prop_map(Value::from))
+    };
+    let kind =
+        (known(&["RSA", "EC", "OKP", "oct"]), known(&["P-256", "P-384", "P-521", "Ed25519"]));
+    let names = &["kty", "crv", "alg", "use", "kid", "n", "e", "x", "y", "k", "d"][..];
+    let fields = proptest::collection::hash_map(proptest::sample::select(names), any_json(), 0..9);
+    (kind, fields).prop_map(|((kty, crv), fields)| {
+        let mut jwk: Map<String, Value> =
+            fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        jwk.extend(kty.map(|kty| ("kty".to_owned(), kty)));
+        jwk.extend(crv.map(|crv| ("crv".to_owned(), crv)));
+        jwk.into()
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_key_is_read_without_panic_and_verifies_nobody(
+        keys in proptest::collection::vec(any_jwk(), 0..4), at in 0..ALGORITHMS.len()
+    ) {
+        static TOKENS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+        let tokens = TOKENS.get_or_init(|| {
+            let token = |name: &&str| issuer().token(&json!({"alg": name}), &json!({}));
+            ALGORITHMS.iter().map(token).collect()
+        });
+        let document = json!({ "keys": keys }).to_string();
+        for set in [KeySet::parse(document.as_bytes()), KeySet::parse_published(document.as_bytes())] {
+            let Ok(set) = set else { continue };
+            prop_assert!(set.usable() + set.skipped().len() == keys.len());
+            let token = Token::parse(tokens[at].as_str().into()).unwrap();
+            prop_assert!(set.verify(&token, &mut 100).is_err());
+        }
+    }
+
+    #[test]
+    fn any_changed_token_is_refused(
+        at in 0..ALGORITHMS.len(), place in any::<proptest::sample::Index>(), to in 0x21_u8..0x7f
+    ) {
+        static TOKENS: std::sync::OnceLock<Vec<(KeySet, String)>> = std::sync::OnceLock::new();
+        let tokens = TOKENS.get_or_init(|| {
+            let one = |name: &&str| {
+                let set = KeySet::parse(issuer().key_set(name, "k").as_bytes()).unwrap();
+                (set, issuer().token(&json!({"alg": name, "kid": "k"}), &json!({"sub": "alice"})))
+            };
+            ALGORITHMS.iter().map(one).collect()
+        });
+        let (set, token) = &tokens[at];
+        let mut changed = token.clone().into_bytes();
+        changed[place.index(token.len())] = to;
+        let changed = String::from_utf8(changed).unwrap();
+        let verdict = Token::parse(changed.as_str().into()).and_then(|t| set.verify(&t, &mut 100));
+        prop_assert_eq!(verdict.is_ok(), changed == *token, "{}", changed);
+    }
+
     #[test]
     fn any_document_is_read_without_panic(text in ".{0,200}", field in "[a-z]{1,4}") {
         let _ = KeySet::parse(text.as_bytes());

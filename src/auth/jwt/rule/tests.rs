@@ -224,6 +224,18 @@ fn a_cached_token_is_refused_once_its_key_is_gone() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
+    fn no_bytes_are_a_proof(
+        value in proptest::collection::vec(any::<u8>(), 0..200), path in "[ -~]{0,80}"
+    ) {
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_bytes(&[b"Bearer ", &*value].concat()) {
+            headers.append("authorization", value);
+        }
+        let verdict = judge(vec![rule(None), rule(Some("i"))], &headers, &format!("/?access_token={path}"));
+        prop_assert!(!matches!(verdict, Ok(Verdict::Verified(_))));
+    }
+
+    #[test]
     fn a_cache_changes_no_verdict(
         asked in proptest::collection::vec((0..6_usize, 0..6_usize, 0..200_i64), 1..30)
     ) {

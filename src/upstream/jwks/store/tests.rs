@@ -1,5 +1,7 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::auth::jwt::fixture::{issuer, stranger};
 
@@ -91,6 +93,18 @@ fn a_document_read_back_is_parsed_as_a_fetched_one() {
     });
     let large = " ".repeat(limit::JWKS_BYTES + 1);
     check(of(&large), NOW, |error| matches!(error, Unusable::KeySet(InvalidKeySet::TooLarge(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_bytes_on_disk_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        static KEPT: std::sync::OnceLock<(tempfile::TempDir, Store, PathBuf)> =
+            std::sync::OnceLock::new();
+        let (_, store, file) = KEPT.get_or_init(with_one);
+        fs::write(file, &bytes).unwrap();
+        prop_assert!(store.load(&location("https://i/k"), NOW).is_none());
+    }
 }
 
 #[test]
