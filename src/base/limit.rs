@@ -40,11 +40,12 @@ limits! {
 
     /// A whole ClientHello, in however many records; the protocol's own bound for one message.
     CLIENT_HELLO_BYTES: usize = 64 << 10, "64 KiB";
-    /// From accept to a whole ClientHello, or to the first bytes of a plaintext request.
+    /// From accept to a whole ClientHello.
     CLIENT_HELLO_TIME: Duration = Duration::from_secs(5), "5 s";
     /// From ClientHello to the end of the handshake.
     HANDSHAKE_TIME: Duration = Duration::from_secs(10), "10 s";
-    /// From the first byte of a request head to its end.
+    /// From the first byte of a request head to its end; from accept, or a handshake without ALPN, to
+    /// the bytes that tell HTTP/1.1 from HTTP/2.
     REQUEST_HEAD_TIME: Duration = Duration::from_secs(10), "10 s";
     /// HTTP/1.1 connection without a request.
     IDLE_HTTP1_TIME: Duration = Duration::from_mins(1), "60 s";

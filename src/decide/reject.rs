@@ -79,6 +79,8 @@ pub enum BadRequest {
     ConnectionHeader,
     /// `Transfer-Encoding` names a coding beside `chunked`: answered 501 as Envoy does.
     TransferEncoding,
+    /// The body cannot be read.
+    Body,
 }
 
 /// How often a request was tried.
@@ -264,7 +266,8 @@ impl Reject {
     /// Whether what follows on an HTTP/1.1 connection may mean something else to another reader: bytes of
     /// a tunnel, or of a body whose coding is not known.
     pub fn ends_connection(&self) -> bool {
-        matches!(self, Self::UpgradeRefused | Self::BadRequest(BadRequest::TransferEncoding))
+        use BadRequest::{Body, TransferEncoding};
+        matches!(self, Self::UpgradeRefused | Self::BadRequest(TransferEncoding | Body))
     }
 
     /// The status to send; `JWT` failures know their own.
@@ -326,7 +329,8 @@ impl BadRequest {
             Self::TransferEncoding => 501,
             _ => 400,
         };
-        answer(status, "", "-", self.details(), self.details())
+        let flag = if matches!(self, Self::Unreadable | Self::Body) { "DPE" } else { "-" };
+        answer(status, "", flag, self.details(), self.details())
     }
 
     fn details(self) -> &'static str {
@@ -338,6 +342,7 @@ impl BadRequest {
             Self::NotOriginForm => "path_not_origin_form",
             Self::ConnectionHeader => "connection_header_rejected",
             Self::TransferEncoding => "http1.invalid_transfer_encoding",
+            Self::Body => "http1.body_error",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! from the worker's thread; the atomics only let streams be `Send`, as upgrades want it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -81,6 +81,7 @@ pub struct Liveness {
     blocked_since: AtomicU32,
     unread_responses: AtomicU32,
     response_progress: AtomicU32,
+    switched: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -98,6 +99,7 @@ impl Liveness {
             blocked_since: AtomicU32::new(0),
             unread_responses: AtomicU32::new(0),
             response_progress: AtomicU32::new(0),
+            switched: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
     }
@@ -150,6 +152,16 @@ impl Liveness {
     pub fn response_taken(&self) {
         self.unread_responses.store(self.unread_responses.load(Relaxed).saturating_sub(1), Relaxed);
         self.response_progress.store(self.ticks.now(), Relaxed);
+    }
+
+    /// The client asked for another protocol and gets it: what it sends is HTTP/1.1 no more.
+    pub fn switch(&self) {
+        self.switched.store(true, Relaxed);
+    }
+
+    /// Whether another protocol is spoken by now.
+    pub fn is_switched(&self) -> bool {
+        self.switched.load(Relaxed)
     }
 
     /// Requests in flight.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -229,10 +229,16 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
     let start = match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
         Ok(Ok(start)) => start,
-        Ok(Err(_)) => {
+        Ok(Err(error)) => {
             let seen = acceptor.take_io();
             let first = seen.as_ref().and_then(|io| io.recorded().first().copied());
             metrics.handshake("", hello_failure(first));
+            // What TLS itself refused was told to the client.
+            let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let too_large = told.is_none() && error.kind() == io::ErrorKind::InvalidData;
+            if let Some(seen) = seen.filter(|_| too_large) {
+                refuse(seen, DECODE_ERROR).await;
+            }
             return None;
         }
         Err(_) => {
@@ -270,7 +276,7 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
     let Some(block) = sealed else {
         metrics.handshake("", HandshakeOutcome::NoSniMatch);
         tcp::log_refused(&connection, "NR", "filter_chain_not_found", "sni_not_served");
-        refuse(start).await;
+        refuse(start.io, UNRECOGNIZED_NAME).await;
         return None;
     };
     metrics.handshake(&block.key, HandshakeOutcome::Passthrough);
@@ -295,13 +301,23 @@ where
     start.io.into_parts()
 }
 
-/// Says `unrecognized_name` (RFC 6066 section 3) rather than leaving without a word.
-async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(start: StartHandshake<Rewind<S>>) {
-    const FATAL_UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-    let mut stream = start.io;
+/// The ClientHello is larger than any (RFC 8446 section 6.2).
+const DECODE_ERROR: u8 = 50;
+/// Nobody has that name (RFC 6066 section 3).
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// Sends a fatal alert rather than leaving without a word. What the client still sends is read for a
+/// while: closed with bytes unread, the connection would be reset, and the alert lost.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(seen: Rewind<S>, alert: u8) {
+    let (mut stream, _) = seen.into_parts();
     let _ = timeout(limit::CLIENT_HELLO_TIME, async {
-        stream.write_all(&FATAL_UNRECOGNIZED_NAME).await?;
-        stream.shutdown().await
+        stream.write_all(&[21, 3, 3, 0, 2, 2, alert]).await?;
+        stream.shutdown().await?;
+        if alert == DECODE_ERROR {
+            let mut rest = stream.take(limit::CLIENT_HELLO_BYTES as u64);
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        }
+        io::Result::Ok(())
     })
     .await;
 }

@@ -40,6 +40,7 @@ use crate::net::executor::LocalExecutor;
 use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
+use crate::net::strict::Strict;
 use crate::snapshot::ClientCertForwarding;
 use crate::telemetry::metrics::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
@@ -160,7 +161,7 @@ where
         Some(Box::pin(supervise(served, (liveness, open), (finish, flush, ended))))
     } else {
         liveness.begin(Kind::Http1);
-        let io = TokioIo::new(io);
+        let io = TokioIo::new(Strict::new(io, liveness.clone()));
         let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         let flush = |_: &mut Context<'_>| Poll::Ready(Ok(()));
@@ -179,7 +180,7 @@ where
     }
     let differs = |seen: &[u8]| !PREFACE.starts_with(seen);
     let peek = stream.peek(PREFACE.len(), differs);
-    let seen = timeout(limit::IDLE_HTTP1_TIME, peek).await.ok()?.ok()?;
+    let seen = timeout(limit::REQUEST_HEAD_TIME, peek).await.ok()?.ok()?;
     let http2 = seen.starts_with(PREFACE);
     let empty = seen.is_empty();
     stream.replay();
@@ -191,7 +192,6 @@ type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, 
 fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .half_close(true)
         .max_header_size(limit::HTTP1_HEAD_BYTES)
         .max_headers(limit::HEADER_FIELDS)
         .max_buf_size(limit::HTTP1_HEAD_BYTES.next_power_of_two());
@@ -251,4 +251,29 @@ async fn supervise<C>(
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// What a client that sends this and then waits is taken for, and after how many seconds.
+    async fn check(sent: &str, expected: (Option<bool>, u64)) {
+        let (mut client, server) = duplex(64);
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let start = Instant::now();
+        let spoken = version(&mut Rewind::record(server, 64), None).await;
+        assert_eq!((spoken, start.elapsed().as_secs()), expected, "{sent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_bytes_tell_the_version_or_the_connection_ends() {
+        check("G", (Some(false), 0)).await;
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (Some(true), 0)).await;
+        check("PRI * HTTP/2", (None, limit::REQUEST_HEAD_TIME.as_secs())).await;
+        check("", (None, limit::REQUEST_HEAD_TIME.as_secs())).await;
+    }
 }

@@ -125,7 +125,7 @@ impl RequestRecord {
 
     /// Ends the record: one metrics sample, one access log line. A TCP stream is counted as closed,
     /// so it must have been counted as opened.
-    pub fn finish(mut self, worker: &WorkerTelemetry) {
+    pub fn finish(&mut self, worker: &WorkerTelemetry) {
         let duration = self.start.elapsed();
         if self.protocol == Protocol::Tcp {
             self.count_tcp_bytes(worker);

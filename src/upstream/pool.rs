@@ -3,6 +3,7 @@
 //! [`Pool::acquire`] chooses an endpoint and finds or makes a connection to it; [`lease`] is that
 //! connection in use.
 
+mod coming;
 mod host;
 mod hosts;
 pub mod lease;
@@ -26,6 +27,7 @@ use crate::base::limit;
 use crate::snapshot::cluster::{Cluster, ConnectionRules, Limits, Protocol};
 use crate::telemetry::worker::{ConnectOutcome, UpstreamMetrics};
 
+use coming::{Opener, Turn};
 use host::{Connection, Host, Open, Purpose, Room};
 use hosts::{Hosts, Sources};
 use lease::{Lease, Parts};
@@ -300,6 +302,26 @@ where
         Ok(self.lease(connection, host, permit, &cluster.connection))
     }
 
+    /// Waits for an HTTP/2 connection that is being opened for others, and takes it if it has room; else
+    /// it is the caller's turn to open one.
+    async fn share(
+        &self,
+        host: &Rc<Host<B>>,
+        purpose: &Purpose,
+        cluster: &Cluster,
+    ) -> Result<Connection<B>, Option<Opener>> {
+        loop {
+            match host.coming.join(purpose) {
+                Turn::Open(opener) => return Err(Some(opener)),
+                Turn::Wait(expected) if expected.failed().await => return Err(None),
+                Turn::Wait(_) => {}
+            }
+            if let Some(found) = self.reuse(host, purpose, cluster) {
+                return Ok(found);
+            }
+        }
+    }
+
     /// A new connection, or one that became free while there was no room for another.
     async fn make(
         &self,
@@ -309,6 +331,13 @@ where
         cluster: &Arc<Cluster>,
     ) -> Result<Connection<B>, AcquireError> {
         let _pending = self.permit(Bound::Pending)?;
+        let mut opener = None;
+        if cluster.protocol == Protocol::Http2 && demand.wanted == Wanted::Any {
+            opener = match self.share(host, &purpose, cluster).await {
+                Ok(found) => return Ok(found),
+                Err(opener) => opener,
+            };
+        }
         let room = async {
             loop {
                 match self.permit(Bound::Connections) {
@@ -334,8 +363,15 @@ where
             Err(_) => return Err(Overflow.into()),
         };
         let open = host.room.enter(permit);
-        let stream = self.open(host, demand, cluster).await?;
-        Ok(start(host, stream, purpose, cluster, open).await?)
+        let made = async {
+            let stream = self.open(host, demand, cluster).await?;
+            start(host, stream, purpose, cluster, open).await
+        };
+        let made = made.await;
+        if let (Err(_), Some(opener)) = (&made, &opener) {
+            opener.fail();
+        }
+        Ok(made?)
     }
 
     fn lease(

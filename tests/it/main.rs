@@ -20,6 +20,7 @@ mod check;
 mod client;
 mod credentials;
 mod explain;
+mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
 mod gateway;
@@ -41,6 +42,7 @@ mod retries;
 mod routes;
 mod samples;
 mod scripted;
+mod strict;
 mod tcp;
 mod token_rules;
 mod upstream;

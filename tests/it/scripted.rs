@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +16,8 @@ pub enum Step {
     Read(usize, &'static str),
     /// End the connection without a word.
     Leave,
+    /// Reset the connection.
+    Reset,
 }
 
 /// Answers the heads of every connection by the same script.
@@ -61,6 +64,10 @@ async fn follow(mut stream: TcpStream, script: &[Step], heads: Arc<AtomicUsize>)
                 stream.write_all(text.as_bytes()).await.unwrap();
             }
             Step::Leave => return,
+            Step::Reset => {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return;
+            }
         }
     }
     let _ = stream.read_to_end(&mut Vec::new()).await;

@@ -101,7 +101,7 @@ pub async fn send(
             }
             Err(Failed::Sent(reject, cause)) => (reject, cause),
         };
-        let died = stale && matches!(reject, Reject::UpstreamClosed | Reject::UpstreamReset);
+        let died = stale && matches!(reject, Reject::UpstreamClosed);
         if !(kept && exchange.upload.can_repeat()) {
             return Err(tries.last(reject));
         }
@@ -305,25 +305,37 @@ fn connect_failure(error: &ConnectError) -> ConnectFailure {
 }
 
 fn failure(error: &hyper::Error) -> Reject {
+    let stream = h2_error(error);
     if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
         Reject::UpstreamProtocol
     } else if error.is_user() {
         Reject::ClientGone
-    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        Reject::UpstreamClosed
-    } else {
+    } else if stream.is_some_and(h2::Error::is_library) {
+        Reject::UpstreamProtocol
+    } else if stream.is_some_and(h2::Error::is_reset) {
         Reject::UpstreamReset
+    } else {
+        Reject::UpstreamClosed
     }
 }
 
-/// Whether a stream was refused before the backend looked at it.
+/// Whether a stream was refused before the backend looked at it: alone, or with all those that came
+/// too late for a connection that the backend ends in good order (RFC 9113 sections 6.8 and 8.7).
 fn is_refused(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
+        Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+        _ => false,
+    })
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return Some(h2);
         }
         source = inner.source();
     }
-    false
+    None
 }

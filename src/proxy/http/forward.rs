@@ -16,14 +16,14 @@ use super::attempt::head_of;
 use super::body::{Expiry, ResponseBody};
 use super::head::{Plan, RequestValues};
 use super::service::Exchange;
-use super::upload::Gate;
+use super::upload::{Fault, Gate};
 use super::{attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use crate::decide::reject::Reject;
+use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::sanitize::strip_hop_by_hop;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
@@ -91,8 +91,12 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             response.map(|incoming| ResponseBody::backend(incoming, lease, exchange, expiry))
         }
         Err(reject) => {
-            let reject =
-                if exchange.upload.stalled.get() { Reject::RequestTimeout } else { reject };
+            let reject = match exchange.upload.fault.get() {
+                None => reject,
+                Some(Fault::Stalled) => Reject::RequestTimeout,
+                Some(Fault::Malformed) => Reject::BadRequest(BadRequest::Body),
+                Some(Fault::Gone) => Reject::ClientGone,
+            };
             respond::reject(exchange, work.snapshot, &reject)
         }
     }

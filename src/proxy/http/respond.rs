@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::head::RequestValues;
@@ -24,6 +24,12 @@ pub fn reject(
     snapshot: &Snapshot,
     reject: &Reject,
 ) -> Response<ResponseBody> {
+    if matches!(reject, Reject::ClientGone) {
+        // A client that only stopped sending may still read.
+        let mut response = Response::new(ResponseBody::none());
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        return response;
+    }
     exchange.rejected(reject);
     if matches!(reject, Reject::Jwt(_)) {
         ask_for_token(&mut exchange, snapshot);

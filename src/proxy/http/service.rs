@@ -30,7 +30,8 @@ use crate::telemetry::{Protocol, RequestRecord};
 /// The flag of a request that was made to wait.
 const DELAYED: &str = "DI";
 
-/// A request and its answer: ends once, as a metrics sample and an access log line.
+/// A request and its answer: ends once, as a metrics sample and an access log line. One that is dropped
+/// before its answer was there was given up by its client.
 pub struct Exchange {
     connection: Rc<HttpConnection>,
     /// What will be logged and counted.
@@ -48,6 +49,7 @@ pub struct Exchange {
     http2: bool,
     /// A `HEAD` request: its answer has no body, whatever its length says.
     bodiless: bool,
+    answered: bool,
     _active: ActiveRequest,
 }
 
@@ -87,6 +89,7 @@ impl Exchange {
             upload: Upload::begin(incoming),
             gate: None,
             extra: None,
+            answered: false,
             _active: active,
         })
     }
@@ -144,6 +147,7 @@ impl Exchange {
 
     /// Notes the answer's head.
     pub fn answered<B>(&mut self, response: &Response<B>) {
+        self.answered = true;
         self.record.code = response.status().as_u16();
         self.record.response_head_bytes = head_bytes(response.headers());
         self.note_grpc_status(response.headers());
@@ -219,11 +223,17 @@ impl Exchange {
     }
 
     /// Ends the exchange.
-    pub fn finish(mut self) {
+    pub fn finish(self) {}
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
         self.liveness().request_ended();
+        if !self.answered {
+            self.rejected(&Reject::ClientGone);
+        }
         self.record.bytes_received = self.upload.bytes.get();
-        let Self { record, connection, .. } = self;
-        record.finish(&connection.registered.worker.telemetry);
+        self.record.finish(&self.connection.registered.worker.telemetry);
     }
 }
 
@@ -253,6 +263,7 @@ pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
     }
     let mut record = RequestRecord::new(Instant::now(), Protocol::Http, log);
     record.code = reject.status().as_u16();
+    record.flags = reject.answer().flag;
     record.reason = Some(reject.answer().code);
     record.details = reject.details();
     record.finish(telemetry);

@@ -23,6 +23,7 @@ pub fn switch(
 ) -> Response<ResponseBody> {
     let backend = hyper::upgrade::on(&mut response);
     let (parts, _) = response.into_parts();
+    exchange.liveness().switch();
     spawn_local(async move {
         match client {
             // A backend that switches unasked has no client side to be joined to.

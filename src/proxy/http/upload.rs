@@ -4,6 +4,7 @@
 //! **Invariant:** a byte of the client's body is taken from it once, and only the latest try gets it.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub struct Upload {
     incoming: RefCell<Option<Incoming>>,
     /// Bytes that came.
     pub bytes: Cell<u64>,
-    /// The client stalled.
-    pub stalled: Cell<bool>,
+    /// What went wrong with it.
+    pub fault: Cell<Option<Fault>>,
     ended: Cell<bool>,
     /// Its length, when the client told it.
     length: Cell<Option<u64>>,
@@ -41,6 +42,26 @@ pub struct Upload {
     kept: RefCell<Kept>,
     /// Mirrors of it.
     copies: RefCell<SmallVec<[Rc<BodyCopy>; 1]>>,
+}
+
+/// What went wrong with a client's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing came for [`limit::STALL_TIME`].
+    Stalled,
+    /// It is not what its framing says (RFC 9112 section 7.1).
+    Malformed,
+    /// The client went away, or took it back.
+    Gone,
+}
+
+impl Fault {
+    fn of(error: &hyper::Error) -> Self {
+        use io::ErrorKind::{InvalidData, InvalidInput};
+        let source = std::error::Error::source(error);
+        let kind = source.and_then(|inner| inner.downcast_ref::<io::Error>()).map(io::Error::kind);
+        if matches!(kind, Some(InvalidData | InvalidInput)) { Self::Malformed } else { Self::Gone }
+    }
 }
 
 /// The beginning of a body, as far as it is kept for another try.
@@ -77,7 +98,8 @@ impl Upload {
 
     /// Whether the body can be sent from its beginning.
     pub fn can_repeat(&self) -> bool {
-        self.is_empty() || matches!(*self.kept.borrow(), Kept::All(..))
+        let kept = self.is_empty() || matches!(*self.kept.borrow(), Kept::All(..));
+        kept && self.fault.get().is_none()
     }
 
     /// The body from its beginning, for another try; the tries before get nothing more.
@@ -133,10 +155,14 @@ impl Upload {
             self.sender.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         };
-        if let Some(Ok(frame)) = &frame {
-            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-            self.bytes.set(self.bytes.get() + count);
-            self.remember(frame);
+        match &frame {
+            Some(Ok(frame)) => {
+                let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.bytes.set(self.bytes.get() + count);
+                self.remember(frame);
+            }
+            Some(Err(error)) => self.fault.set(Some(Fault::of(error))),
+            None => {}
         }
         if frame.is_none() || incoming.is_end_stream() {
             self.ended.set(true);
@@ -245,7 +271,7 @@ impl Source {
 
     fn stalled(&self) {
         if let Self::Client { upload, .. } = self {
-            upload.stalled.set(true);
+            upload.fault.set(Some(Fault::Stalled));
         }
     }
 }

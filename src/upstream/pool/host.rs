@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::coming::Coming;
 use super::lease::Sender;
 use crate::base::limit;
 use crate::snapshot::cluster::{Address, ConnectionRules};
@@ -33,6 +34,8 @@ pub(super) struct Host<B> {
     pub(super) watch: RefCell<Option<Watch>>,
     /// What is going on.
     pub(super) room: Rc<Room>,
+    /// HTTP/2 connections that are being opened.
+    pub(super) coming: Rc<Coming>,
     idle: RefCell<Vec<Idle<B>>>,
     shared: RefCell<Vec<Shared<B>>>,
 }
@@ -162,6 +165,7 @@ impl<B> Host<B> {
             since: Instant::now(),
             watch: RefCell::default(),
             room: Rc::default(),
+            coming: Rc::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
         })
