@@ -9,7 +9,10 @@ mod check;
 mod demo;
 mod explain;
 mod health;
+mod issuer;
+mod load;
 mod run;
+mod test;
 mod values;
 
 use std::collections::HashSet;
@@ -47,6 +50,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Test(test::TestArgs),
     Ca(ca::CaArgs),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
@@ -86,6 +90,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -110,6 +115,7 @@ Examples:
   portcullis certs                             development certificates under certs/
   portcullis check --config gateways/          what would be loaded, and what is wrong with it
   portcullis explain https://shop.example.com/  what would happen to a request, and why
+  portcullis test gateways/                    does it do what *.test.yaml expects of it
   portcullis run --port-map 443=8443           serve gateways/, with 443 bound as 8443
 
 Every flag can be set by an environment variable: --port-map is PORTCULLIS_PORT_MAP.

@@ -124,6 +124,15 @@ pub struct Outcome {
     /// Where the route is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// The rule's name, as the access log has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The verified token's principal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// The policy that allowed or refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// `location` of a redirect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,

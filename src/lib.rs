@@ -9,7 +9,7 @@
 //! (`tests/layering.rs` holds the table):
 //!
 //! [`base`], [`diag`], [`resources`], [`telemetry`], [`route`], [`auth`], [`balance`], [`tls`],
-//! [`snapshot`], [`decide`], [`explain`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`],
+//! [`snapshot`], [`decide`], [`explain`], [`expectation`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`],
 //! [`ca`], [`identity`], [`reload`], [`admin`], [`app`], [`cli`].
 
 pub mod base;
@@ -27,6 +27,7 @@ pub mod snapshot;
 
 pub mod compile;
 pub mod decide;
+pub mod expectation;
 pub mod explain;
 
 pub mod grpc;

@@ -48,7 +48,7 @@ pub use peer_authentication::PeerAuthentication;
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
-pub use single::parse_single;
+pub use single::{Placed, parse_placed, parse_single};
 pub use validate::validate;
 pub use virtual_service::VirtualService;
 

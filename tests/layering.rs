@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("snapshot", &["base", "route", "auth", "balance", "tls"]),
     ("decide", &["base", "route", "auth", "tls", "snapshot"]),
     ("explain", &["base", "route", "auth", "tls", "snapshot", "decide"]),
+    ("expectation", &["base", "diag", "snapshot", "explain"]),
     ("compile", &["base", "diag", "resources", "route", "auth", "balance", "tls", "snapshot"]),
     ("net", &["base", "telemetry", "tls"]),
     ("grpc", &["base"]),
@@ -103,6 +104,7 @@ fn pure_layers_touch_no_runtime_and_no_file() {
         "tls",
         "decide",
         "explain",
+        "expectation",
         "compile",
         "ca",
     ];

@@ -1,17 +1,13 @@
 //! `portcullis check`: what is wrong with what `run` would load.
 
-use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
 use super::args::InputArgs;
-use crate::app;
+use super::load::{load, no_keys, print};
 use crate::app::settings::ReportFormat;
-use crate::auth::jwt::{IssuerKeys, JwksSource, KeyState};
-use crate::base::id::Generation;
 use crate::diag::{count, render};
 
 /// Say what is wrong with what `run` would load, by the same compiler
@@ -43,23 +39,14 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let inputs = args.inputs.inputs();
-    let mut configuration = app::loader(&inputs)?;
-    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
-    let loaded = configuration.load(&keys, Generation(1), app::unix_seconds())?;
-    let diagnostics = loaded.map_or_else(Vec::new, |loaded| loaded.diagnostics);
-    let report = match args.output {
+    let diagnostics = load(&args.inputs.inputs(), &no_keys)?.diagnostics;
+    print(&match args.output {
         ReportFormat::Text => {
             render::text(&diagnostics, &|path| std::fs::read(path).ok().map(Into::into))
         }
         ReportFormat::Json => render::json(&diagnostics),
         ReportFormat::Sarif => render::sarif(&diagnostics),
-    };
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", report.trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    })?;
     let (errors, warnings) = count(&diagnostics);
     let failed = errors > 0 || (args.strict && warnings > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

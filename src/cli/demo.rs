@@ -1,7 +1,7 @@
 //! `portcullis demo`: the whole story on one machine.
 
 mod backends;
-mod issuer;
+mod token;
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};

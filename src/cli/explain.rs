@@ -1,10 +1,8 @@
 //! `portcullis explain`: what would happen to one request.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -14,10 +12,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::args::InputArgs;
+use super::load::{load, no_keys, print};
 use super::values;
 use crate::app;
-use crate::auth::jwt::{IssuerKeys, JwksSource, KeyState};
-use crate::base::id::Generation;
 use crate::base::secret::Secret;
 use crate::explain::{Question, explain, text};
 
@@ -83,25 +80,18 @@ pub(super) struct ExplainArgs {
         default_value = "text",
         help_heading = REPORT
     )]
-    output: values::ExplanationFormat,
+    output: values::OutputFormat,
 }
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = args.question()?;
-    let mut configuration = app::loader(&args.inputs.inputs())?;
-    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
-    let loaded = configuration.load(&keys, Generation(1), question.now)?;
-    let loaded = loaded.context("nothing was loaded")?;
+    let loaded = load(&args.inputs.inputs(), &no_keys)?;
     let told = explain(&loaded.output.snapshot, &question)?;
-    let report = match args.output {
-        values::ExplanationFormat::Text => text(&told),
-        values::ExplanationFormat::Json => serde_json::to_string_pretty(&told)?,
-    };
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", report.trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    print(&match args.output {
+        values::OutputFormat::Text => text(&told),
+        values::OutputFormat::Json => serde_json::to_string_pretty(&told)?,
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl ExplainArgs {

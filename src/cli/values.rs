@@ -85,9 +85,9 @@ impl From<&str> for StateDir {
     }
 }
 
-/// Form of an explanation.
+/// Form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ExplanationFormat {
+pub(super) enum OutputFormat {
     /// For people.
     Text,
     /// For programs.

@@ -111,10 +111,20 @@ impl Rule<'_> {
             out.push(self.route("", RequestMatch::default(), action));
             return Ok(());
         }
-        for (index, entry) in matches {
+        for (place, (index, entry)) in matches.iter().enumerate() {
             let condition = self.condition(*index, entry)?;
             let action = self.action(entry.uri.as_ref(), find)?;
+            let all = condition.is_catch_all();
             out.push(self.route(&entry.name, condition, action));
+            if all {
+                if let Some((next, _)) = matches.get(place + 1) {
+                    let field = format!("{}.match[{next}]", self.field);
+                    let message = "the match before takes every request";
+                    let finding = at(self.resource, field, &catalog::UNREACHABLE_RULE, message);
+                    self.findings.add(finding.help("remove it, or put it first"));
+                }
+                break;
+            }
         }
         Ok(())
     }
@@ -208,6 +218,15 @@ mod tests {
         let (routes, codes) = check(
             "  - route: [{destination: {host: c}}]\n  - match: [{uri: {prefix: /x}}]\n    route: \
              [{destination: {host: c}}]\n",
+        );
+        assert_eq!((routes.len(), codes), (1, vec!["IST0130"]));
+    }
+
+    #[test]
+    fn matches_after_a_catch_all_are_told_and_dropped() {
+        let (routes, codes) = check(
+            "  - match: [{uri: {prefix: /}}, {uri: {prefix: /x}}]\n    route: [{destination: {host: \
+             c}}]\n",
         );
         assert_eq!((routes.len(), codes), (1, vec!["IST0130"]));
     }

@@ -84,8 +84,13 @@ pub(super) fn tell(
     if let Outcome::Reject(reject @ Reject::Jwt(_)) = &decision.outcome {
         return refuse(tale, "token", reject);
     }
+    if let Verdict::Verified(token) = &decision.verdict {
+        tale.outcome.principal = token.principal.as_deref().map(str::to_owned);
+    }
     access(tale, snapshot, arrived, decision.allowed);
-    if let Outcome::Reject(reject @ Reject::Denied(_)) = &decision.outcome {
+    tale.outcome.policy = decision.allowed.map(|origin| origin.resource.to_string());
+    if let Outcome::Reject(reject @ Reject::Denied(denial)) = &decision.outcome {
+        tale.outcome.policy = Some(denial.origin.resource.to_string());
         return refuse(tale, "access", reject);
     }
     let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
@@ -218,6 +223,7 @@ fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_
     match decision.route {
         Some(route) => {
             tale.outcome.route = Some(place(&route.origin));
+            tale.outcome.rule = Some(route.name.to_string()).filter(|name| !name.is_empty());
             let name = if route.name.is_empty() { "a rule" } else { &*route.name };
             tale.step("route", format!("{name} of {}", host.name))
                 .by(&route.origin)

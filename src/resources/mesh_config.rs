@@ -110,7 +110,7 @@ pub fn parse_mesh_config(file: &ConfigFile) -> (Option<MeshConfig>, Vec<Diagnost
         let at = single::place(file, field.position);
         diagnostics.push(diagnostic.at(at).field(field.path).help(help));
     }
-    (mesh, diagnostics)
+    (mesh.map(|mesh| mesh.value), diagnostics)
 }
 
 #[cfg(test)]

@@ -109,6 +109,11 @@ fn collect_below(node: &Node<'_>, path: PathHash, top: bool, places: &mut Places
 }
 
 impl Places {
+    /// Of a document without fields.
+    pub(super) fn nowhere(start: Location) -> Self {
+        PlacesBuilder::new().finish(start)
+    }
+
     /// The place of a path, or of its nearest parent.
     pub(super) fn location(&self, path: &str) -> Location {
         let mut rest = path;

@@ -4,8 +4,24 @@ use serde::de::DeserializeOwned;
 
 use super::de::{self, UnknownField};
 use super::node::{self, Node, Position};
+use super::place::{Places, collect};
 use super::{ConfigFile, nearest};
 use crate::diag::{Diagnostic, Location, catalog};
+
+/// A document and the places of its fields.
+#[derive(Clone, Debug)]
+pub struct Placed<T> {
+    /// What it says.
+    pub value: T,
+    places: Places,
+}
+
+impl<T> Placed<T> {
+    /// Where a field was written; the nearest parent that is there when the field is not.
+    pub fn location(&self, path: &str) -> Location {
+        self.places.location(path)
+    }
+}
 
 /// Reads a file in which every field must be known; nothing when it cannot be used, with the reasons.
 /// `what` names the type for people.
@@ -13,6 +29,14 @@ pub fn parse_single<T: DeserializeOwned + Default>(
     file: &ConfigFile,
     what: &'static str,
 ) -> Result<T, Vec<Diagnostic>> {
+    parse_placed(file, what).map(|placed| placed.value)
+}
+
+/// As [`parse_single`], with the places of fields.
+pub fn parse_placed<T: DeserializeOwned + Default>(
+    file: &ConfigFile,
+    what: &'static str,
+) -> Result<Placed<T>, Vec<Diagnostic>> {
     let (value, mut diagnostics, unread) = read(file, what);
     for field in unread {
         let help = match nearest::nearest(&field.name, field.known) {
@@ -30,7 +54,7 @@ pub fn parse_single<T: DeserializeOwned + Default>(
 pub(super) fn read<T: DeserializeOwned + Default>(
     file: &ConfigFile,
     what: &str,
-) -> (Option<T>, Vec<Diagnostic>, Vec<UnknownField>) {
+) -> (Option<Placed<T>>, Vec<Diagnostic>, Vec<UnknownField>) {
     let mut unread = Vec::new();
     let (value, diagnostics) = match document(file, what, &mut unread) {
         Ok(value) => (Some(value), Vec::new()),
@@ -48,7 +72,7 @@ fn document<T: DeserializeOwned + Default>(
     file: &ConfigFile,
     what: &str,
     unread: &mut Vec<UnknownField>,
-) -> Result<T, Box<Diagnostic>> {
+) -> Result<Placed<T>, Box<Diagnostic>> {
     let start = Position { line: 1, column: 1 };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| {
         let diagnostic = Diagnostic::new(&catalog::NOT_UTF8, "the file is not UTF-8");
@@ -62,15 +86,19 @@ fn document<T: DeserializeOwned + Default>(
         })?;
         roots.extend(found.into_iter().filter(|root| !root.is_null()));
     }
-    let Some((root, more)) = roots.split_first() else { return Ok(T::default()) };
+    let Some((root, more)) = roots.split_first() else {
+        let places = Places::nowhere(place(file, start));
+        return Ok(Placed { value: T::default(), places });
+    };
     if let Some(second) = more.first() {
         let message = format!("a {what} is one document, and this is another");
         let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, message);
         return Err(diagnostic.at(place(file, second.position)).help("keep one of them").into());
     }
-    de::read(root, "", unread).map_err(|error: de::Error| {
+    let value = de::read(root, "", unread).map_err(|error: de::Error| {
         let (path, at) = error.place.unwrap_or((String::new(), root.position));
         let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message);
         diagnostic.at(place(file, at)).field(path).help("the file is not used until then").into()
-    })
+    });
+    value.map(|value| Placed { value, places: collect(root, place(file, root.position)) })
 }

@@ -1,6 +1,6 @@
 //! Resources in files: `*.yaml`, `*.yml` and `*.json` under the configured files and folders.
 //!
-//! Hidden files and folders are left out, so that a mounted volume's `..data` and an editor's
+//! `*.test.yaml` hold expectations and no resources. Hidden files and folders are left out, so that a mounted volume's `..data` and an editor's
 //! temporary files are not read; a link to a file is.
 
 use std::collections::BTreeSet;
@@ -21,66 +21,94 @@ pub fn read(
     roots: &[PathBuf],
     reader: &mut Reader,
 ) -> (Vec<(ConfigFile, Fingerprint)>, Vec<Diagnostic>) {
-    let mut diagnostics = Vec::new();
-    let mut paths = BTreeSet::new();
+    let mut found = Found::new(is_configuration);
     for root in roots {
-        collect(root, FOLDER_DEPTH, &mut paths, &mut diagnostics);
+        found.collect(root, FOLDER_DEPTH);
         if fs::metadata(root).is_ok_and(|meta| meta.is_file()) {
-            paths.insert(root.clone());
+            found.paths.insert(root.clone());
         }
     }
-    let mut files = Vec::new();
-    for path in paths.into_iter().take(limit::CONFIG_FILES) {
-        match reader.read(&path, limit::CONFIG_FILE_BYTES) {
-            Ok(Some(content)) => {
-                let file = ConfigFile { path: shown(&path).into(), bytes: content.bytes().clone() };
-                files.push((file, content.fingerprint()));
-            }
-            Ok(None) => diagnostics.push(too_large(&path)),
-            Err(error) => diagnostics.push(unreadable(&path, &error.to_string())),
-        }
-    }
-    (files, diagnostics)
+    found.read(reader)
 }
 
-fn collect(
-    path: &Path,
-    depth: usize,
-    paths: &mut BTreeSet<PathBuf>,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let entries = match fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::read_dir(path),
-        Ok(meta) if meta.is_file() && is_configuration(path) => {
-            paths.insert(path.to_owned());
-            return;
-        }
-        Ok(_) => return,
-        Err(error) => Err(error),
-    };
-    let entries = match entries {
-        Ok(entries) => entries,
-        Err(error) => return diagnostics.push(unreadable(path, &error.to_string())),
-    };
-    for entry in entries.flatten() {
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if hidden || depth == 0 || paths.len() >= limit::CONFIG_FILES {
-            continue;
-        }
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_file() && is_configuration(&path) => {
-                paths.insert(path);
+/// Reads every file of expectations below the same roots.
+pub fn tests(roots: &[PathBuf]) -> (Vec<ConfigFile>, Vec<Diagnostic>) {
+    let mut found = Found::new(is_test);
+    for root in roots {
+        found.collect(root, FOLDER_DEPTH);
+    }
+    let (files, diagnostics) = found.read(&mut Reader::default());
+    (files.into_iter().map(|(file, _)| file).collect(), diagnostics)
+}
+
+/// Files of one kind, and folders that cannot be read.
+struct Found {
+    kind: fn(&Path) -> bool,
+    paths: BTreeSet<PathBuf>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Found {
+    fn new(kind: fn(&Path) -> bool) -> Self {
+        Self { kind, paths: BTreeSet::new(), diagnostics: Vec::new() }
+    }
+
+    fn read(self, reader: &mut Reader) -> (Vec<(ConfigFile, Fingerprint)>, Vec<Diagnostic>) {
+        let Self { paths, mut diagnostics, .. } = self;
+        let mut files = Vec::new();
+        for path in paths.into_iter().take(limit::CONFIG_FILES) {
+            match reader.read(&path, limit::CONFIG_FILE_BYTES) {
+                Ok(Some(content)) => {
+                    let file =
+                        ConfigFile { path: shown(&path).into(), bytes: content.bytes().clone() };
+                    files.push((file, content.fingerprint()));
+                }
+                Ok(None) => diagnostics.push(too_large(&path)),
+                Err(error) => diagnostics.push(unreadable(&path, &error.to_string())),
             }
-            Ok(kind) if kind.is_file() => {}
-            _ => collect(&path, depth - 1, paths, diagnostics),
+        }
+        (files, diagnostics)
+    }
+
+    fn collect(&mut self, path: &Path, depth: usize) {
+        let entries = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => fs::read_dir(path),
+            Ok(meta) if meta.is_file() && (self.kind)(path) => {
+                self.paths.insert(path.to_owned());
+                return;
+            }
+            Ok(_) => return,
+            Err(error) => Err(error),
+        };
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return self.diagnostics.push(unreadable(path, &error.to_string())),
+        };
+        for entry in entries.flatten() {
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if hidden || depth == 0 || self.paths.len() >= limit::CONFIG_FILES {
+                continue;
+            }
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_file() && (self.kind)(&path) => {
+                    self.paths.insert(path);
+                }
+                Ok(kind) if kind.is_file() => {}
+                _ => self.collect(&path, depth - 1),
+            }
         }
     }
 }
 
 fn is_configuration(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("yaml" | "yml" | "json"))
+    matches!(extension, Some("yaml" | "yml" | "json")) && !is_test(path)
+}
+
+fn is_test(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(".test.yaml") || name.ends_with(".test.yml"))
 }
 
 fn too_large(path: &Path) -> Diagnostic {
@@ -119,7 +147,15 @@ mod tests {
 
     #[test]
     fn folders_are_read_in_order_without_hidden_and_foreign_files() {
-        let names = ["b.yaml", "a/z.yml", "a/x.json", ".b.yaml.tmp", "..data/c.yaml", "README.md"];
+        let names = [
+            "b.yaml",
+            "a/z.yml",
+            "a/x.json",
+            ".b.yaml.tmp",
+            "..data/c.yaml",
+            "README.md",
+            "b.test.yaml",
+        ];
         assert_eq!(check(&names), ["a/x.json", "a/z.yml", "b.yaml"]);
     }
 

@@ -19,6 +19,7 @@ mod ca;
 mod check;
 mod client;
 mod credentials;
+mod expectations;
 mod explain;
 mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]

@@ -11,7 +11,9 @@ fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             yaml_files(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "yaml") {
+        } else if path.extension().is_some_and(|ext| ext == "yaml")
+            && !path.to_str().unwrap().ends_with(".test.yaml")
+        {
             found.push(path);
         }
     }

@@ -23,7 +23,8 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
-use super::issuer::Issuer;
+use super::token::token;
+use crate::cli::issuer::Issuer;
 use crate::tls::identity::PeerIdentity;
 use crate::tls::roots::Roots;
 
@@ -137,7 +138,7 @@ fn issued(issuer: &Issuer, request: &Request<Incoming>) -> Response<Full<Bytes>>
     let query = request.uri().query().unwrap_or_default();
     match request.uri().path() {
         "/jwks" => response("application/json", issuer.key_set().to_owned()),
-        "/token" => match issuer.token(query, crate::app::unix_seconds()) {
+        "/token" => match token(issuer, query, crate::app::unix_seconds()) {
             Ok(token) => response("text/plain", token),
             Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },

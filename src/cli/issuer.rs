@@ -1,18 +1,16 @@
 //! A token issuer to try things with: one key made at the start, and whatever claims are asked for.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PublicKeyData as _};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// The issuer that `gateways/shop/tokens.yaml` trusts.
-const ISSUER: &str = "https://issuer.example.com";
-const KEY_ID: &str = "demo";
-/// How long a token is good for unless `?seconds=` says otherwise.
+use crate::base::claim::Claims;
+
+const KEY_ID: &str = "trial";
+/// How long a token is good for, in seconds, unless its claims say otherwise.
 const LIFE: i64 = 3600;
 
 /// Signs tokens.
@@ -47,20 +45,11 @@ impl Issuer {
         &self.key_set
     }
 
-    /// A token at `now` (Unix seconds); claims are taken from the query, `seconds` is its life.
-    pub(super) fn token(&self, query: &str, now: i64) -> anyhow::Result<String> {
-        let mut asked: BTreeMap<&str, &str> =
-            query.split('&').filter_map(|pair| pair.split_once('=')).collect();
-        let life = asked.remove("seconds").and_then(|text| text.parse().ok()).unwrap_or(LIFE);
-        let mut claims = json!({
-            "iss": ISSUER, "aud": "shop", "sub": "alice", "iat": now,
-            "exp": now.saturating_add(life),
-        });
-        if let Value::Object(claims) = &mut claims {
-            for (name, value) in asked {
-                claims.insert(name.to_owned(), value.into());
-            }
-        }
+    /// A token with these claims at `now` (Unix seconds); `iat` and `exp` are added where absent.
+    pub(super) fn sign(&self, claims: &Claims, now: i64) -> anyhow::Result<String> {
+        let mut claims = claims.clone();
+        claims.entry("iat").or_insert_with(|| now.into());
+        claims.entry("exp").or_insert_with(|| now.saturating_add(LIFE).into());
         let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
         Ok(jsonwebtoken::encode(&header, &claims, &self.key)?)
     }
@@ -70,6 +59,7 @@ impl Issuer {
 mod tests {
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{DecodingKey, Validation};
+    use serde_json::Value;
 
     use super::*;
 
@@ -80,11 +70,15 @@ mod tests {
         let key = DecodingKey::from_jwk(keys.find(KEY_ID).unwrap()).unwrap();
         let mut rules = Validation::new(Algorithm::ES256);
         rules.set_audience(&["shop"]);
-        rules.set_issuer(&[ISSUER]);
-        let token = issuer.token("sub=bob&seconds=60", crate::app::unix_seconds()).unwrap();
-        let claims = jsonwebtoken::decode::<Value>(&token, &key, &rules).unwrap().claims;
-        assert_eq!(claims["sub"], "bob");
-        let old = issuer.token("seconds=-600", crate::app::unix_seconds()).unwrap();
-        assert!(jsonwebtoken::decode::<Value>(&old, &key, &rules).is_err());
+        rules.set_issuer(&["https://a.com"]);
+        let now = crate::app::unix_seconds();
+        let check = |claims: Value| {
+            let token = issuer.sign(claims.as_object().unwrap(), now).unwrap();
+            jsonwebtoken::decode::<Value>(&token, &key, &rules).map(|read| read.claims)
+        };
+        let claims = check(json!({"iss": "https://a.com", "aud": "shop", "sub": "bob"})).unwrap();
+        assert_eq!((&claims["sub"], &claims["exp"]), (&"bob".into(), &(now + LIFE).into()));
+        let old = json!({"iss": "https://a.com", "aud": "shop", "exp": now - 600});
+        assert!(check(old).is_err());
     }
 }

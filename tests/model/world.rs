@@ -1,0 +1,391 @@
+//! Random configurations and requests, as plain values.
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+/// Some VirtualServices of one Gateway.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) services: Vec<VirtualService>,
+}
+
+#[derive(Debug)]
+pub(crate) struct VirtualService {
+    pub(crate) hosts: Vec<&'static str>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) matches: Vec<Match>,
+    pub(crate) action: Action,
+}
+
+/// A condition on a text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Text {
+    Exact(&'static str),
+    Prefix(&'static str),
+    Regex(Regex),
+    Present,
+}
+
+/// An expression, and what it means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Regex {
+    pub(crate) pattern: &'static str,
+    pub(crate) means: fn(&str) -> bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Match {
+    pub(crate) uri: Option<Text>,
+    pub(crate) ignore_case: bool,
+    pub(crate) method: Option<Text>,
+    pub(crate) scheme: Option<Text>,
+    pub(crate) authority: Option<Text>,
+    pub(crate) headers: Vec<(&'static str, Text)>,
+    pub(crate) without: Vec<(&'static str, Text)>,
+    pub(crate) query: Option<(&'static str, Text)>,
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Action {
+    Forward {
+        rewrite: Rewrite,
+        authority: Option<&'static str>,
+        to: Vec<(&'static str, u32)>,
+    },
+    Redirect {
+        uri: Option<&'static str>,
+        authority: Option<&'static str>,
+        scheme: Option<&'static str>,
+        port: Option<u16>,
+        code: Option<u16>,
+    },
+    Respond(u16),
+}
+
+#[derive(Debug)]
+pub(crate) enum Rewrite {
+    Nothing,
+    Uri(&'static str),
+    /// Every `a` becomes `x-`.
+    Letter,
+    /// Every `b` with what follows it changes places: `b(.)` to `\1b`.
+    Group,
+}
+
+/// A request.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) host: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) query: Option<&'static str>,
+    pub(crate) method: &'static str,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+}
+
+/// Hosts of one VirtualService; none covers another of the same list.
+const PATTERNS: [&[&str]; 6] = [
+    &["a.com"],
+    &["a.com", "b.com"],
+    &["x.a.com", "*.y.a.com"],
+    &["*.a.com", "b.com"],
+    &["*.y.a.com", "a.com"],
+    &["*"],
+];
+const HOSTS: [&str; 10] = [
+    "a.com",
+    "A.com",
+    "b.com",
+    "a.com:80",
+    "b.com:8080",
+    "x.a.com",
+    "y.a.com",
+    "x.y.a.com",
+    "c.com",
+    "xa.com",
+];
+const PATHS: [&str; 10] =
+    ["/", "/a", "/a/b", "/ab", "/A/b", "/b/a/", "/c/../a", "/a%2Fb", "/a/./b", "/bba"];
+const SERVICES: [&str; 3] = ["red", "green", "blue"];
+
+const ANYTHING: Regex = Regex { pattern: ".*", means: |_| true };
+const EXPRESSIONS: [Regex; 4] = [
+    Regex { pattern: "/a.*", means: |text| text.starts_with("/a") },
+    Regex { pattern: "/(a|ab)", means: |text| text == "/a" || text == "/ab" },
+    Regex {
+        pattern: "/[a-z/]+",
+        means: |text| {
+            text.len() > 1
+                && text.starts_with('/')
+                && text[1..].chars().all(|c| c == '/' || c.is_ascii_lowercase())
+        },
+    },
+    ANYTHING,
+];
+
+fn pick<T: Copy>(rng: &mut Rng, list: &[T]) -> T {
+    list[rng.usize(..list.len())]
+}
+
+/// One time in `n`.
+fn rarely(rng: &mut Rng, n: usize) -> bool {
+    rng.usize(..n) == 0
+}
+
+fn text(rng: &mut Rng, exact: &[&'static str], prefixes: &[&'static str], regex: Regex) -> Text {
+    match rng.u8(..3) {
+        0 => Text::Exact(pick(rng, exact)),
+        1 => Text::Prefix(pick(rng, prefixes)),
+        _ => Text::Regex(regex),
+    }
+}
+
+/// A condition on a header or a parameter.
+fn value(rng: &mut Rng) -> Text {
+    if rarely(rng, 4) {
+        return Text::Present;
+    }
+    let regex = Regex { pattern: "v.?", means: |text| text.starts_with('v') && text.len() <= 2 };
+    text(rng, &["v", "", "value"], &["v", "va"], regex)
+}
+
+fn condition(rng: &mut Rng) -> Match {
+    let mut out = Match::default();
+    if rng.u8(..8) > 0 {
+        let regex = pick(rng, &EXPRESSIONS);
+        let uri =
+            text(rng, &["/", "/a", "/a/b", "/A/b", "/ab"], &["/", "/a", "/a/", "/b", "/A"], regex);
+        out.ignore_case = rarely(rng, 4);
+        out.uri = Some(uri);
+    }
+    if rarely(rng, 5) {
+        let regex = Regex { pattern: "P.*", means: |text| text.starts_with('P') };
+        out.method = Some(text(rng, &["GET", "POST"], &["P", "PU"], regex));
+    }
+    if rarely(rng, 8) {
+        let regex = Regex { pattern: "https?", means: |text| text == "http" || text == "https" };
+        out.scheme = Some(text(rng, &["http", "https"], &["http", "https"], regex));
+    }
+    if rarely(rng, 8) {
+        let regex = Regex { pattern: ".*[.]com(:80)?", means: |text| !text.ends_with("8080") };
+        out.authority = Some(text(rng, &["a.com", "a.com:80"], &["a.", "x.", "A"], regex));
+    }
+    for (rare, list) in [(4, &mut out.headers), (6, &mut out.without)] {
+        if rarely(rng, rare) {
+            list.push((pick(rng, &["x-a", "x-b"]), value(rng)));
+        }
+    }
+    if rarely(rng, 5) {
+        out.query = Some((pick(rng, &["q", "p"]), value(rng)));
+    }
+    if rarely(rng, 8) {
+        out.port = Some(pick(rng, &[80, 81]));
+    }
+    out
+}
+
+fn action(rng: &mut Rng, named: bool) -> Action {
+    match rng.u8(..6) {
+        0 => Action::Respond(rng.u16(200..500)),
+        1 => Action::Redirect {
+            uri: (!rarely(rng, 3)).then(|| pick(rng, &["/moved", "/moved?x=1", "/"])),
+            authority: rarely(rng, 2).then(|| pick(rng, &["n.com", "n.com:90"])),
+            scheme: Some(pick(rng, &["http", "https"])),
+            port: rarely(rng, 4).then(|| pick(rng, &[80, 443, 8443])),
+            code: rarely(rng, 2).then(|| pick(rng, &[301, 302, 303, 307, 308])),
+        },
+        _ => {
+            let rewrite = match rng.u8(..5) {
+                0 => Rewrite::Uri(pick(rng, &["/", "/new", "/new/"])),
+                1 => Rewrite::Letter,
+                2 if named => Rewrite::Group,
+                _ => Rewrite::Nothing,
+            };
+            let mut to = vec![(pick(rng, &SERVICES), rng.u32(..3))];
+            if rarely(rng, 3) {
+                to = vec![("red", rng.u32(..3)), ("green", rng.u32(1..5)), ("blue", rng.u32(..2))];
+            }
+            let authority = rarely(rng, 4).then_some("upstream.com");
+            Action::Forward { rewrite, authority, to }
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let services = (0..rng.usize(1..4)).map(|service| {
+            let hosts = pick(rng, &PATTERNS).to_vec();
+            // Enough rules, now and then, that they are indexed.
+            let most = if rarely(rng, 4) { 40 } else { 6 };
+            let rules = (0..rng.usize(1..=most)).map(|rule| {
+                let matches = (0..rng.usize(..3)).map(|_| condition(rng)).collect();
+                Rule { name: format!("s{service}r{rule}"), matches, action: action(rng, true) }
+            });
+            let rules = rules.collect();
+            VirtualService { hosts, rules }
+        });
+        Self { services: services.collect() }
+    }
+
+    /// The resources.
+    pub(crate) fn yaml(&self) -> String {
+        let networking = |kind: &str, name: &str, namespace: &str, spec: Value| {
+            json!({
+                "apiVersion": "networking.istio.io/v1",
+                "kind": kind,
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": spec,
+            })
+        };
+        let server =
+            json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]});
+        let mut all = vec![networking(
+            "Gateway",
+            "g",
+            "istio-system",
+            json!({"selector": {"istio": "ingressgateway"}, "servers": [server]}),
+        )];
+        for name in SERVICES {
+            let spec = json!({
+                "hosts": [host(name)],
+                "resolution": "STATIC",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+                "endpoints": [{"address": "192.0.2.1"}],
+            });
+            all.push(networking("ServiceEntry", name, "shop", spec));
+        }
+        for (index, service) in self.services.iter().enumerate() {
+            let spec = json!({
+                "hosts": service.hosts,
+                "gateways": ["istio-system/g"],
+                "http": service.rules.iter().map(Rule::json).collect::<Vec<_>>(),
+            });
+            all.push(networking("VirtualService", &format!("v{index}"), "shop", spec));
+        }
+        all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
+    }
+}
+
+pub(crate) fn host(service: &str) -> String {
+    format!("{service}.internal")
+}
+
+impl Text {
+    fn json(self) -> Value {
+        match self {
+            Self::Exact(text) => json!({"exact": text}),
+            Self::Prefix(text) => json!({"prefix": text}),
+            Self::Regex(regex) => json!({"regex": regex.pattern}),
+            Self::Present => json!({}),
+        }
+    }
+}
+
+impl Rule {
+    fn json(&self) -> Value {
+        let mut rule = json!({"name": self.name});
+        if !self.matches.is_empty() {
+            rule["match"] = self.matches.iter().map(Match::json).collect();
+        }
+        match &self.action {
+            Action::Respond(status) => rule["directResponse"] = json!({"status": status}),
+            Action::Redirect { uri, authority, scheme, port, code } => {
+                let mut redirect = json!({"scheme": scheme});
+                for (name, value) in [("uri", uri), ("authority", authority)] {
+                    if let Some(value) = value {
+                        redirect[name] = json!(value);
+                    }
+                }
+                for (name, value) in [("port", port), ("redirectCode", code)] {
+                    if let Some(value) = value {
+                        redirect[name] = json!(value);
+                    }
+                }
+                rule["redirect"] = redirect;
+            }
+            Action::Forward { rewrite, authority, to } => {
+                let mut written = json!({});
+                match rewrite {
+                    Rewrite::Nothing => {}
+                    Rewrite::Uri(uri) => written["uri"] = json!(uri),
+                    Rewrite::Letter => {
+                        written["uriRegexRewrite"] = json!({"match": "a", "rewrite": "x-"});
+                    }
+                    Rewrite::Group => {
+                        written["uriRegexRewrite"] = json!({"match": "b(.)", "rewrite": "\\1b"});
+                    }
+                }
+                if let Some(authority) = authority {
+                    written["authority"] = json!(authority);
+                }
+                if written != json!({}) {
+                    rule["rewrite"] = written;
+                }
+                let one = |(name, weight): &(&str, u32)| json!({"destination": {"host": host(name)}, "weight": weight});
+                rule["route"] = to.iter().map(one).collect();
+            }
+        }
+        rule
+    }
+}
+
+impl Match {
+    fn json(&self) -> Value {
+        let mut out = json!({});
+        let texts = [
+            ("uri", self.uri),
+            ("method", self.method),
+            ("scheme", self.scheme),
+            ("authority", self.authority),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                out[name] = text.json();
+            }
+        }
+        if self.ignore_case {
+            out["ignoreUriCase"] = json!(true);
+        }
+        let query: Vec<_> = self.query.into_iter().collect();
+        let maps = [
+            ("headers", &self.headers),
+            ("withoutHeaders", &self.without),
+            ("queryParams", &query),
+        ];
+        for (field, list) in maps {
+            for (name, text) in list {
+                out[field][name] = text.json();
+            }
+        }
+        if let Some(port) = self.port {
+            out["port"] = json!(port);
+        }
+        out
+    }
+}
+
+impl Asked {
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let values = ["v", "", "value", "vx", "w"];
+        let mut headers = Vec::new();
+        for name in ["x-a", "x-b"] {
+            for _ in 0..rng.usize(..3) {
+                headers.push((name, pick(rng, &values)));
+            }
+        }
+        let queries =
+            [None, Some("q=v"), Some("q=w&q=v"), Some("q"), Some("p=value&q=vx"), Some("pq=v")];
+        Self {
+            host: pick(rng, &HOSTS),
+            path: pick(rng, &PATHS),
+            query: pick(rng, &queries),
+            method: pick(rng, &["GET", "POST", "PUT"]),
+            headers,
+        }
+    }
+}
