@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use crate::admin::status::Readiness;
 use crate::base::id::Generation;
 use crate::base::limit;
-use crate::compile::settings::CompileSettings;
+use crate::compile::settings::{CompileSettings, Role};
 use crate::identity::{Feed, IdentitySource};
 use crate::proxy::worker::{Command, Parts};
 use crate::reload::{Loader, RootError};
@@ -224,6 +224,7 @@ fn compile_settings(
     system_roots: Option<Roots>,
 ) -> CompileSettings {
     let mut settings = CompileSettings {
+        role: inputs.role.clone(),
         namespace: inputs.namespace.clone(),
         root_namespace: settings::DEFAULT_ROOT_NAMESPACE.into(),
         labels: inputs.labels.clone(),
@@ -241,6 +242,10 @@ fn compile_settings(
         ..CompileSettings::default()
     }
     .with_mesh(mesh);
+    if matches!(settings.role, Role::Sidecar(_)) {
+        // The application says what it is.
+        settings.edge.server_header = None;
+    }
     if let Some(namespace) = &inputs.root_namespace {
         settings.root_namespace.clone_from(namespace);
     }

@@ -12,6 +12,7 @@ mod health;
 mod issuer;
 mod load;
 mod run;
+mod sidecar;
 mod test;
 mod values;
 
@@ -23,7 +24,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use values::PortMap;
+use values::{Inbound, PortMap};
 
 /// The command line as given.
 #[derive(Debug, Parser)]
@@ -48,6 +49,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Sidecar(sidecar::SidecarArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
@@ -68,6 +70,10 @@ impl Cli {
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = command();
         let matches = command.try_get_matches_from_mut(args)?;
+        if let Some(place) = taken_twice(&matches) {
+            let message = format!("--inbound listens twice at {place}; keep one of them\n");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
         if let Some(from) = mapped_twice(&matches) {
             let message = format!("--port-map names port {from} twice; keep one of them\n");
             return Err(command.error(ErrorKind::ArgumentConflict, message));
@@ -84,10 +90,20 @@ fn mapped_twice(matches: &clap::ArgMatches) -> Option<u16> {
     maps.map(|map| map.from).find(|from| !seen.insert(*from))
 }
 
+/// A place where two of `--inbound` listen.
+fn taken_twice(matches: &clap::ArgMatches) -> Option<String> {
+    let (_, command) = matches.subcommand()?;
+    let ports = command.try_get_many::<Inbound>("inbound").ok()??;
+    let mut seen = HashSet::new();
+    let mut places = ports.map(|port| port.listen(None).to_string());
+    places.find(|place| !seen.insert(place.clone()))
+}
+
 /// Runs the command and says how the process ends.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Sidecar(args) => sidecar::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
@@ -100,7 +116,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// The definition, with help that names environment variables but not what they hold.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env_values(true)))
+    Cli::command()
+        .mut_subcommand("sidecar", sidecar::defaults)
+        .mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env_values(true)))
 }
 
 const STYLES: Styles = Styles::styled()
@@ -117,6 +135,7 @@ Examples:
   portcullis explain https://shop.example.com/  what would happen to a request, and why
   portcullis test gateways/                    does it do what *.test.yaml expects of it
   portcullis run --port-map 443=8443           serve gateways/, with 443 bound as 8443
+  portcullis sidecar --inbound 15006=8080      stand before an application of the mesh
 
 Every flag can be set by an environment variable: --port-map is PORTCULLIS_PORT_MAP.
 
@@ -207,5 +226,8 @@ mod tests {
         refuses("portcullis explain", "URL");
         refuses("portcullis explain https://a.com/ --header x", "NAME: VALUE");
         refuses("portcullis ca --lifetime 91d", "24h");
+        refuses("portcullis sidecar", "--inbound");
+        refuses("portcullis sidecar --inbound 8080", "15006=8080");
+        refuses("portcullis sidecar --inbound 1=2 --inbound 1=3", "twice");
     }
 }

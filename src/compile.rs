@@ -21,6 +21,7 @@ mod endpoints;
 pub mod files;
 pub mod findings;
 pub mod gateways;
+pub mod inbound;
 pub mod listeners;
 mod locality;
 mod mesh_tls;
@@ -51,6 +52,7 @@ use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::diag::Diagnostic;
 use crate::resources::{self, ResourceSet};
+use crate::snapshot::listener::Listener;
 use crate::snapshot::{Authorization, Snapshot};
 
 use crate::tls::crypto::Providers;
@@ -60,11 +62,12 @@ use credentials::{Credentials, Materials};
 use destination_rules::DestinationRules;
 use files::FileStore;
 use findings::Findings;
+use inbound::InboundPass;
 use listeners::ListenerPass;
 use peers::PeerPolicies;
 use server_tls::{CertificateFact, LastGood, ServerTlsPass, Terminations};
 use services::Services;
-use settings::CompileSettings;
+use settings::{CompileSettings, Role};
 use upstream_tls::{ClientConfigs, UpstreamTlsPass};
 use virtual_hosts::RoutePass;
 
@@ -158,18 +161,9 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     };
     let tokens =
         authentication::authentication(set, settings, &services, input.keys, &mut findings);
-    let bindings = bindings::bindings(set, settings, &mut findings);
-    let drafts = gateways::listeners(set, settings, &mut findings);
-    let routes = RoutePass {
-        bindings: &bindings,
-        clusters: &mut clusters,
-        settings,
-        set,
-        tokens: tokens.authenticator.is_some(),
-        compiled: HashMap::new(),
-    };
-    let mut pass = ListenerPass { routes, tls: &mut server_tls, findings: &mut findings };
-    let listeners = drafts.iter().map(|draft| pass.listener(draft)).collect();
+    let reads_tokens = tokens.authenticator.is_some();
+    let passes = (&mut clusters, &mut server_tls);
+    let listeners = listeners(input, reads_tokens, passes, &mut findings);
     let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
     let authorization = authorization::authorization(set, settings, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
@@ -197,5 +191,36 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
             originations,
             labels,
         },
+    }
+}
+
+/// The listeners of this process's role.
+fn listeners<'a>(
+    input: &Input<'a>,
+    tokens: bool,
+    (clusters, tls): (&mut ClusterPass<'a>, &mut ServerTlsPass<'a>),
+    findings: &mut Findings,
+) -> Vec<Arc<Listener>> {
+    let Input { set, settings, .. } = *input;
+    match &settings.role {
+        Role::Gateway => {
+            let bindings = bindings::bindings(set, settings, findings);
+            let drafts = gateways::listeners(set, settings, findings);
+            let routes = RoutePass {
+                bindings: &bindings,
+                clusters,
+                settings,
+                set,
+                tokens,
+                compiled: HashMap::new(),
+            };
+            let mut pass = ListenerPass { routes, tls, findings };
+            drafts.iter().map(|draft| pass.listener(draft)).collect()
+        }
+        Role::Sidecar(ports) => {
+            clusters.peers().tell(&settings.namespace, &settings.labels, findings);
+            let mut pass = InboundPass { clusters, tls, settings, findings };
+            ports.iter().map(|port| pass.listener(port)).collect()
+        }
     }
 }

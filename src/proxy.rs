@@ -8,5 +8,6 @@
 
 pub mod connection;
 pub mod http;
+pub mod inbound;
 pub mod tcp;
 pub mod worker;

@@ -7,6 +7,7 @@
 
 pub mod cell;
 pub mod cluster;
+pub mod inbound;
 pub mod listener;
 pub mod route;
 pub mod view;

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compile::settings::Role;
 use crate::identity::IdentitySource;
 use crate::telemetry::logs::LogsFormat;
 
@@ -20,6 +21,8 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// What a snapshot is made from: the same for serving and for checking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
+    /// What it is before.
+    pub role: Role,
     /// Files and folders with resources, in the order given.
     pub config: Vec<PathBuf>,
     /// Folder with a sub-folder per credential.

@@ -40,8 +40,12 @@ limits! {
 
     /// A whole ClientHello, in however many records; the protocol's own bound for one message.
     CLIENT_HELLO_BYTES: usize = 64 << 10, "64 KiB";
-    /// From accept to a whole ClientHello.
+    /// From accept to a whole ClientHello, or to what tells on a workload's port which protocol is
+    /// spoken; a silent caller's is bytes then, where those may come.
     CLIENT_HELLO_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// Bytes of a request line looked at to tell HTTP from other protocols on a workload's port that is
+    /// not declared.
+    REQUEST_LINE_SEEN_BYTES: usize = 16 << 10, "16 KiB";
     /// From ClientHello to the end of the handshake.
     HANDSHAKE_TIME: Duration = Duration::from_secs(10), "10 s";
     /// From the first byte of a request head to its end; from accept, or a handshake without ALPN, to

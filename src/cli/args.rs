@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{self, Labels, PortMap};
+use super::values::{self, Inbound, Labels, PortMap};
 use crate::app::settings::{Inputs, Locality};
+use crate::compile::settings::{InboundPort, Role};
 use crate::identity::IdentitySource;
 
 /// What is loaded, and as whom: the same flags for every command that compiles the configuration.
@@ -123,6 +124,7 @@ impl InputArgs {
     /// The plain values.
     pub(super) fn inputs(&self) -> Inputs {
         Inputs {
+            role: Role::Gateway,
             config: self.config.clone(),
             certs: self.certs.clone(),
             identity: self.identity(),
@@ -135,6 +137,36 @@ impl InputArgs {
             trust_domain: self.trust_domain.clone(),
             locality: self.locality.clone(),
         }
+    }
+}
+
+/// The ports of a sidecar; without any, it is a gateway that is checked or explained.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RoleArgs {
+    /// Be the sidecar of an application: take connections at LISTEN, before the application's APP, each
+    /// a port or ADDR:PORT; repeatable
+    #[arg(
+        long,
+        env = "PORTCULLIS_INBOUND",
+        value_name = "LISTEN=APP",
+        value_delimiter = ',',
+        help_heading = LISTENERS
+    )]
+    pub(super) inbound: Vec<Inbound>,
+}
+
+impl RoleArgs {
+    /// The same inputs in the role that the ports say.
+    pub(super) fn of(&self, inputs: Inputs) -> Inputs {
+        if self.inbound.is_empty() {
+            return inputs;
+        }
+        let port = |inbound: &Inbound| InboundPort {
+            listen: inbound.listen(inputs.bind),
+            application: inbound.application,
+        };
+        let role = Role::Sidecar(self.inbound.iter().map(port).collect());
+        Inputs { role, ..inputs }
     }
 }
 

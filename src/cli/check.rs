@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
-use super::args::InputArgs;
+use super::args::{InputArgs, RoleArgs};
 use super::load::{load, no_keys, print};
 use crate::app::settings::ReportFormat;
 use crate::diag::{count, render};
@@ -16,6 +16,9 @@ use crate::diag::{count, render};
 pub(super) struct CheckArgs {
     #[command(flatten)]
     inputs: InputArgs,
+
+    #[command(flatten)]
+    role: RoleArgs,
 
     /// Form of the report
     #[arg(
@@ -39,7 +42,8 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let diagnostics = load(&args.inputs.inputs(), &no_keys)?.diagnostics;
+    let inputs = args.role.of(args.inputs.inputs());
+    let diagnostics = load(&inputs, &no_keys)?.diagnostics;
     print(&match args.output {
         ReportFormat::Text => {
             render::text(&diagnostics, &|path| std::fs::read(path).ok().map(Into::into))
@@ -60,6 +64,7 @@ Examples:
   portcullis check --config gateways/ --certs certs/ --strict
   portcullis check -o json | jq '.diagnostics[].message'
   portcullis check -o sarif > portcullis.sarif
+  portcullis check --inbound 15006=8080 --namespace shop --labels app=cart
 
 Exit codes:
   0  clean, or only warnings without --strict

@@ -11,7 +11,7 @@ use http::{Method, Uri};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::args::InputArgs;
+use super::args::{InputArgs, RoleArgs};
 use super::load::{load, no_keys, print};
 use super::values;
 use crate::app;
@@ -28,6 +28,9 @@ pub(super) struct ExplainArgs {
 
     #[command(flatten)]
     inputs: InputArgs,
+
+    #[command(flatten)]
+    role: RoleArgs,
 
     /// Method of the request
     #[arg(
@@ -85,7 +88,7 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = args.question()?;
-    let loaded = load(&args.inputs.inputs(), &no_keys)?;
+    let loaded = load(&args.role.of(args.inputs.inputs()), &no_keys)?;
     let told = explain(&loaded.output.snapshot, &question)?;
     print(&match args.output {
         values::OutputFormat::Text => text(&told),

@@ -3,7 +3,7 @@
 //! **Invariant:** a reader refuses what it does not understand, and its message shows a right value.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::app::settings::Locality;
 use crate::base::duration::{self, InvalidDuration};
 use crate::base::secret::Secret;
 use crate::explain;
+use crate::snapshot::listener::ListenAddress;
 
 /// A value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +37,10 @@ pub(super) enum InvalidValue {
         "a token is letters, digits, dots and the like: three parts as they come from an issuer"
     )]
     Token,
+    #[error(
+        "write where callers connect and where the application is, as LISTEN=APP, each a port or ADDR:PORT, for example 15006=8080"
+    )]
+    Inbound,
     #[error("write a life from 1s to 2160h, for example 24h")]
     Lifetime,
 }
@@ -57,6 +62,40 @@ impl FromStr for PortMap {
         };
         let (from, to) = text.split_once('=').ok_or(InvalidValue::PortMap)?;
         Ok(Self { from: port(from)?, to: port(to)? })
+    }
+}
+
+/// Where callers of an application connect, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inbound {
+    address: Option<IpAddr>,
+    port: u16,
+    pub(super) application: SocketAddr,
+}
+
+impl Inbound {
+    /// Where callers connect; `bind` is the address where none is written, else every one.
+    pub(super) fn listen(&self, bind: Option<IpAddr>) -> ListenAddress {
+        match self.address.or(bind) {
+            Some(address) => ListenAddress::Socket(SocketAddr::new(address, self.port)),
+            None => ListenAddress::Any(self.port),
+        }
+    }
+}
+
+impl FromStr for Inbound {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let read = |text: &str| {
+            let port = text.parse::<u16>().ok().map(|port| (None, port));
+            let whole = || text.parse::<SocketAddr>().ok().map(|at| (Some(at.ip()), at.port()));
+            port.or_else(whole).filter(|(_, port)| *port > 0).ok_or(InvalidValue::Inbound)
+        };
+        let (listen, application) = text.split_once('=').ok_or(InvalidValue::Inbound)?;
+        let ((address, port), (at, application)) = (read(listen)?, read(application)?);
+        let at = at.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Ok(Self { address, port, application: SocketAddr::new(at, application) })
     }
 }
 
@@ -168,6 +207,24 @@ mod tests {
         for text in ["443", "443=", "=443", "0=1", "1=0", "1=65536", "1=2=3", "-1=2", ""] {
             check::<PortMap>(text, None);
         }
+    }
+
+    #[test]
+    fn inbound_ports_are_two_places() {
+        let inbound = |address: Option<&str>, port, application: &str| Inbound {
+            address: address.map(|text| text.parse().unwrap()),
+            port,
+            application: application.parse().unwrap(),
+        };
+        check("15006=8080", Some(&inbound(None, 15006, "127.0.0.1:8080")));
+        check("10.0.0.1:1=[::1]:2", Some(&inbound(Some("10.0.0.1"), 1, "[::1]:2")));
+        for text in ["", "1", "1=", "=1", "0=1", "1=0", "a=1", "1=localhost:1", "1=2=3", "1=65536"]
+        {
+            check::<Inbound>(text, None);
+        }
+        let bind = "127.0.0.2".parse().ok();
+        let at = |text: &str| text.parse::<Inbound>().unwrap().listen(bind).to_string();
+        assert_eq!((at("1=2"), at("127.0.0.1:1=2")), ("127.0.0.2:1".into(), "127.0.0.1:1".into()));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::findings::{Findings, at};
 use super::mesh_tls::{server_names, speaks_mesh, wants_mesh};
 use super::names::{qualified, selects};
 use super::peers::PeerPolicies;
-use super::services::{Member, Port, Service, Services};
+use super::services::{Member, Port, Service, Services, Speaks};
 use super::settings::CompileSettings;
 use super::upstream_tls::{Peer, Secured, UpstreamTlsPass};
 use super::{balancing, connection_pool, endpoints, locality};
@@ -182,6 +182,13 @@ impl<'a> ClusterPass<'a> {
         Some(self.cluster(&target, Use::Sealed, findings))
     }
 
+    /// Adds a cluster that no route names.
+    pub fn push(&mut self, cluster: Cluster) -> ClusterId {
+        let id = ClusterId(u32::try_from(self.clusters.len()).unwrap_or(u32::MAX));
+        self.clusters.push(Arc::new(cluster));
+        id
+    }
+
     /// The names of a service's subsets.
     pub fn subsets(&self, service: &Service) -> Vec<String> {
         let governing = self.rules.governing(service);
@@ -245,8 +252,7 @@ impl<'a> ClusterPass<'a> {
         let for_http2 = keeps_version.then(|| self.cluster(target, Use::Http2, findings));
         let cluster =
             Cluster { for_http2, ..self.build(target, (subset, usage), policy, findings) };
-        let id = ClusterId(u32::try_from(self.clusters.len()).unwrap_or(u32::MAX));
-        self.clusters.push(Arc::new(cluster));
+        let id = self.push(cluster);
         self.ids.insert(key, id);
         id
     }
@@ -370,16 +376,31 @@ impl<'a> ClusterPass<'a> {
         members: &[Member],
         secured: &Secured,
     ) -> Arc<DestinationLabels> {
-        let own = self.tls.identity().ok().and_then(|own| own.leaf().names.uris.first());
         let labels = labels(
             service,
             members,
             (&secured.tls, &secured.names),
-            (own.map(String::as_str), &self.settings.cluster_domain),
+            (self.own_name(), &self.settings.cluster_domain),
         );
+        self.known_labels(labels)
+    }
+
+    /// Labels as the last compilation had them, where they are equal.
+    pub fn known_labels(&mut self, labels: DestinationLabels) -> Arc<DestinationLabels> {
         let labels = self.known.get(&labels).cloned().unwrap_or_else(|| Arc::new(labels));
         self.labels.insert(labels.clone());
         labels
+    }
+
+    /// The mesh identity's own name; nothing without one.
+    pub fn own_name(&self) -> Option<&str> {
+        let identity = self.tls.identity().ok()?;
+        identity.leaf().names.uris.first().map(String::as_str)
+    }
+
+    /// How callers connect to workloads.
+    pub fn peers(&self) -> &PeerPolicies<'a> {
+        &self.peers
     }
 }
 
@@ -416,14 +437,14 @@ fn protocol(port: &Port, usage: Use, policy: &Policy<'_>, mesh_upgrades: bool) -
     let upgraded = match http.map(|http| http.h2_upgrade_policy).unwrap_or_default() {
         H2UpgradePolicy::Upgrade => true,
         H2UpgradePolicy::DoNotUpgrade => false,
-        H2UpgradePolicy::Default => mesh_upgrades && port.http,
+        H2UpgradePolicy::Default => mesh_upgrades && port.speaks == Speaks::Http,
     };
     let kept = http.is_some_and(|http| http.use_client_protocol);
     match usage {
         Use::Tcp | Use::Sealed => Protocol::Tcp,
         Use::Http2 => Protocol::Http2,
         Use::Http if kept => Protocol::Http1,
-        Use::Http if upgraded || port.http2 => Protocol::Http2,
+        Use::Http if upgraded || port.speaks == Speaks::Http2 => Protocol::Http2,
         Use::Http => Protocol::Http1,
     }
 }

@@ -6,6 +6,7 @@ use crate::base::labels::DestinationLabels;
 use crate::snapshot::cluster::UpstreamTls;
 
 use super::services::{Member, Service};
+use super::settings::CompileSettings;
 
 /// The labels. `names` are the identities accepted of the servers, `own` is the gateway's.
 pub(super) fn labels(
@@ -20,11 +21,6 @@ pub(super) fn labels(
         first.filter(|value| members.iter().all(|m| of(m).as_ref() == Some(value)))
     };
     let shared = |keys: &[&str]| label(keys).unwrap_or_default().into_boxed_str();
-    let domain = format!(".svc.{cluster_domain}");
-    let short = match service.host.strip_suffix(&domain) {
-        Some(inside) => inside.split('.').next().unwrap_or_default(),
-        None => &service.host,
-    };
     let encrypted = matches!(tls, UpstreamTls::Tls { .. });
     DestinationLabels {
         principal: match names {
@@ -34,19 +30,49 @@ pub(super) fn labels(
         app: shared(&["app"]),
         version: shared(&["version"]),
         service: service.host.as_str().into(),
-        canonical_service: shared(&[
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ]),
-        canonical_revision: shared(&[
-            "service.istio.io/canonical-revision",
-            "app.kubernetes.io/version",
-            "version",
-        ]),
-        service_name: short.into(),
+        canonical_service: shared(&CANONICAL_NAME),
+        canonical_revision: shared(&CANONICAL_REVISION),
+        service_name: short(service, cluster_domain).into(),
         service_namespace: service.namespace.as_str().into(),
         source_principal: own.filter(|_| encrypted).map_or_else(Box::default, Into::into),
         ..DestinationLabels::default()
+    }
+}
+
+/// The labels of this workload itself, whose port a service may declare.
+pub(super) fn own_labels(
+    service: Option<&Service>,
+    (name, settings): (Option<&str>, &CompileSettings),
+) -> DestinationLabels {
+    let label = |keys: &[&str]| {
+        let found = keys.iter().find_map(|key| settings.labels.get(*key));
+        found.map_or_else(Box::default, |value| value.as_str().into())
+    };
+    let of_service = |read: &dyn Fn(&Service) -> Box<str>| service.map_or_else(Box::default, read);
+    DestinationLabels {
+        workload: label(&["app"]),
+        workload_namespace: settings.namespace.as_str().into(),
+        principal: name.map_or_else(Box::default, Into::into),
+        app: label(&["app"]),
+        version: label(&["version"]),
+        service: of_service(&|service| service.host.as_str().into()),
+        canonical_service: label(&CANONICAL_NAME),
+        canonical_revision: label(&CANONICAL_REVISION),
+        service_name: of_service(&|service| short(service, &settings.cluster_domain).into()),
+        service_namespace: of_service(&|service| service.namespace.as_str().into()),
+        ..DestinationLabels::default()
+    }
+}
+
+const CANONICAL_NAME: [&str; 3] =
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+const CANONICAL_REVISION: [&str; 3] =
+    ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+
+/// The name of a service of the cluster, or a host as it is.
+fn short<'a>(service: &'a Service, cluster_domain: &str) -> &'a str {
+    match service.host.strip_suffix(&format!(".svc.{cluster_domain}")) {
+        Some(inside) => inside.split('.').next().unwrap_or_default(),
+        None => &service.host,
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::snapshot::cluster::Address;
 
-use super::peers::PeerPolicies;
+use super::peers::{PeerMode, PeerPolicies};
 use super::services::{Member, Place, Service};
 use super::settings::CompileSettings;
 
@@ -25,7 +25,7 @@ pub(super) fn wants_mesh(
     settings.auto_mtls
         && service.in_mesh
         && speaks_mesh(member)
-        && !peers.plaintext(&member.namespace, &member.labels, port)
+        && peers.effective(&member.namespace, &member.labels, port).0 != PeerMode::Disable
 }
 
 /// Whether an endpoint says that it speaks the mesh's TLS; a service account without a word on TLS says

@@ -8,7 +8,7 @@ use crate::base::host::HostPattern;
 use crate::diag::{Code, catalog};
 use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
 use crate::snapshot::listener::{Termination, Unusable};
-use crate::tls::crypto::{CryptoSpec, Providers, TlsVersion};
+use crate::tls::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
 use crate::tls::material::{Finding, Material, MaterialError};
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use crate::tls::trust::{Pin, TrustRules};
@@ -216,9 +216,41 @@ impl ServerTlsPass<'_> {
             (Kind::TlsTcp, TlsMode::IstioMutual) => &[b"istio-peer-exchange", b"h2", b"http/1.1"],
             _ => &[b"h2", b"http/1.1"],
         };
-        let client_rule = client_rule(tls.mode, &client_auth);
+        let mesh = tls.mode == TlsMode::IstioMutual;
+        self.assemble(&draft.key(), (&spec, crypto, alpn), mesh, (materials, client_auth))
+    }
+
+    /// The termination of a workload's port: it shows the mesh identity, and takes callers of the mesh's
+    /// trust domains. `key` stays the same across compilations.
+    pub fn workload(&mut self, key: &str, alpn: &[&[u8]]) -> Result<Termination, CredentialError> {
+        let settings = self.settings;
+        let (identity, roots) = self.credentials.identity(self.now)?;
+        let domains = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases);
+        let rules = TrustRules {
+            roots: Some(roots),
+            trust_domains: domains.cloned().collect(),
+            ..TrustRules::default()
+        };
+        let spec = CryptoSpec::default();
+        let (crypto, _) = self
+            .providers
+            .profile(&spec)
+            .map_err(|error| CredentialError::Foreign(error.to_string()))?;
+        let loaded = (vec![identity], ClientAuth::Required(rules));
+        self.assemble(key, (&spec, crypto, alpn), true, loaded)
+    }
+
+    /// Joins the parts; what was joined last time from the same goes on with its sessions.
+    fn assemble(
+        &mut self,
+        key: &str,
+        (spec, crypto, alpn): (&CryptoSpec, CryptoProfile, &[&[u8]]),
+        mesh: bool,
+        (materials, client_auth): Loaded,
+    ) -> Result<Termination, CredentialError> {
+        let client_rule = client_rule(mesh, &client_auth);
         let mut hasher = Hasher::default();
-        hasher.part(draft.key().as_bytes()).part(client_auth.fingerprint().as_bytes());
+        hasher.part(key.as_bytes()).part(client_auth.fingerprint().as_bytes());
         hasher.part(format!("{spec:?}{alpn:?}").as_bytes());
         for material in &materials {
             hasher.part(material.fingerprint().as_bytes());
@@ -298,7 +330,7 @@ fn refused(draft: &ServerDraft<'_>, field: &str, findings: &mut Findings) -> Ter
     unusable(message)
 }
 
-fn unusable(reason: &str) -> Termination {
+pub(super) fn unusable(reason: &str) -> Termination {
     Termination {
         tls: Err(Unusable { reason: reason.into() }),
         client_rule: Fingerprint::of(b"unusable"),
@@ -319,9 +351,9 @@ fn version(written: TlsProtocol) -> Option<TlsVersion> {
 
 /// What connections must agree on with their server for as long as they live. The mesh's roots roll
 /// over, and end none.
-fn client_rule(mode: TlsMode, client_auth: &ClientAuth) -> Fingerprint {
+fn client_rule(mesh: bool, client_auth: &ClientAuth) -> Fingerprint {
     match client_auth {
-        ClientAuth::Required(rules) if mode == TlsMode::IstioMutual => {
+        ClientAuth::Required(rules) if mesh => {
             let rules = TrustRules { roots: None, ..rules.clone() };
             ClientAuth::Required(rules).fingerprint()
         }

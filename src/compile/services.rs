@@ -1,5 +1,7 @@
 //! Services that routes can name, with their ports and endpoints, from every kind that defines some.
 
+mod workload;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,12 +48,39 @@ pub struct Port {
     pub number: u16,
     /// Its name; the key into an endpoint's own ports.
     pub name: String,
-    /// Whether HTTP/2 is spoken on it.
-    pub http2: bool,
-    /// Whether it is declared as HTTP, of whatever version.
-    pub http: bool,
+    /// What is spoken on it.
+    pub speaks: Speaks,
     /// Port of endpoints that name none themselves.
     pub target: u16,
+}
+
+/// What a port is declared to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2, gRPC.
+    Http2,
+    /// Bytes, TLS of its own among them.
+    Bytes,
+    /// Nothing that is known.
+    Unsaid,
+}
+
+impl Speaks {
+    /// Reads `appProtocol`, the beginning of a port's name, or a ServiceEntry's `protocol`.
+    fn of(word: &str, number: u16) -> Self {
+        match word.to_ascii_lowercase().as_str() {
+            "http" | "kubernetes.io/ws" => Self::Http,
+            "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" => Self::Http2,
+            "https" | "kubernetes.io/wss" | "tls" | "tcp" | "udp" | "mongo" | "redis" | "mysql" => {
+                Self::Bytes
+            }
+            // Servers speak first there, as Istio knows.
+            _ if [25, 53, 3306, 27017].contains(&number) => Self::Bytes,
+            _ => Self::Unsaid,
+        }
+    }
 }
 
 /// How endpoints are found.
@@ -111,6 +140,7 @@ pub struct Services<'a> {
     by_host: HashMap<String, Vec<(Service, Source<'a>)>>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a Resource<EndpointSlice>>>,
     set: &'a ResourceSet,
+    cluster_domain: &'a str,
 }
 
 #[derive(Clone, Copy)]
@@ -121,7 +151,11 @@ enum Source<'a> {
 
 impl<'a> Services<'a> {
     /// Reads every definition.
-    pub fn new(set: &'a ResourceSet, settings: &CompileSettings, findings: &mut Findings) -> Self {
+    pub fn new(
+        set: &'a ResourceSet,
+        settings: &'a CompileSettings,
+        findings: &mut Findings,
+    ) -> Self {
         let mut by_host: HashMap<String, Vec<(Service, Source<'a>)>> = HashMap::new();
         for service in &set.services {
             let read = kube(service, &settings.cluster_domain);
@@ -152,7 +186,7 @@ impl<'a> Services<'a> {
                 slices.entry((&*slice.id.namespace, owner.as_str())).or_default().push(slice);
             }
         }
-        Self { by_host, slices, set }
+        Self { by_host, slices, set, cluster_domain: &settings.cluster_domain }
     }
 
     /// A service by its full name, as a namespace sees it: its own first, then the gateway's, then
@@ -296,8 +330,7 @@ fn external(entry: &Resource<ServiceEntry>, host: &str) -> Service {
         Some(Port {
             number,
             name: port.name.clone(),
-            http2: speaks_http2(&port.protocol),
-            http: port.protocol.eq_ignore_ascii_case("http"),
+            speaks: Speaks::of(&port.protocol, number),
             target: target.unwrap_or(number),
         })
     };
@@ -317,6 +350,10 @@ fn external(entry: &Resource<ServiceEntry>, host: &str) -> Service {
     }
 }
 
+fn host(service: &Resource<KubeService>, domain: &str) -> String {
+    format!("{}.{}.svc.{domain}", service.id.name, service.id.namespace)
+}
+
 fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
     let mut ports = Vec::new();
     for port in &service.spec.ports {
@@ -333,14 +370,13 @@ fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
         ports.push(Port {
             number,
             name: port.name.clone(),
-            http2: speaks_http2(protocol),
-            http: protocol.eq_ignore_ascii_case("http"),
+            speaks: Speaks::of(protocol, number),
             target: target.unwrap_or(number),
         });
     }
     let export = service.meta.annotations.get("networking.istio.io/exportTo");
     Service {
-        host: format!("{}.{}.svc.{domain}", service.id.name, service.id.namespace),
+        host: host(service, domain),
         namespace: service.id.namespace.to_string(),
         origin: service.origin("metadata.name"),
         ports,
@@ -351,13 +387,6 @@ fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
             list.split(',').map(|part| part.trim().to_owned()).collect()
         }),
     }
-}
-
-fn speaks_http2(protocol: &str) -> bool {
-    matches!(
-        protocol.to_ascii_lowercase().as_str(),
-        "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c"
-    )
 }
 
 #[cfg(test)]

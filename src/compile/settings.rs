@@ -1,7 +1,7 @@
 //! What the command line and MeshConfig say about this gateway.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,36 @@ use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, Normal
 use crate::route::path::Normalization;
 use crate::route::retry::RetryPolicy;
 
+use crate::snapshot::listener::ListenAddress;
 use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 use crate::tls::roots::Roots;
 
 use super::policies;
 
+/// What this process is before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The Gateways that select it.
+    #[default]
+    Gateway,
+    /// The ports of the application beside it (`--inbound`).
+    Sidecar(Vec<InboundPort>),
+}
+
+/// A port of an application, and where it is taken instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundPort {
+    /// Where callers connect.
+    pub listen: ListenAddress,
+    /// Where the application listens; its port is the one that policies and Services name.
+    pub application: SocketAddr,
+}
+
 /// Who this gateway is and where it listens.
 #[derive(Clone, Debug)]
 pub struct CompileSettings {
+    /// What it is before.
+    pub role: Role,
     /// Namespace of the workload (`--namespace`).
     pub namespace: String,
     /// `--root-namespace`.
@@ -81,6 +103,7 @@ pub struct TlsDefaults {
 impl Default for CompileSettings {
     fn default() -> Self {
         Self {
+            role: Role::Gateway,
             namespace: "istio-system".into(),
             root_namespace: "istio-system".into(),
             labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),

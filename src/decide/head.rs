@@ -32,9 +32,30 @@ pub struct Head {
     pub trusted_ip: Option<IpAddr>,
 }
 
+/// Who a request comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sender {
+    /// It came over TLS.
+    pub tls: bool,
+    /// It is a workload of the mesh that calls another, and proved it: what it says of the client is
+    /// believed.
+    pub workload: bool,
+}
+
+impl Sender {
+    /// Proxies whose word on the client counts, the sender among them.
+    fn trusted_hops(self, edge: &EdgeSettings) -> usize {
+        edge.trusted_hops.max(usize::from(self.workload))
+    }
+}
+
 impl Head {
-    /// Judges a head that came over a connection with or without TLS.
-    pub fn read<B>(tls: bool, edge: &EdgeSettings, request: &Request<B>) -> Result<Self, Reject> {
+    /// Judges a head that came from a sender.
+    pub fn read<B>(
+        sender: Sender,
+        edge: &EdgeSettings,
+        request: &Request<B>,
+    ) -> Result<Self, Reject> {
         if request.version() < Version::HTTP_11 {
             return Err(Reject::Http10);
         }
@@ -60,8 +81,9 @@ impl Head {
             .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
             .into_owned();
         let upgrade = hop_by_hop.has(HopByHop::UPGRADE) && upgrade(headers)?;
-        let scheme = scheme(tls, edge, headers);
-        let trusted_ip = trusted_address(edge.trusted_hops, headers);
+        let hops = sender.trusted_hops(edge);
+        let scheme = scheme(sender.tls, hops, headers);
+        let trusted_ip = trusted_address(hops, headers);
         let trusted = trusted_ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
         Ok(Self { authority, scheme, path, upgrade, trusted, trusted_ip })
     }
@@ -173,9 +195,9 @@ fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
     if other { Err(Reject::UpgradeRefused) } else { Ok(false) }
 }
 
-fn scheme(tls: bool, edge: &EdgeSettings, headers: &HeaderMap) -> &'static str {
+fn scheme(tls: bool, hops: usize, headers: &HeaderMap) -> &'static str {
     let own = if tls { "https" } else { "http" };
-    if edge.trusted_hops == 0 {
+    if hops == 0 {
         return own;
     }
     match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {

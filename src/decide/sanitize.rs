@@ -23,6 +23,8 @@ pub struct Arrival<'a> {
     pub certificate: Option<&'a HeaderValue>,
     /// A new id for the request.
     pub request_id: HeaderValue,
+    /// The sender is a workload of the mesh that is believed about the client.
+    pub workload: bool,
 }
 
 /// Most headers that [`sanitize`] and the forwarding of a request add.
@@ -38,23 +40,32 @@ pub fn sanitize<B>(
     let named = request.uri().authority().is_some();
     let headers = request.headers_mut();
     strip_hop_by_hop(headers, head.upgrade);
-    if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
-        for name in &STRIPPED_FROM_CLIENTS {
-            headers.remove(name);
-        }
-    }
     headers.reserve(ADDED_HEADERS);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
-    forwarded_for(headers, arrival.peer);
-    let client = head.trusted.as_ref().unwrap_or(arrival.peer);
-    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
-    headers.insert(X_REQUEST_ID, arrival.request_id);
+    if arrival.workload {
+        headers.entry(X_REQUEST_ID).or_insert(arrival.request_id);
+    } else {
+        of_a_client(headers, head, arrival.peer);
+        headers.insert(X_REQUEST_ID, arrival.request_id);
+    }
     client_certificate(headers, edge.client_cert, arrival.certificate);
     join_cookies(headers);
     // A target with an authority overrides `Host` (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
     if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
         headers.insert(HOST, host);
     }
+}
+
+/// What this hop knows of a client, instead of what the client says.
+fn of_a_client(headers: &mut HeaderMap, head: &Head, peer: &HeaderValue) {
+    if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
+        for name in &STRIPPED_FROM_CLIENTS {
+            headers.remove(name);
+        }
+    }
+    forwarded_for(headers, peer);
+    let client = head.trusted.as_ref().unwrap_or(peer);
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
 }
 
 /// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.

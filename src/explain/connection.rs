@@ -8,7 +8,9 @@ use super::request::{self, Arrived};
 use super::{Explanation, InvalidQuestion, Question, backend};
 use crate::base::host::without_port;
 use crate::decide::connection::choose;
+use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
+use crate::snapshot::inbound::Inbound;
 use crate::snapshot::listener::{Chain, ListenAddress, Listener, Servers, TcpBlock, Termination};
 use crate::tls::identity::PeerIdentity;
 
@@ -48,9 +50,13 @@ fn listener(snapshot: &Snapshot, port: u16) -> Option<&Listener> {
 
 /// This end of a connection to a listener.
 fn local(listener: &Listener) -> SocketAddr {
-    match &listener.address {
+    let bound = match &listener.address {
         ListenAddress::Socket(address) => *address,
         other => (Ipv4Addr::LOCALHOST, other.port().unwrap_or(0)).into(),
+    };
+    match listener.servers {
+        Servers::Inbound(_) => SocketAddr::new(bound.ip(), listener.port),
+        _ => bound,
     }
 }
 
@@ -90,6 +96,51 @@ pub(super) fn tell(
             let name = question.server_name.as_str();
             let chain = choose(chains, (!name.is_empty()).then_some(name));
             secure(tale, snapshot, question, asked, (listener, chain));
+        }
+        Servers::Inbound(port) => workload(tale, snapshot, question, asked, (listener, port)),
+    }
+}
+
+/// A workload's port; a caller with a certificate is one of the mesh.
+fn workload(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    asked: &Asked,
+    (listener, port): (&Listener, &Inbound),
+) {
+    tale.step("peer authentication", port.mode()).by(&port.origin);
+    if asked.tls && port.mutual.is_some() {
+        let of_the_mesh = !question.client_chain.is_empty();
+        let offered: &[&[u8]] = match (of_the_mesh, asked.http) {
+            (true, true) => &[b"istio-http/1.1", b"istio", b"http/1.1"],
+            (true, false) => &[b"istio"],
+            (false, true) => &[b"h2", b"http/1.1"],
+            (false, false) => &[],
+        };
+        let Some(chain) = inbound::chain(port, Some(offered.iter().copied())) else {
+            tale.step("server", "TLS that is not the mesh's is refused; show a --client-cert");
+            tale.outcome.action = "close";
+            return;
+        };
+        return secure(tale, snapshot, question, asked, (listener, Some(&chain)));
+    }
+    let opening = match (asked.tls, asked.http) {
+        (true, _) => Opening::Tls,
+        (false, true) => Opening::Http1,
+        (false, false) => Opening::Other,
+    };
+    match inbound::plain(port, opening) {
+        None => {
+            tale.step("server", "mutual TLS is required: plaintext is refused");
+            tale.outcome.action = "close";
+        }
+        Some(Plain::Tcp(block)) => stream(tale, snapshot, block, "bytes pass as they come"),
+        Some(Plain::Http(block, _)) => {
+            tale.step("server", format!("{} serves plaintext HTTP", block.key)).by(&block.origin);
+            let local = local(listener);
+            let arrived = Arrived { listener, block, tls: false, local, identity: None };
+            request::tell(tale, snapshot, question, &arrived);
         }
     }
 }

@@ -9,14 +9,14 @@ use super::{Explanation, Question, backend, place};
 use crate::auth::jwt::{Authenticator, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
-use crate::decide::head::Head;
+use crate::decide::head::{Head, Sender};
 use crate::decide::reject::Reject;
 use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, judged_headers, routing_head,
 };
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::route::matcher::RequestHead;
-use crate::snapshot::listener::{Listener, ServerBlock};
+use crate::snapshot::listener::{Listener, ServerBlock, Servers};
 use crate::snapshot::route::Route;
 use crate::snapshot::{Authorization, Snapshot};
 use crate::tls::identity::PeerIdentity;
@@ -38,7 +38,9 @@ pub(super) fn tell(
 ) {
     tale.outcome.server = Some(arrived.block.key.to_string());
     let mut request = request(question);
-    let head = match Head::read(arrived.tls, &snapshot.edge, &request) {
+    let inbound = matches!(arrived.listener.servers, Servers::Inbound(_));
+    let sender = Sender { tls: arrived.tls, workload: inbound && arrived.identity.is_some() };
+    let head = match Head::read(sender, &snapshot.edge, &request) {
         Ok(head) => head,
         Err(reject) => return refuse(tale, "request", &reject),
     };
@@ -51,6 +53,7 @@ pub(super) fn tell(
         peer: &address,
         certificate: certificate.as_ref(),
         request_id: HeaderValue::from_static("-"),
+        workload: sender.workload,
     };
     sanitize(&mut request, &head, &snapshot.edge, arrival);
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -17,8 +17,8 @@ pub struct Rewind<S> {
 
 #[derive(Clone, Copy, Debug)]
 enum Mode {
-    /// Reads are kept, up to this many bytes.
-    Record { most: usize },
+    /// Reads are kept, up to this many bytes; what is kept from here on is read first.
+    Record { most: usize, from: usize },
     /// Kept bytes are read again from here.
     Replay { from: usize },
     /// Only the stream is left.
@@ -28,7 +28,14 @@ enum Mode {
 impl<S> Rewind<S> {
     /// Records what is read; reading more than `most` bytes fails.
     pub fn record(stream: S, most: usize) -> Self {
-        Self { stream, kept: Vec::new(), mode: Mode::Record { most } }
+        Self { stream, kept: Vec::new(), mode: Mode::Record { most, from: 0 } }
+    }
+
+    /// What was read is read again, and goes on being recorded.
+    pub fn again(&mut self) {
+        if let Mode::Record { most, .. } = self.mode {
+            self.mode = Mode::Record { most, from: 0 };
+        }
     }
 
     /// Stops recording and forgets: whoever read the bytes has used them.
@@ -39,7 +46,8 @@ impl<S> Rewind<S> {
 
     /// Stops recording; what was read is read again.
     pub fn replay(&mut self) {
-        self.mode = Mode::Replay { from: 0 };
+        let nothing = self.kept.is_empty();
+        self.mode = if nothing { Mode::Through } else { Mode::Replay { from: 0 } };
     }
 
     /// The bytes read so far.
@@ -83,7 +91,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
     ) -> Poll<io::Result<()>> {
         match self.mode {
             Mode::Through => Pin::new(&mut self.stream).poll_read(cx, buf),
-            Mode::Record { most } => {
+            Mode::Record { most, from } if from < self.kept.len() => {
+                let rest = self.kept.get(from..).unwrap_or_default();
+                let count = rest.len().min(buf.remaining());
+                buf.put_slice(rest.get(..count).unwrap_or_default());
+                self.mode = Mode::Record { most, from: from + count };
+                Poll::Ready(Ok(()))
+            }
+            Mode::Record { most, .. } => {
                 let before = buf.filled().len();
                 ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
                 let new = buf.filled().get(before..).unwrap_or_default();
@@ -94,6 +109,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
                     )));
                 }
                 self.kept.extend_from_slice(new);
+                let from = self.kept.len();
+                self.mode = Mode::Record { most, from };
                 Poll::Ready(Ok(()))
             }
             Mode::Replay { from } => {
@@ -153,6 +170,29 @@ mod tests {
         let mut text = String::new();
         rewind.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello world");
+    }
+
+    #[tokio::test]
+    async fn replaying_nothing_is_not_the_end() {
+        let mut rewind = Rewind::record(&b"hello"[..], 64);
+        rewind.replay();
+        let mut text = String::new();
+        rewind.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_again_is_still_recorded() {
+        let mut rewind = Rewind::record(&b"hello world"[..], 64);
+        let mut five = [0; 5];
+        rewind.read_exact(&mut five).await.unwrap();
+        rewind.again();
+        let mut three = [0; 3];
+        rewind.read_exact(&mut three).await.unwrap();
+        assert_eq!((&three, rewind.recorded()), (b"hel", &b"hello"[..]));
+        let mut eight = [0; 8];
+        rewind.read_exact(&mut eight).await.unwrap();
+        assert_eq!((&eight, rewind.recorded()), (b"lo world", &b"hello world"[..]));
     }
 
     #[tokio::test]

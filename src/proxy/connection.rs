@@ -14,13 +14,14 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::http::{self, Client};
-use super::tcp;
 use super::worker::Registered;
+use super::{inbound, tcp};
 use crate::auth::authz::Peer;
 use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::base::limit;
 use crate::decide::connection::{choose, peer};
+use crate::decide::inbound::chain;
 use crate::net::rewind::Rewind;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{
@@ -111,6 +112,7 @@ impl ServingCell {
                 Chain::Http(block) => block.clone(),
                 _ => return None,
             },
+            Servers::Inbound(inbound) => inbound.http(self.client_rule.is_some())?.clone(),
             Servers::Tcp(_) => return None,
         };
         if block.key != self.key || client_rule(&block) != self.client_rule {
@@ -141,10 +143,14 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
     let Some(listener) = find_listener(&snapshot, &address).cloned() else { return };
     let open = registered.worker.telemetry.metrics.process().connection_opened();
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (peer, local) = match &accepted {
+    let (peer, mut local) = match &accepted {
         Accepted::Tcp(_, peer, local) => (canonical(*peer), canonical(*local)),
         Accepted::Unix(_) => (nowhere, nowhere),
     };
+    if let Servers::Inbound(_) = listener.servers {
+        // Callers mean the application's port, and policies name it.
+        local.set_port(listener.port);
+    }
     let (server_name, client) = (None, None);
     let connection =
         Connection { registered, open, listener, snapshot, peer, local, server_name, client };
@@ -159,8 +165,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// What a TLS connection does once its first phase is over.
-enum Next<S> {
+/// What a connection does once its first phase is over.
+pub(super) enum Next<S> {
+    Plain(Connection, ServingCell, Rewind<S>, Option<bool>),
     Http(Connection, ServingCell, TlsStream<Rewind<S>>, Client, Option<bool>),
     Terminated(Connection, Arc<TcpBlock>, TlsStream<Rewind<S>>),
     Passthrough(Connection, Arc<TcpBlock>, S, Vec<u8>),
@@ -186,26 +193,46 @@ async fn begin<S: tcp::Raw>(mut connection: Connection, stream: S) {
         }
         Servers::Tls(_) => {
             drop(listener);
-            match Box::pin(hello(connection, stream)).await {
-                None => {}
-                Some(Next::Http(connection, serving, stream, client, alpn)) => {
-                    let begun = http::begin(connection, serving, stream, client, alpn);
-                    if let Some(served) = Box::pin(begun).await {
-                        served.await;
-                    }
-                }
-                Some(Next::Terminated(connection, block, stream)) => {
-                    Box::pin(tcp::terminated(connection, block, stream)).await;
-                }
-                Some(Next::Passthrough(connection, block, stream, first)) => {
-                    Box::pin(tcp::plain(connection, block, stream, first)).await;
-                }
+            let recorded = Rewind::record(stream, HELLO_WIRE_BYTES);
+            if let Some(next) = Box::pin(hello(connection, recorded)).await {
+                proceed(next).await;
+            }
+        }
+        Servers::Inbound(inbound) => {
+            let inbound = inbound.clone();
+            drop(listener);
+            if let Some(next) = Box::pin(inbound::arrive(connection, &inbound, stream)).await {
+                drop(inbound);
+                proceed(next).await;
             }
         }
     }
 }
 
-fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
+async fn proceed<S: tcp::Raw>(next: Next<S>) {
+    match next {
+        Next::Plain(connection, serving, stream, http2) => {
+            let begun = http::begin(connection, serving, stream, Client::plain(), http2);
+            if let Some(served) = Box::pin(begun).await {
+                served.await;
+            }
+        }
+        Next::Http(connection, serving, stream, client, alpn) => {
+            let begun = http::begin(connection, serving, stream, client, alpn);
+            if let Some(served) = Box::pin(begun).await {
+                served.await;
+            }
+        }
+        Next::Terminated(connection, block, stream) => {
+            Box::pin(tcp::terminated(connection, block, stream)).await;
+        }
+        Next::Passthrough(connection, block, stream, first) => {
+            Box::pin(tcp::plain(connection, block, stream, first)).await;
+        }
+    }
+}
+
+pub(super) fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
     ServingCell {
         address: connection.listener.address.clone(),
         server_name: connection.server_name.clone(),
@@ -221,11 +248,15 @@ fn serving(connection: &Connection, block: Arc<ServerBlock>) -> ServingCell {
 
 /// Most bytes read for a ClientHello: the message in the smallest records there can be would be
 /// more, but a record a byte is no client of ours.
-const HELLO_WIRE_BYTES: usize = limit::CLIENT_HELLO_BYTES + (limit::CLIENT_HELLO_BYTES / 8);
+pub(super) const HELLO_WIRE_BYTES: usize =
+    limit::CLIENT_HELLO_BYTES + (limit::CLIENT_HELLO_BYTES / 8);
 
-async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Next<S>> {
+/// TLS, from its ClientHello on.
+pub(super) async fn hello<S: tcp::Raw>(
+    mut connection: Connection,
+    recorded: Rewind<S>,
+) -> Option<Next<S>> {
     let metrics = connection.registered.worker.telemetry.metrics.process().clone();
-    let recorded = Rewind::record(stream, HELLO_WIRE_BYTES);
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
     let start = match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
         Ok(Ok(start)) => start,
@@ -248,8 +279,12 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
     };
     connection.server_name = start.client_hello().server_name().map(Into::into);
     let listener = connection.listener.clone();
-    let Servers::Tls(chains) = &listener.servers else { return None };
-    let sealed = match choose(chains, connection.server_name.as_deref()) {
+    let taken = match &listener.servers {
+        Servers::Tls(chains) => choose(chains, connection.server_name.as_deref()).cloned(),
+        Servers::Inbound(inbound) => chain(inbound, start.client_hello().alpn()),
+        Servers::Http(_) | Servers::Tcp(_) => None,
+    };
+    let sealed = match &taken {
         None => None,
         Some(Chain::Passthrough(block)) => Some(block),
         Some(Chain::AutoPassthrough(auto)) => {
@@ -274,9 +309,13 @@ async fn hello<S: tcp::Raw>(mut connection: Connection, stream: S) -> Option<Nex
         }
     };
     let Some(block) = sealed else {
+        let (reason, alert) = match &listener.servers {
+            Servers::Inbound(_) => ("mutual_tls_required", NO_APPLICATION_PROTOCOL),
+            _ => ("sni_not_served", UNRECOGNIZED_NAME),
+        };
         metrics.handshake("", HandshakeOutcome::NoSniMatch);
-        tcp::log_refused(&connection, "NR", "filter_chain_not_found", "sni_not_served");
-        refuse(start.io, UNRECOGNIZED_NAME).await;
+        tcp::log_refused(&connection, "NR", "filter_chain_not_found", reason);
+        refuse(start.io, alert).await;
         return None;
     };
     metrics.handshake(&block.key, HandshakeOutcome::Passthrough);
@@ -305,6 +344,9 @@ where
 const DECODE_ERROR: u8 = 50;
 /// Nobody has that name (RFC 6066 section 3).
 const UNRECOGNIZED_NAME: u8 = 112;
+
+/// None of the client's application protocols is served (RFC 7301 section 3.2).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// Sends a fatal alert rather than leaving without a word. What the client still sends is read for a
 /// while: closed with bytes unread, the connection would be reset, and the alert lost.

@@ -35,6 +35,7 @@ use super::worker::Registered;
 use crate::auth::authz::Peer;
 use crate::base::limit;
 use crate::decide::connection::{ConnectionFacts, peer};
+use crate::decide::head::Sender;
 use crate::net::coalesce::coalesce;
 use crate::net::executor::LocalExecutor;
 use crate::net::guarded::Guarded;
@@ -42,6 +43,7 @@ use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
 use crate::net::strict::Strict;
 use crate::snapshot::ClientCertForwarding;
+use crate::snapshot::listener::Servers;
 use crate::telemetry::metrics::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
 
@@ -98,9 +100,17 @@ pub struct HttpConnection {
     pub local: std::net::SocketAddr,
     /// Name in its ClientHello.
     pub server_name: Option<Arc<str>>,
+    /// It goes to a workload, not to a gateway.
+    pub inbound: bool,
 }
 
 impl HttpConnection {
+    /// Who its requests come from.
+    pub fn sender(&self) -> Sender {
+        let Client { tls, ref identity, .. } = self.client;
+        Sender { tls, workload: self.inbound && identity.is_some() }
+    }
+
     /// What deciding looks at.
     pub fn facts(&self) -> ConnectionFacts<'_> {
         ConnectionFacts {
@@ -133,7 +143,9 @@ where
     let http2 = version(&mut stream, http2).await?;
     let liveness = connection.registered.liveness.clone();
     let peer_ip = HeaderValue::try_from(connection.peer.ip().to_string());
-    let Connection { registered, open, peer, local, server_name, .. } = connection;
+    let Connection { registered, open, listener, peer, local, server_name, .. } = connection;
+    let inbound = matches!(listener.servers, Servers::Inbound(_));
+    drop(listener);
     let serving = Rc::new(serving);
     registered.serves(&serving);
     let shared = Rc::new(HttpConnection {
@@ -144,6 +156,7 @@ where
         peer_ip: peer_ip.unwrap_or_else(|_| HeaderValue::from_static("0.0.0.0")),
         local,
         server_name,
+        inbound,
     });
     let io = Guarded::new(stream, liveness.clone());
     let refused = shared.clone();

@@ -14,14 +14,15 @@ use crate::route::weight::Weighted;
 use crate::tls::server::ServerTls;
 
 use super::cluster::ClusterId;
+use super::inbound::Inbound;
 use super::route::RouteTable;
 
 /// One listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    /// What is bound: the Gateway's port after `--port-map`.
+    /// What is bound: the Gateway's port after `--port-map`, or a sidecar's.
     pub address: ListenAddress,
-    /// Port as written in the Gateway (`servers[].port.number`).
+    /// Port as written in the Gateway (`servers[].port.number`), or the application's.
     pub port: u16,
     /// What is behind it.
     pub servers: Servers,
@@ -68,6 +69,8 @@ pub enum Servers {
     Tls(HostIndex<Chain>),
     /// Plaintext TCP.
     Tcp(Arc<TcpBlock>),
+    /// A workload's port, told apart by its first bytes.
+    Inbound(Arc<Inbound>),
 }
 
 /// What a TLS connection meets.

@@ -15,6 +15,7 @@ use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Cluster, ClusterId, DnsEndpoint, Endpoints, Limits, Sni, UpstreamTls,
 };
+use crate::snapshot::inbound::Spoken;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Route, VirtualHost};
 use crate::snapshot::{Authorization, Snapshot};
@@ -61,11 +62,24 @@ fn listener(snapshot: &Snapshot, listener: &Listener) -> Value {
                 "auto_passthrough": table(&auto.services, |block| tcp(snapshot, block)),
             }),
         })}),
+        Servers::Inbound(inbound) => json!({"inbound": {
+            "mode": inbound.mode(),
+            "origin": origin(&inbound.origin),
+            "plain": inbound.plain.as_ref().map(|spoken| self::spoken(snapshot, spoken)),
+            "mutual": inbound.mutual.as_ref().map(|spoken| self::spoken(snapshot, spoken)),
+        }}),
     };
     json!({
         "address": format!("{:?}", listener.address),
         "port": listener.port,
         "servers": servers,
+    })
+}
+
+fn spoken(snapshot: &Snapshot, spoken: &Spoken) -> Value {
+    json!({
+        "http": spoken.http().map(|block| server(snapshot, block)),
+        "tcp": spoken.tcp().map(|block| tcp(snapshot, block)),
     })
 }
 

@@ -287,6 +287,8 @@ fn observed(output: &Output) -> Vec<String> {
                     }
                 }
             }
+            // The world is a gateway's.
+            Servers::Inbound(_) => {}
         }
     }
     pieces.push(format!("{:?}", output.key_sources));

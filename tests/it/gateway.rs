@@ -110,12 +110,22 @@ impl Site {
 
     /// Starts the gateway and waits for nothing.
     pub fn spawn(&self, ports: &[u16], arguments: &[&str]) -> Gateway {
+        self.launch("run", "config", ports, arguments)
+    }
+
+    /// Starts a command that serves a folder of resources, and waits for nothing.
+    pub fn launch(
+        &self,
+        command: &str,
+        config: &str,
+        ports: &[u16],
+        arguments: &[&str],
+    ) -> Gateway {
+        let role = command;
         let map: Vec<(u16, u16)> = ports.iter().map(|port| (*port, free_port())).collect();
         let own = [free_port(), free_port(), free_port()];
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command
-            .current_dir(self.dir.path())
-            .args(["run", "--config", "config", "--certs", "certs"]);
+        command.current_dir(self.dir.path()).args([role, "--config", config, "--certs", "certs"]);
         command.args(["--bind", "127.0.0.1"]);
         if !arguments.contains(&"--state") {
             command.args(["--state", "off"]);

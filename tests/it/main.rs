@@ -43,6 +43,7 @@ mod retries;
 mod routes;
 mod samples;
 mod scripted;
+mod sidecar;
 mod strict;
 mod tcp;
 mod token_rules;

@@ -130,11 +130,13 @@ impl Exchange {
 
     /// Reads the head, and takes out of it what the client may not say.
     fn read(&mut self, snapshot: &Snapshot) -> Result<(), Reject> {
-        self.head = Head::read(self.connection.client.tls, &snapshot.edge, &self.request)?;
+        let sender = self.connection.sender();
+        self.head = Head::read(sender, &snapshot.edge, &self.request)?;
         let arrival = Arrival {
             peer: &self.connection.peer_ip,
             certificate: self.connection.client.xfcc.as_ref(),
             request_id: head::request_id(),
+            workload: sender.workload,
         };
         sanitize(&mut self.request, &self.head, &snapshot.edge, arrival);
         if let Some(log) = &mut self.record.log {
