@@ -33,7 +33,7 @@ use crate::resources::MeshConfig;
 use crate::resources::mesh_config::AccessLogEncoding;
 use crate::snapshot::cell::SnapshotCell;
 use crate::source::watch::Watch;
-use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, WorkerTelemetry, logs};
+use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, logs};
 use crate::tls::roots::Roots;
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::Resolver;
@@ -72,7 +72,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         cell: cell.clone(),
         resolver: resolver.clone(),
         shared: shared.clone(),
-        telemetry: WorkerTelemetry { metrics: metrics.worker(), log: access_log.worker() },
+        metrics: metrics.clone(),
+        log: access_log.worker(),
         connections,
     })
     .context("the worker threads cannot start")?;

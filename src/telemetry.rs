@@ -7,19 +7,26 @@
 //! lines go to the worker's own buffer, and what does not fit is dropped and counted.
 
 pub mod access_log;
+pub mod catalog;
+pub mod config;
+pub mod destination;
+pub mod downstream;
+pub mod exposition;
+pub mod keys;
 pub mod logs;
 pub mod metrics;
 pub mod record;
+pub mod upstream;
 pub mod worker;
 
-mod exposition;
+mod histogram;
 mod line;
 mod process;
-mod registry;
 mod series;
 
 pub use crate::base::labels::DestinationLabels;
 pub use access_log::{AccessLog, LogFormat, WorkerLog};
+pub use destination::{Destination, Protocol, RequestSample};
 pub use metrics::{Metrics, SourceLabels};
 pub use record::{LogFields, RequestRecord};
-pub use worker::{Protocol, RequestSample, WorkerMetrics, WorkerTelemetry};
+pub use worker::{WorkerMetrics, WorkerTelemetry};

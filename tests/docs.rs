@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use portcullis::base::limit;
+use portcullis::telemetry::catalog::{self, Family};
 
 #[test]
 fn the_limits_page_is_the_table_in_the_code() {
@@ -18,9 +19,34 @@ fn the_limits_page_is_the_table_in_the_code() {
         let name = name.to_lowercase();
         writeln!(page, "| `{name}` | {value} | {} |", reason.trim()).unwrap();
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/limits.md");
+    check("docs/limits.md", &page);
+}
+
+#[test]
+fn the_metrics_page_is_the_catalog_in_the_code() {
+    let mut page = format!(
+        "# Metrics\n\n`/metrics` and `/stats/prometheus` of the metrics port show these in Prometheus' \
+         text format 0.0.4.\n`UPDATE_GOLDEN=1 cargo test --test docs` writes this page.\n\n\
+         Series of a destination or server that was removed from the configuration are shown for {} \
+         more minutes.\nBeyond {} label sets of one kind, further ones are counted under `other`.\n\
+         `source_*` and `destination_*` are Istio's labels of the two ends, this gateway being the \
+         source.\n\n| metric | type | labels | what it says |\n|---|---|---|---|\n",
+        limit::METRIC_GRACE_TIME.as_secs() / 60,
+        limit::METRIC_SERIES,
+    );
+    for Family { name, kind, labels, help } in catalog::ALL {
+        let kind = kind.as_str();
+        let labels: Vec<_> = labels.split(", ").filter(|label| !label.is_empty()).collect();
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        writeln!(page, "| `{name}` | {kind} | {} | {help} |", labels.join(", ")).unwrap();
+    }
+    check("docs/metrics.md", &page);
+}
+
+fn check(path: &str, page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &page).unwrap();
+        std::fs::write(&path, page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(written, page, "run UPDATE_GOLDEN=1 cargo test --test docs");

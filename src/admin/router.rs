@@ -9,15 +9,14 @@ use std::sync::Arc;
 
 use http::header::{HOST, ORIGIN};
 use http::{Method, StatusCode, request};
+use http_body_util::Full;
 use serde_json::Value;
 
-use super::answer;
-use super::server::{Answer, Handler};
+use super::answer::{self, Answer};
+use super::page::{Desk, Page};
+use super::server::Handler;
 use crate::base::host::without_port;
 use crate::telemetry::logs::LogLevel;
-
-/// Makes one page of the admin port.
-pub type Page = Box<dyn Fn() -> Value + Send + Sync>;
 
 /// Answers a query, or says what is wrong with it.
 pub type Answerer = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
@@ -59,10 +58,11 @@ POST /drain           drains without ending the process
 
 /// Answers of the admin port.
 pub fn handler(hooks: AdminHooks) -> Handler {
-    Arc::new(move |head| route(&hooks, head))
+    let desk = Desk::default();
+    Arc::new(move |head| route(&hooks, &desk, head))
 }
 
-fn route(hooks: &AdminHooks, head: &request::Parts) -> Answer {
+fn route(hooks: &AdminHooks, desk: &Desk, head: &request::Parts) -> Answer {
     if !is_local(head) {
         let why = "name this port by its address or as localhost, and send no Origin\n";
         return answer::text(StatusCode::FORBIDDEN, why);
@@ -74,7 +74,7 @@ fn route(hooks: &AdminHooks, head: &request::Parts) -> Answer {
             answer::text(StatusCode::OK, "draining\n")
         }
         "/drain" => answer::wrong_method("POST"),
-        "/explain" if writes => answer::wrong_method("GET, HEAD"),
+        "/" | "/explain" if writes => answer::wrong_method("GET, HEAD"),
         "/explain" => match (hooks.explain)(head.uri.query().unwrap_or_default()) {
             Ok(told) => json(&told),
             Err(why) => answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
@@ -83,26 +83,26 @@ fn route(hooks: &AdminHooks, head: &request::Parts) -> Answer {
         "/logging" => show_level(&hooks.level),
         path => match page(hooks, path) {
             Some(_) if writes => answer::wrong_method("GET, HEAD"),
-            Some(make) => make(),
+            Some(page) => desk.make(page),
+            None if path == "/" => answer::text(StatusCode::OK, INDEX),
             None => answer::text(StatusCode::NOT_FOUND, "the paths there are: GET /\n"),
         },
     }
 }
 
-fn page<'a>(hooks: &'a AdminHooks, path: &str) -> Option<Box<dyn Fn() -> Answer + 'a>> {
-    let page = match path {
-        "/" => return Some(Box::new(|| answer::text(StatusCode::OK, INDEX))),
-        "/config_dump" => &hooks.config_dump,
-        "/diagnostics" => &hooks.diagnostics,
-        "/certs" => &hooks.certs,
-        "/jwks" => &hooks.jwks,
-        _ => return None,
-    };
-    Some(Box::new(|| json(&page())))
+fn page<'a>(hooks: &'a AdminHooks, path: &str) -> Option<&'a Page> {
+    match path {
+        "/config_dump" => Some(&hooks.config_dump),
+        "/diagnostics" => Some(&hooks.diagnostics),
+        "/certs" => Some(&hooks.certs),
+        "/jwks" => Some(&hooks.jwks),
+        _ => None,
+    }
 }
 
 fn json(value: &Value) -> Answer {
-    answer::body(StatusCode::OK, "application/json", format!("{value:#}\n"))
+    let text = format!("{value:#}\n");
+    answer::body(StatusCode::OK, "application/json", Full::new(text.into()))
 }
 
 fn show_level(level: &LogLevel) -> Answer {
@@ -159,10 +159,10 @@ mod tests {
         let seen = drains.clone();
         let (_layer, level) = logs::reloadable("info").unwrap();
         let hooks = AdminHooks {
-            config_dump: Box::new(|| json!({"generation": 3})),
-            diagnostics: Box::new(|| json!([])),
-            certs: Box::new(|| json!([])),
-            jwks: Box::new(|| json!([{"keys": 1}])),
+            config_dump: Arc::new(|| json!({"generation": 3})),
+            diagnostics: Arc::new(|| json!([])),
+            certs: Arc::new(|| json!([])),
+            jwks: Arc::new(|| json!([{"keys": 1}])),
             explain: Box::new(|query| match query {
                 "url=x" => Ok(json!({"outcome": "x"})),
                 _ => Err("write url=".into()),

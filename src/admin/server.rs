@@ -8,9 +8,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, request};
-use http_body_util::Full;
+use http::{Method, Request, request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,11 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::answer;
+use super::answer::{self, Answer};
 use crate::base::limit;
-
-/// What a port answers.
-pub type Answer = Response<Full<Bytes>>;
 
 /// Turns a request head into an answer; request bodies are not read.
 pub type Handler = Arc<dyn Fn(&request::Parts) -> Answer + Send + Sync>;
@@ -96,7 +91,7 @@ pub(super) mod tests {
         })
     }
 
-    async fn start(handler: Handler) -> (std::net::SocketAddr, AbortHandle) {
+    pub(in super::super) async fn start(handler: Handler) -> (std::net::SocketAddr, AbortHandle) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         (address, tokio::spawn(serve(listener, handler)).abort_handle())

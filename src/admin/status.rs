@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode, request};
 
-use super::answer;
-use super::server::{Answer, Handler};
+use super::answer::{self, Answer};
+use super::server::Handler;
 
 const CONFIGURED: u8 = 1;
 const SERVING: u8 = 2;

@@ -16,7 +16,8 @@ use crate::reload::{Loaded, Loader, RootError};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::SnapshotCell;
 use crate::source::watch::{Wake, Watch};
-use crate::telemetry::metrics::{CertificateExpiry, JwksMetrics, ReloadResult, ReloadSample};
+use crate::telemetry::config::{ReloadResult, ReloadSample};
+use crate::telemetry::keys::{CertificateExpiry, JwksMetrics};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::{Addresses, Resolver};
@@ -97,6 +98,7 @@ impl Control {
                 Wake::Scan => {
                     self.reload(Instant::now());
                     self.bind_again();
+                    self.metrics.forget_unused();
                 }
             }
         }
@@ -124,10 +126,7 @@ impl Control {
                 }
                 self.let_go();
             }
-            Ok(None) => {
-                let (errors, warnings) = count(&self.report().diagnostics);
-                self.sample(ReloadResult::Unchanged, seen, (errors, warnings));
-            }
+            Ok(None) => tracing::debug!("the files hold what is live already"),
             Err(error) => {
                 tracing::error!(%error, "the configuration cannot be read; the last one goes on");
                 self.sample(ReloadResult::Failed, seen, (1, 0));

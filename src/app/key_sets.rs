@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::auth::jwt::{JwtRule, KeyState, SkippedKey};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::JwksMetrics;
+use crate::telemetry::keys::JwksMetrics;
 use crate::upstream::jwks::{JwksEngine, JwksState};
 
 /// A list with an object for each key set; `uri` is null for one that a rule holds itself.

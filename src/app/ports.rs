@@ -98,12 +98,12 @@ pub(super) fn hooks(
     let (diagnostics, certificates) = (read(report), read(report));
     let (explained, keyed) = (cell.clone(), cell.clone());
     AdminHooks {
-        config_dump: Box::new(move || view::snapshot(&cell.load())),
-        diagnostics: Box::new(move || {
+        config_dump: Arc::new(move || view::snapshot(&cell.load())),
+        diagnostics: Arc::new(move || {
             let report = diagnostics.lock().unwrap_or_else(PoisonError::into_inner);
             render::value(&report.diagnostics)
         }),
-        certs: Box::new(move || {
+        certs: Arc::new(move || {
             let report = certificates.lock().unwrap_or_else(PoisonError::into_inner);
             let list = report.certificates.iter().map(|fact| {
                 json!({
@@ -115,7 +115,7 @@ pub(super) fn hooks(
             });
             Value::Array(list.collect())
         }),
-        jwks: Box::new(move || key_sets::shown(&engine, &keyed.load())),
+        jwks: Arc::new(move || key_sets::shown(&engine, &keyed.load())),
         explain: Box::new(move |query| {
             let question =
                 Question::from_query(query, unix_seconds()).map_err(|e| e.to_string())?;

@@ -184,6 +184,15 @@ limits! {
     SNAPSHOT_HANDOVER_TIME: Duration = Duration::from_millis(100), "100 ms";
     /// Distinct label sets of request metrics; further ones are counted under `other`.
     METRIC_SERIES: usize = 2_000, "2,000 label sets";
+    /// Series of a destination or server that is no longer configured are shown this long, so that its
+    /// last counts are scraped.
+    METRIC_GRACE_TIME: Duration = Duration::from_mins(5), "5 min";
+    /// Metrics made at once for a scrape; more is made when that was taken.
+    SCRAPE_CHUNK_BYTES: usize = 64 << 10, "64 KiB";
+    /// Scrapes under way; further ones get 503.
+    SCRAPES: usize = 8, "8 scrapes";
+    /// Pages of the admin port made or sent at once; further ones wait.
+    ADMIN_PAGES: usize = 2, "2 pages";
     /// Lines waiting for the access log's writer; further ones are dropped and counted.
     ACCESS_LOG_BYTES: usize = 8 << 20, "8 MiB";
     /// Writing the last lines of the access log at the end; a reader that does not read loses them.

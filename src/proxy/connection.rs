@@ -27,7 +27,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{
     Chain, ListenAddress, Listener, ServerBlock, Servers, TcpBlock, Termination,
 };
-use crate::telemetry::metrics::{ConnectionKind, HandshakeOutcome, OpenConnection};
+use crate::telemetry::downstream::{ConnectionKind, HandshakeOutcome, OpenConnection};
 use crate::tls::identity::PeerIdentity;
 
 /// A socket as it was accepted.
@@ -141,7 +141,7 @@ fn find_listener<'a>(snapshot: &'a Snapshot, address: &ListenAddress) -> Option<
 pub async fn serve(registered: Registered, address: ListenAddress, accepted: Accepted) {
     let snapshot = registered.worker.snapshot().0.clone();
     let Some(listener) = find_listener(&snapshot, &address).cloned() else { return };
-    let open = registered.worker.telemetry.metrics.process().connection_opened();
+    let open = registered.worker.telemetry.metrics.connection_opened();
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let (peer, mut local) = match &accepted {
         Accepted::Tcp(_, peer, local) => (canonical(*peer), canonical(*local)),
@@ -256,7 +256,8 @@ pub(super) async fn hello<S: tcp::Raw>(
     mut connection: Connection,
     recorded: Rewind<S>,
 ) -> Option<Next<S>> {
-    let metrics = connection.registered.worker.telemetry.metrics.process().clone();
+    let worker = connection.registered.worker.clone();
+    let metrics = &worker.telemetry.metrics;
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
     let start = match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
         Ok(Ok(start)) => start,
@@ -373,7 +374,7 @@ async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let metrics = connection.registered.worker.telemetry.metrics.process();
+    let metrics = &connection.registered.worker.telemetry.metrics;
     let tls = match &termination.tls {
         Ok(tls) => tls,
         Err(unusable) => {

@@ -44,7 +44,7 @@ use crate::net::rewind::Rewind;
 use crate::net::strict::Strict;
 use crate::snapshot::ClientCertForwarding;
 use crate::snapshot::listener::Servers;
-use crate::telemetry::metrics::{ConnectionKind, OpenConnection};
+use crate::telemetry::downstream::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
 
 /// What TLS told of the client.

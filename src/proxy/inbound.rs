@@ -8,7 +8,7 @@ use crate::base::limit;
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::net::rewind::Rewind;
 use crate::snapshot::inbound::Inbound;
-use crate::telemetry::metrics::{ConnectionKind, HandshakeOutcome};
+use crate::telemetry::downstream::{ConnectionKind, HandshakeOutcome};
 
 /// What takes a connection; nothing when it is over.
 pub(super) async fn arrive<S: tcp::Raw>(
@@ -31,7 +31,7 @@ pub(super) async fn arrive<S: tcp::Raw>(
         return hello(connection, stream).await;
     }
     let Some(plain) = inbound::plain(inbound, opening) else {
-        let metrics = connection.registered.worker.telemetry.metrics.process();
+        let metrics = &connection.registered.worker.telemetry.metrics;
         let silent = stream.recorded().is_empty();
         let outcome =
             if silent { HandshakeOutcome::HelloTimeout } else { HandshakeOutcome::Plaintext };

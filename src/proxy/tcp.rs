@@ -13,6 +13,7 @@ use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::decide::connection::{ConnectionFacts, admit};
 use crate::net::copy::{self, End, Moved};
 use crate::snapshot::listener::TcpBlock;
+use crate::telemetry::destination::StreamBytes;
 use crate::telemetry::{Protocol, RequestRecord};
 use crate::upstream::connect::Stream;
 use crate::upstream::pool::{AcquireError, Demand, RawStream, Wanted};
@@ -67,7 +68,7 @@ pub async fn plain<S: Raw>(
     first: Vec<u8>,
 ) {
     let opened = Box::pin(open(&connection, &block)).await;
-    let Some(Opened { mut upstream, mut record, until }) = opened else { return };
+    let Some(Opened { mut upstream, mut record, counted, until }) = opened else { return };
     let connection = connection.established();
     let moved = Moved::default();
     moved.forth.set(first.len() as u64);
@@ -87,6 +88,8 @@ pub async fn plain<S: Raw>(
             }
         }
     };
+    counted.sent(moved.back.get());
+    counted.received(moved.forth.get());
     finish(&connection, &mut record, &moved, &end);
     record.finish(&connection.registered.worker.telemetry);
 }
@@ -97,11 +100,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let opened = Box::pin(open(&connection, &block)).await;
-    let Some(Opened { mut upstream, mut record, until }) = opened else { return };
+    let Some(Opened { mut upstream, mut record, counted, until }) = opened else { return };
     let connection = connection.established();
     let moved = Moved::default();
     let copy = copy::streams(&mut stream, &mut upstream.stream, block.idle_timeout, &moved);
     let end = cuttable(&connection, until, Box::pin(copy)).await;
+    counted.sent(moved.back.get());
+    counted.received(moved.forth.get());
     finish(&connection, &mut record, &moved, &end);
     record.finish(&connection.registered.worker.telemetry);
 }
@@ -146,16 +151,17 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
     let (flag, details, reason) = match pool.open_raw(&demand).await {
         Ok(upstream) => {
             let mut record = record(connection);
-            record.destination = cluster.labels.clone();
+            let destination = pool.destination();
+            let counted = destination.stream_opened("-");
+            record.destination = Some(destination);
             if let Some(log) = &mut record.log {
                 log.upstream_cluster = Some(cluster.name.clone());
                 log.upstream_host = upstream.peer;
                 log.upstream_local = upstream.stream.local_address();
                 log.resource = Some(block.origin.clone());
             }
-            worker.telemetry.metrics.tcp_opened(&cluster.labels);
             let until = cluster.connection.age.map(|age| Instant::now() + age);
-            return Some(Opened { upstream, record, until });
+            return Some(Opened { upstream, record, counted, until });
         }
         Err(AcquireError::NoEndpoint) => ("UH", "no_healthy_upstream", "no_endpoint"),
         Err(AcquireError::Overflow(_)) => ("UO", "upstream_overflow", "overflow"),
@@ -172,6 +178,7 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
 struct Opened {
     upstream: RawStream,
     record: RequestRecord,
+    counted: StreamBytes,
     /// When it ends at the latest (`connectionPool.tcp.maxConnectionDuration`).
     until: Option<Instant>,
 }

@@ -2,7 +2,7 @@
 //! pools; nothing a request needs is on another thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::{SnapshotCell, SnapshotReader};
 use crate::snapshot::listener::ListenAddress;
-use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::{Metrics, WorkerLog, WorkerTelemetry};
 use crate::upstream::registry::Upstreams;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::shared::SharedStates;
@@ -61,8 +61,10 @@ pub struct Parts {
     pub resolver: Resolver,
     /// What the workers share of clusters.
     pub shared: SharedStates,
-    /// Metrics and access log.
-    pub telemetry: WorkerTelemetry,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
+    /// The worker's access log.
+    pub log: WorkerLog,
     /// Connections this worker may hold.
     pub connections: usize,
 }
@@ -114,7 +116,7 @@ impl Worker {
             view: RefCell::new(view),
             upstreams: Upstreams::new(parts.resolver, parts.shared),
             tokens: TokenCache::default(),
-            telemetry: parts.telemetry,
+            telemetry: WorkerTelemetry { metrics: parts.metrics.worker(), log: parts.log },
             ticks: Ticks::default(),
             mirrors: Rc::default(),
             connections: RefCell::default(),
@@ -131,6 +133,9 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(live, &view.0) {
             self.upstreams.adopt(live);
+            let servers: HashSet<_> =
+                live.listeners.iter().flat_map(|listener| listener.servers.tls_keys()).collect();
+            self.telemetry.metrics.keep_servers(|server| servers.contains(server));
             let connections = self.connections.borrow();
             connections.values().filter_map(|c| c.serving.upgrade()).for_each(|c| c.forget());
             *view = Rc::new(View(live.clone()));
@@ -292,7 +297,7 @@ async fn accept_unix(
 
 fn take(worker: &Rc<Worker>, address: &ListenAddress, accepted: Accepted) {
     if worker.connections.borrow().len() >= worker.most_connections {
-        worker.telemetry.metrics.process().connection_refused("limit");
+        worker.telemetry.metrics.connection_over_limit();
         return;
     }
     spawn_local(connection::serve(worker.register(), address.clone(), accepted));

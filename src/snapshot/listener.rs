@@ -73,6 +73,31 @@ pub enum Servers {
     Inbound(Arc<Inbound>),
 }
 
+impl Servers {
+    /// Keys of the blocks that a ClientHello may choose, some more than once.
+    pub fn tls_keys(&self) -> impl Iterator<Item = &str> {
+        let (chains, inbound) = match self {
+            Self::Tls(chains) => (Some(chains), None),
+            Self::Inbound(inbound) => (None, inbound.mutual.as_ref()),
+            Self::Http(_) | Self::Tcp(_) => (None, None),
+        };
+        let inbound = inbound.into_iter().flat_map(|spoken| {
+            let (http, tcp) = (spoken.http(), spoken.tcp());
+            http.map(|block| &*block.key).into_iter().chain(tcp.map(|block| &*block.key))
+        });
+        let chains = chains.into_iter().flat_map(HostIndex::values).flat_map(|chain| {
+            let (own, services) = match chain {
+                Chain::Http(block) => (Some(&block.key), None),
+                Chain::Tcp(block) | Chain::Passthrough(block) => (Some(&block.key), None),
+                Chain::AutoPassthrough(auto) => (None, Some(&auto.services)),
+            };
+            let services = services.into_iter().flat_map(HostIndex::values);
+            own.into_iter().chain(services.map(|block| &block.key)).map(|key| &**key)
+        });
+        chains.chain(inbound)
+    }
+}
+
 /// What a TLS connection meets.
 #[derive(Clone, Debug)]
 pub enum Chain {

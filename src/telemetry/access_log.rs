@@ -223,7 +223,7 @@ mod tests {
     use std::io;
     use std::sync::mpsc;
 
-    use super::super::worker::Protocol;
+    use super::super::destination::Protocol;
     use super::*;
 
     #[derive(Clone, Default)]

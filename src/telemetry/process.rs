@@ -2,34 +2,34 @@
 
 use std::fs;
 
-use super::exposition::{family, sample};
+use super::catalog::{self, Family};
+use super::exposition::{head, sample};
 
 /// Ticks per second in `/proc`: the kernel shows times to programs at this rate on every processor
 /// this program is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Writes what `/proc/self` says; what cannot be read is left out.
-pub(super) fn render(out: &mut String) {
-    let mut gauge = |name: &str, kind: &str, help: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            family(out, name, kind, help);
-            sample(out, name, "", value);
-        }
-    };
+/// What `/proc/self` says; what cannot be read is left out.
+pub(super) fn render() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let resident = kibibytes(&status, "VmRSS:");
-    gauge("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", resident);
-    let size = kibibytes(&status, "VmSize:");
-    gauge("process_virtual_memory_bytes", "gauge", "Virtual memory in bytes.", size);
-    let help = "Processor time used, in seconds.";
-    gauge("process_cpu_seconds_total", "counter", help, cpu_seconds(&stat));
-    let threads = field(&stat, 20);
-    gauge("process_threads", "gauge", "Threads of the process.", threads);
-    gauge("process_open_fds", "gauge", "Open file descriptors.", open_files());
-    gauge("process_max_fds", "gauge", "Limit on file descriptors.", file_limit());
-    let help = "Unix time at which the process started.";
-    gauge("process_start_time_seconds", "gauge", help, start_time(&stat));
+    let all: [(&Family, Option<f64>); 7] = [
+        (&catalog::RESIDENT_MEMORY, kibibytes(&status, "VmRSS:")),
+        (&catalog::VIRTUAL_MEMORY, kibibytes(&status, "VmSize:")),
+        (&catalog::CPU_SECONDS, cpu_seconds(&stat)),
+        (&catalog::THREADS, field(&stat, 20)),
+        (&catalog::OPEN_FILES, open_files()),
+        (&catalog::MOST_FILES, file_limit()),
+        (&catalog::START_TIME, start_time(&stat)),
+    ];
+    let mut out = String::new();
+    for (family, value) in all {
+        if let Some(value) = value {
+            head(&mut out, family);
+            sample(&mut out, family.name, "", value);
+        }
+    }
+    out
 }
 
 fn kibibytes(status: &str, name: &str) -> Option<f64> {
@@ -79,8 +79,7 @@ mod tests {
 
     #[test]
     fn this_process_is_described() {
-        let mut out = String::new();
-        render(&mut out);
+        let out = render();
         for name in ["process_resident_memory_bytes ", "process_open_fds ", "process_start_time"] {
             assert!(out.lines().any(|line| line.starts_with(name)), "{name}\n{out}");
         }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +13,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Version};
 use tokio::time::Instant;
 
-use super::worker::{Protocol, RequestSample, WorkerTelemetry};
+use super::destination::{Destination, Protocol, RequestSample};
+use super::worker::WorkerTelemetry;
 use crate::base::id::Origin;
-use crate::base::labels::DestinationLabels;
 
 /// One request or TCP stream.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub struct RequestRecord {
     pub start: Instant,
     /// HTTP, gRPC or TCP.
     pub protocol: Protocol,
-    /// Where it went; default labels when nothing matched.
-    pub destination: Arc<DestinationLabels>,
+    /// Where it went; nothing when nothing matched.
+    pub destination: Option<Rc<Destination>>,
     /// Response code; 0 when there was none.
     pub code: u16,
     /// `grpc-status` of a gRPC answer.
@@ -45,8 +46,6 @@ pub struct RequestRecord {
     pub response_head_bytes: u64,
     /// What only the access log needs; nothing when it is off.
     pub log: Option<Box<LogFields>>,
-    counted_sent: u64,
-    counted_received: u64,
 }
 
 /// Fields of one access log line that metrics do not need. What is missing is shown as `-` or null.
@@ -98,7 +97,7 @@ impl RequestRecord {
         Self {
             start,
             protocol,
-            destination: Arc::default(),
+            destination: None,
             code: 0,
             grpc_status: None,
             flags: "-",
@@ -109,30 +108,18 @@ impl RequestRecord {
             request_head_bytes: 0,
             response_head_bytes: 0,
             log,
-            counted_sent: 0,
-            counted_received: 0,
         }
-    }
-
-    /// Counts bytes of a long TCP stream that were not counted yet.
-    pub fn count_tcp_bytes(&mut self, worker: &WorkerTelemetry) {
-        let sent = self.bytes_sent.saturating_sub(self.counted_sent);
-        let received = self.bytes_received.saturating_sub(self.counted_received);
-        worker.metrics.tcp_bytes(&self.destination, sent, received);
-        self.counted_sent = self.bytes_sent;
-        self.counted_received = self.bytes_received;
     }
 
     /// Ends the record: one metrics sample, one access log line. A TCP stream is counted as closed,
     /// so it must have been counted as opened.
     pub fn finish(&mut self, worker: &WorkerTelemetry) {
         let duration = self.start.elapsed();
+        let destination = self.destination.as_deref().unwrap_or(worker.metrics.nowhere());
         if self.protocol == Protocol::Tcp {
-            self.count_tcp_bytes(worker);
-            worker.metrics.tcp_closed(&self.destination, self.flags);
+            destination.stream_closed(self.flags);
         } else {
-            worker.metrics.request(&RequestSample {
-                destination: &self.destination,
+            destination.request(&RequestSample {
                 code: self.code,
                 flags: self.flags,
                 protocol: self.protocol,
@@ -141,23 +128,25 @@ impl RequestRecord {
                 request_bytes: self.request_head_bytes.saturating_add(self.bytes_received),
                 response_bytes: self.response_head_bytes.saturating_add(self.bytes_sent),
             });
-            if let Some(reason) = self.reason {
-                worker.metrics.process().rejection(reason);
-            }
         }
-        self.log_line(worker, duration);
+        self.tell(worker, duration);
     }
 
-    /// Ends the record of a TCP stream that never had a destination: an access log line only.
+    /// Ends the record of a TCP stream that never began. One that had a destination is counted there
+    /// as opened and closed, as Istio does.
     pub fn finish_refused(self, worker: &WorkerTelemetry) {
-        if let Some(reason) = self.reason {
-            worker.metrics.process().rejection(reason);
+        if let Some(destination) = &self.destination {
+            destination.stream_opened(self.flags);
+            destination.stream_closed(self.flags);
         }
         let duration = self.start.elapsed();
-        self.log_line(worker, duration);
+        self.tell(worker, duration);
     }
 
-    fn log_line(&self, worker: &WorkerTelemetry, duration: Duration) {
+    fn tell(&self, worker: &WorkerTelemetry, duration: Duration) {
+        if let Some(reason) = self.reason {
+            worker.metrics.rejection(reason);
+        }
         if let Some(fields) = &self.log {
             worker.log.write(self, fields, duration);
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::balance::outlier::{Detector, Event, Outcome, Policy};
-use crate::telemetry::worker::UpstreamMetrics;
+use crate::telemetry::upstream::UpstreamMetrics;
 
 /// The health of one cluster's endpoints.
 #[derive(Debug)]

@@ -25,7 +25,8 @@ use super::shared::SharedStates;
 use crate::balance::outlier::Event;
 use crate::base::limit;
 use crate::snapshot::cluster::{Cluster, ConnectionRules, Limits, Protocol};
-use crate::telemetry::worker::{ConnectOutcome, UpstreamMetrics};
+use crate::telemetry::Destination;
+use crate::telemetry::upstream::{ConnectOutcome, UpstreamMetrics};
 
 use coming::{Opener, Turn};
 use host::{Connection, Host, Open, Purpose, Room};
@@ -38,7 +39,8 @@ pub struct Pool<B> {
     sources: RefCell<Sources>,
     hosts: RefCell<Hosts<B>>,
     bounds: RefCell<Option<Arc<Bounds>>>,
-    metrics: UpstreamMetrics,
+    metrics: Rc<UpstreamMetrics>,
+    destination: RefCell<Rc<Destination>>,
 }
 
 /// What a request wants of a pool.
@@ -104,13 +106,14 @@ impl<B> Pool<B> {
         cluster: Arc<Cluster>,
         resolver: &Resolver,
         shared: &SharedStates,
-        metrics: UpstreamMetrics,
+        (metrics, destination): (UpstreamMetrics, Rc<Destination>),
     ) -> Rc<Self> {
         let pool = Self {
             sources: RefCell::new(Sources::new(cluster.clone(), resolver, None)),
             hosts: RefCell::default(),
             bounds: RefCell::default(),
-            metrics,
+            metrics: Rc::new(metrics),
+            destination: RefCell::new(destination),
         };
         pool.adopt(cluster, resolver, shared);
         Rc::new(pool)
@@ -130,8 +133,17 @@ impl<B> Pool<B> {
             bounds
         });
         self.bounds.replace(bounds);
+        let counted = self.destination();
+        if counted.labels() != &cluster.labels {
+            self.destination.replace(counted.relabelled(&cluster.labels));
+        }
         self.sources.replace(Sources::new(cluster, resolver, health));
         self.renew();
+    }
+
+    /// Where its requests and streams are counted.
+    pub fn destination(&self) -> Rc<Destination> {
+        self.destination.borrow().clone()
     }
 
     fn renew(&self) {

@@ -13,7 +13,7 @@ use super::shared::SharedStates;
 use crate::base::hash::Fingerprint;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::Cluster;
-use crate::telemetry::worker::WorkerMetrics;
+use crate::telemetry::WorkerMetrics;
 
 /// The pools of one worker.
 pub struct Upstreams<B> {
@@ -36,7 +36,7 @@ where
     /// The pool of a cluster, made when it is first used.
     pub fn pool(&self, cluster: &Arc<Cluster>, metrics: &WorkerMetrics) -> Rc<Pool<B>> {
         let make = || {
-            let metrics = metrics.upstream(&cluster.name);
+            let metrics = (metrics.upstream(&cluster.name), metrics.destination(&cluster.labels));
             Pool::new(cluster.clone(), &self.resolver, &self.shared, metrics)
         };
         self.pools.borrow_mut().entry(cluster.key).or_insert_with(make).clone()

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HOST;
@@ -45,12 +44,10 @@ pub struct Aim<'a> {
 /// Finds a connection and sends.
 pub async fn send(
     exchange: &mut Exchange,
-    cluster: &Arc<Cluster>,
+    (cluster, pool): (&Cluster, &Pool<RequestBody>),
     aim: &Aim<'_>,
 ) -> Result<Sent, Reject> {
     let connection = exchange.connection().clone();
-    let worker = &connection.registered.worker;
-    let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
     // An HTTP/2 backend may refuse a stream that it was sent (RFC 9113 section 8.7).
     let repeats = aim.retry.after_sending()
         || (cluster.protocol == Protocol::Http2 && aim.retry.retries(Failure::Refused));
@@ -66,7 +63,7 @@ pub async fn send(
                 client: (connection.peer, connection.local),
                 wanted: tries.wanted,
             };
-            tries.acquire(&pool, &demand).await?
+            tries.acquire(pool, &demand).await?
         };
         lease.deadline = aim.deadline;
         if tries.failed > 0 {
@@ -80,7 +77,7 @@ pub async fn send(
         let (reject, cause) = match send_once(exchange, &mut lease, aim.retry.per_try, kept).await {
             Ok(response) => {
                 let again = repeats && aim.retry.retries_answer(&response);
-                if again && kept && exchange.upload.can_repeat() && tries.again(&pool).await.is_ok()
+                if again && kept && exchange.upload.can_repeat() && tries.again(pool).await.is_ok()
                 {
                     tries.leave(&lease);
                     continue;
@@ -94,7 +91,7 @@ pub async fn send(
                 // Its connection died while it lay idle: that is no failure of the endpoint.
                 let counts = !lease.reused;
                 let again = aim.retry.retries(Failure::Unsent);
-                if counts && !(again && tries.again(&pool).await.is_ok()) {
+                if counts && !(again && tries.again(pool).await.is_ok()) {
                     return Err(tries.last(Reject::UpstreamClosed));
                 }
                 continue;
@@ -107,7 +104,7 @@ pub async fn send(
         }
         if died {
             tries.wanted = Wanted::Fresh;
-        } else if !aim.retry.retries(cause) || tries.again(&pool).await.is_err() {
+        } else if !aim.retry.retries(cause) || tries.again(pool).await.is_err() {
             return Err(tries.last(reject));
         } else {
             tries.leave(&lease);

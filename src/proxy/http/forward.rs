@@ -48,6 +48,11 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
     let Some(cluster) = cluster(&work, exchange.request.version()) else {
         return respond::reject(exchange, work.snapshot, &Reject::ClusterNotFound);
     };
+    let pool = {
+        let worker = &exchange.connection().registered.worker;
+        worker.upstreams.pool(&cluster, &worker.telemetry.metrics)
+    };
+    exchange.record.destination = Some(pool.destination());
     let Prepared { received, client_upgrade, hashed, mut expiry } =
         prepare(&mut exchange, &work, &cluster);
     mirror::start(&exchange, &work);
@@ -57,7 +62,7 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         retry: &work.rule.retry,
     };
     let sent = {
-        let sending = pin!(attempt::send(&mut exchange, &cluster, &aim));
+        let sending = pin!(attempt::send(&mut exchange, (&cluster, &pool), &aim));
         deadline::within(&mut expiry, sending).await
     };
     let sent = sent.and_then(|sent| {
@@ -152,7 +157,6 @@ struct Prepared {
 
 /// Carries out the rule's rewrites and header operations.
 fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepared {
-    exchange.record.destination = cluster.labels.clone();
     if let Some(log) = &mut exchange.record.log {
         log.upstream_cluster = Some(cluster.name.clone());
     }

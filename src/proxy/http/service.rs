@@ -24,7 +24,7 @@ use crate::decide::sanitize::{Arrival, sanitize};
 use crate::net::liveness::Liveness;
 use crate::proxy::connection::Serving;
 use crate::snapshot::Snapshot;
-use crate::telemetry::worker::ActiveRequest;
+use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::{Protocol, RequestRecord};
 
 /// The flag of a request that was made to wait.

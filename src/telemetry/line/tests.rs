@@ -1,7 +1,7 @@
 use http::{HeaderValue, Method};
 use tokio::time::Instant;
 
-use super::super::worker::Protocol;
+use super::super::destination::Protocol;
 use super::*;
 use crate::base::id::{Origin, ResourceId};
 

@@ -16,7 +16,7 @@ use super::fetch::{Client, FetchError, Fetched};
 use super::store::Store;
 use crate::auth::jwt::{DeclaredEndpoints, InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
-use crate::telemetry::metrics::JwksMetrics;
+use crate::telemetry::keys::JwksMetrics;
 
 /// How often a key set may be fetched.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::host::{Facts, Host};
 use crate::balance::outlier::Event;
 use crate::base::header::GRPC_STATUS;
-use crate::telemetry::worker::UpstreamMetrics;
+use crate::telemetry::upstream::UpstreamMetrics;
 use crate::upstream::bounds::Permit;
 
 /// A connection in use; its endpoint counts it until it is dropped.
@@ -32,7 +32,7 @@ pub struct Lease<B> {
     last: bool,
     facts: Rc<Facts>,
     host: Rc<Host<B>>,
-    metrics: UpstreamMetrics,
+    metrics: Rc<UpstreamMetrics>,
     _permit: Option<Permit>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Parts<B> {
     pub(super) sender: Sender<B>,
     pub(super) facts: Rc<Facts>,
     pub(super) host: Rc<Host<B>>,
-    pub(super) metrics: UpstreamMetrics,
+    pub(super) metrics: Rc<UpstreamMetrics>,
     pub(super) permit: Option<Permit>,
     /// Whether the connection is not used again.
     pub(super) last: bool,
