@@ -14,6 +14,7 @@ pub mod downstream;
 pub mod exposition;
 pub mod keys;
 pub mod logs;
+pub mod messages;
 pub mod metrics;
 pub mod record;
 pub mod upstream;

@@ -5,24 +5,26 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, request};
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Answer, Pieces};
-use super::server::Handler;
+use super::server::{Handler, at_once};
 use crate::base::limit;
 use crate::telemetry::Metrics;
 
 /// Answers of the metrics port.
 pub fn handler(metrics: Arc<Metrics>) -> Handler {
     let scrapes = Arc::new(Semaphore::new(limit::SCRAPES));
-    Arc::new(move |head| match head.uri.path() {
-        "/stats/prometheus" | "/metrics" if head.method != Method::POST => {
-            scrape(&metrics, &scrapes)
-        }
+    Arc::new(move |head| at_once(answer(&metrics, &scrapes, head)))
+}
+
+fn answer(metrics: &Arc<Metrics>, scrapes: &Arc<Semaphore>, head: &request::Parts) -> Answer {
+    match head.uri.path() {
+        "/stats/prometheus" | "/metrics" if head.method != Method::POST => scrape(metrics, scrapes),
         "/stats/prometheus" | "/metrics" => answer::wrong_method("GET, HEAD"),
         _ => answer::text(StatusCode::NOT_FOUND, "metrics are at /metrics and /stats/prometheus\n"),
-    })
+    }
 }
 
 fn scrape(metrics: &Arc<Metrics>, scrapes: &Arc<Semaphore>) -> Answer {
@@ -114,7 +116,7 @@ mod tests {
             let pieces = metrics.exposition().inspect(move |piece| {
                 counted.fetch_add(piece.len(), std::sync::atomic::Ordering::Relaxed);
             });
-            answer::body(StatusCode::OK, prometheus::TEXT_FORMAT, Pieces::new(pieces))
+            at_once(answer::body(StatusCode::OK, prometheus::TEXT_FORMAT, Pieces::new(pieces)))
         }))
         .await;
         let mut unread = Vec::new();

@@ -1,20 +1,17 @@
 //! Pages that take long to make, or are long: they are made on threads of their own, so that every
 //! port answers meanwhile, and few at a time, so that few are in memory.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use http::StatusCode;
-use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::Full;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-use super::answer::{self, Answer};
+use super::answer;
+use super::server::Reply;
 use crate::base::limit;
 
 /// Makes one page of the admin port.
@@ -42,17 +39,23 @@ impl AsRef<[u8]> for Written {
 }
 
 impl Desk {
-    /// A page; it is made once its turn has come. One that cannot be made ends early.
-    pub(super) fn make(&self, page: &Page) -> Answer {
+    /// A page, once its turn has come.
+    pub(super) fn make(&self, page: &Page) -> Reply {
         let (desk, page) = (self.0.clone(), page.clone());
-        let text = async move {
-            let place = desk.acquire_owned().await.ok()?;
-            let text = spawn_blocking(move || format!("{:#}\n", page()).into_bytes()).await;
-            let text = text.inspect_err(|error| tracing::error!(%error, "a page cannot be made"));
-            Some(Bytes::from_owner(Written { text: text.ok()?, _place: place }))
-        };
-        let frames = stream::once(text)
-            .filter_map(|text| async { text.map(|text| Ok::<_, Infallible>(Frame::data(text))) });
-        answer::body(StatusCode::OK, "application/json", StreamBody::new(frames))
+        Box::pin(async move {
+            let Ok(place) = desk.acquire_owned().await else {
+                return answer::empty(StatusCode::SERVICE_UNAVAILABLE);
+            };
+            match spawn_blocking(move || format!("{:#}\n", page()).into_bytes()).await {
+                Ok(text) => {
+                    let text = Bytes::from_owner(Written { text, _place: place });
+                    answer::body(StatusCode::OK, "application/json", Full::new(text))
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a page cannot be made");
+                    answer::empty(StatusCode::INTERNAL_SERVER_ERROR)
+                }
+            }
+        })
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::answer::{self, Answer};
 use super::page::{Desk, Page};
-use super::server::Handler;
+use super::server::{Handler, Reply, at_once};
 use crate::base::host::without_port;
 use crate::telemetry::logs::LogLevel;
 
@@ -62,7 +62,14 @@ pub fn handler(hooks: AdminHooks) -> Handler {
     Arc::new(move |head| route(&hooks, &desk, head))
 }
 
-fn route(hooks: &AdminHooks, desk: &Desk, head: &request::Parts) -> Answer {
+fn route(hooks: &AdminHooks, desk: &Desk, head: &request::Parts) -> Reply {
+    match page(hooks, head.uri.path()) {
+        Some(page) if is_local(head) && head.method != Method::POST => desk.make(page),
+        page => at_once(answer(hooks, page.is_some(), head)),
+    }
+}
+
+fn answer(hooks: &AdminHooks, is_page: bool, head: &request::Parts) -> Answer {
     if !is_local(head) {
         let why = "name this port by its address or as localhost, and send no Origin\n";
         return answer::text(StatusCode::FORBIDDEN, why);
@@ -74,19 +81,17 @@ fn route(hooks: &AdminHooks, desk: &Desk, head: &request::Parts) -> Answer {
             answer::text(StatusCode::OK, "draining\n")
         }
         "/drain" => answer::wrong_method("POST"),
-        "/" | "/explain" if writes => answer::wrong_method("GET, HEAD"),
+        "/logging" if writes => set_level(&hooks.level, head.uri.query().unwrap_or_default()),
+        "/logging" => show_level(&hooks.level),
+        path if writes && (is_page || matches!(path, "/" | "/explain")) => {
+            answer::wrong_method("GET, HEAD")
+        }
         "/explain" => match (hooks.explain)(head.uri.query().unwrap_or_default()) {
             Ok(told) => json(&told),
             Err(why) => answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         },
-        "/logging" if writes => set_level(&hooks.level, head.uri.query().unwrap_or_default()),
-        "/logging" => show_level(&hooks.level),
-        path => match page(hooks, path) {
-            Some(_) if writes => answer::wrong_method("GET, HEAD"),
-            Some(page) => desk.make(page),
-            None if path == "/" => answer::text(StatusCode::OK, INDEX),
-            None => answer::text(StatusCode::NOT_FOUND, "the paths there are: GET /\n"),
-        },
+        "/" => answer::text(StatusCode::OK, INDEX),
+        _ => answer::text(StatusCode::NOT_FOUND, "the paths there are: GET /\n"),
     }
 }
 

@@ -5,9 +5,11 @@
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{Method, Request, request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,8 +22,16 @@ use tokio::time::{sleep, timeout};
 use super::answer::{self, Answer};
 use crate::base::limit;
 
+/// An answer that may take a while.
+pub type Reply = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
 /// Turns a request head into an answer; request bodies are not read.
-pub type Handler = Arc<dyn Fn(&request::Parts) -> Answer + Send + Sync>;
+pub type Handler = Arc<dyn Fn(&request::Parts) -> Reply + Send + Sync>;
+
+/// An answer that is there.
+pub(super) fn at_once(answer: Answer) -> Reply {
+    Box::pin(ready(answer))
+}
 
 /// Wait after a failed accept, for lack of file descriptors most likely.
 const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
@@ -49,11 +59,11 @@ pub async fn serve(listener: TcpListener, handler: Handler) -> Infallible {
 async fn serve_connection(stream: TcpStream, handler: Handler) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (head, _) = request.into_parts();
-        let answer = match head.method {
+        let reply = match head.method {
             Method::GET | Method::HEAD | Method::POST => handler(&head),
-            _ => answer::wrong_method("GET, HEAD, POST"),
+            _ => at_once(answer::wrong_method("GET, HEAD, POST")),
         };
-        ready(Ok::<_, Infallible>(answer))
+        reply.map(Ok::<_, Infallible>)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -98,7 +108,10 @@ pub(super) mod tests {
     }
 
     fn hello() -> Handler {
-        Arc::new(|head| answer::text(StatusCode::OK, format!("{} {}", head.method, head.uri)))
+        Arc::new(|head| {
+            let text = format!("{} {}", head.method, head.uri);
+            at_once(answer::text(StatusCode::OK, text))
+        })
     }
 
     fn check(request: &str, start: &str, end: &str) {

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{Method, StatusCode, request};
 
 use super::answer::{self, Answer};
-use super::server::Handler;
+use super::server::{Handler, at_once};
 
 const CONFIGURED: u8 = 1;
 const SERVING: u8 = 2;
@@ -73,7 +73,7 @@ fn unix_seconds() -> i64 {
 
 /// Answers of the status port.
 pub fn handler(readiness: Readiness) -> Handler {
-    Arc::new(move |head| answer(&readiness, head))
+    Arc::new(move |head| at_once(answer(&readiness, head)))
 }
 
 fn answer(readiness: &Readiness, head: &request::Parts) -> Answer {

@@ -180,6 +180,8 @@ limits! {
     RELOAD_SETTLE_TIME: Duration = Duration::from_secs(1), "1 s";
     /// Time between two looks at files of which no change was told.
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
+    /// Ending and logging connections that are cut when the gateway stops.
+    CUT_TIME: Duration = Duration::from_millis(200), "200 ms";
     /// Waiting for workers to move on to a new snapshot, before the old one is freed later.
     SNAPSHOT_HANDOVER_TIME: Duration = Duration::from_millis(100), "100 ms";
     /// Distinct label sets of request metrics; further ones are counted under `other`.

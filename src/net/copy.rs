@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::telemetry::destination::StreamBytes;
+
 /// Bytes one direction copies through memory before it moves to a pipe.
 const SPLICE_AFTER: u64 = 64 << 10;
 /// Bytes asked of one `splice`; the kernel's pipe holds as many.
@@ -29,6 +31,28 @@ pub struct Moved {
     /// From the second stream to the first.
     pub back: Cell<u64>,
     last: Cell<Option<Instant>>,
+    counted: Option<StreamBytes>,
+}
+
+impl Moved {
+    /// Bytes that the metrics of a destination count as they go; the first stream is the client's.
+    pub fn counted(counted: StreamBytes) -> Self {
+        Self { counted: Some(counted), ..Self::default() }
+    }
+
+    /// Counts what was sent to the second stream before the copy.
+    pub fn sent_before(&self, count: usize) {
+        Progress { moved: self, way: Way::Forth }.add(count);
+    }
+}
+
+/// One of the two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    First,
+    /// The second.
+    Second,
 }
 
 /// How a copy ended.
@@ -39,7 +63,7 @@ pub enum End {
     /// No byte went either way for the idle time.
     Idle,
     /// A stream failed.
-    Failed(io::Error),
+    Failed(Side, io::Error),
 }
 
 /// Copies between two streams of any kind.
@@ -50,36 +74,74 @@ where
 {
     let (mut a_read, mut a_write) = tokio::io::split(a);
     let (mut b_read, mut b_write) = tokio::io::split(b);
-    let forth =
-        pump(&mut a_read, &mut b_write, Progress { bytes: &moved.forth, last: &moved.last });
-    let back = pump(&mut b_read, &mut a_write, Progress { bytes: &moved.back, last: &moved.last });
+    let forth = pump(&mut a_read, &mut b_write, Progress { moved, way: Way::Forth });
+    let back = pump(&mut b_read, &mut a_write, Progress { moved, way: Way::Back });
     until_done(forth, back, idle, &moved.last).await
 }
 
 /// Copies between two TCP sockets, by the kernel where it can.
 pub async fn sockets(a: &TcpStream, b: &TcpStream, idle: Duration, moved: &Moved) -> End {
-    let forth = relay(a, b, Progress { bytes: &moved.forth, last: &moved.last });
-    let back = relay(b, a, Progress { bytes: &moved.back, last: &moved.last });
+    let forth = relay(a, b, Progress { moved, way: Way::Forth });
+    let back = relay(b, a, Progress { moved, way: Way::Back });
     until_done(forth, back, idle, &moved.last).await
 }
 
 #[derive(Clone, Copy)]
+enum Way {
+    Forth,
+    Back,
+}
+
+#[derive(Clone, Copy)]
 struct Progress<'a> {
-    bytes: &'a Cell<u64>,
-    last: &'a Cell<Option<Instant>>,
+    moved: &'a Moved,
+    way: Way,
 }
 
 impl Progress<'_> {
+    fn bytes(&self) -> &Cell<u64> {
+        match self.way {
+            Way::Forth => &self.moved.forth,
+            Way::Back => &self.moved.back,
+        }
+    }
+
     fn add(&self, count: usize) {
-        self.bytes.set(self.bytes.get() + count as u64);
-        self.last.set(None);
+        let count = count as u64;
+        self.bytes().set(self.bytes().get() + count);
+        self.moved.last.set(None);
+        match (&self.moved.counted, self.way) {
+            (None, _) => {}
+            (Some(counted), Way::Forth) => counted.received(count),
+            (Some(counted), Way::Back) => counted.sent(count),
+        }
+    }
+
+    /// The failure of the stream that is read.
+    fn source(&self, error: io::Error) -> Failure {
+        let side = match self.way {
+            Way::Forth => Side::First,
+            Way::Back => Side::Second,
+        };
+        (side, error)
+    }
+
+    /// The failure of the stream that is written.
+    fn target(&self, error: io::Error) -> Failure {
+        let side = match self.way {
+            Way::Forth => Side::Second,
+            Way::Back => Side::First,
+        };
+        (side, error)
     }
 }
 
+type Failure = (Side, io::Error);
+
 /// Runs both directions; a watch over idleness looks a few times in the idle time.
 async fn until_done(
-    forth: impl Future<Output = io::Result<()>>,
-    back: impl Future<Output = io::Result<()>>,
+    forth: impl Future<Output = Result<(), Failure>>,
+    back: impl Future<Output = Result<(), Failure>>,
     idle: Duration,
     last: &Cell<Option<Instant>>,
 ) -> End {
@@ -96,72 +158,105 @@ async fn until_done(
         }
     };
     tokio::select! {
-        result = both => result.map_or_else(End::Failed, |()| End::Closed),
+        result = both => match result {
+            Ok(()) => End::Closed,
+            Err((side, error)) => End::Failed(side, error),
+        },
         () = watch => End::Idle,
     }
 }
 
-async fn pump<R, W>(from: &mut R, to: &mut W, progress: Progress<'_>) -> io::Result<()>
+async fn pump<R, W>(from: &mut R, to: &mut W, progress: Progress<'_>) -> Result<(), Failure>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let count = from.read(&mut buffer).await?;
+        let count = from.read(&mut buffer).await.map_err(|error| progress.source(error))?;
+        let written = async {
+            if count == 0 {
+                return finish(to.shutdown().await);
+            }
+            to.write_all(buffer.get(..count).unwrap_or_default()).await?;
+            to.flush().await
+        };
+        written.await.map_err(|error| progress.target(error))?;
         if count == 0 {
-            return finish(to.shutdown().await);
+            return Ok(());
         }
-        to.write_all(buffer.get(..count).unwrap_or_default()).await?;
-        to.flush().await?;
         progress.add(count);
     }
 }
 
-async fn relay(from: &TcpStream, to: &TcpStream, progress: Progress<'_>) -> io::Result<()> {
+async fn relay(from: &TcpStream, to: &TcpStream, progress: Progress<'_>) -> Result<(), Failure> {
     let mut buffer = vec![0; BUFFER];
-    while progress.bytes.get() < SPLICE_AFTER {
-        from.readable().await?;
-        let count = match from.try_read(&mut buffer) {
-            Ok(0) => return finish(half_close(to)),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        };
+    let mut splice_after = SPLICE_AFTER;
+    loop {
+        if progress.bytes().get() >= splice_after {
+            match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+                Ok(pipe) => {
+                    drop(buffer);
+                    return by_pipe(from, to, pipe, progress).await;
+                }
+                // Out of file descriptors: memory will do.
+                Err(_) => splice_after = u64::MAX,
+            }
+        }
+        let count = take(from, || from.try_read(&mut buffer)).await;
+        let count = count.map_err(|error| progress.source(error))?;
+        if count == 0 {
+            return finish(half_close(to)).map_err(|error| progress.target(error));
+        }
         let mut rest = buffer.get(..count).unwrap_or_default();
         while !rest.is_empty() {
-            to.writable().await?;
-            match to.try_write(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+            let written = give(to, || to.try_write(rest)).await;
+            let written = written.map_err(|error| progress.target(error))?;
+            rest = rest.get(written..).unwrap_or_default();
         }
         progress.add(count);
     }
-    drop(buffer);
-    by_pipe(from, to, progress).await
 }
 
-async fn by_pipe(from: &TcpStream, to: &TcpStream, progress: Progress<'_>) -> io::Result<()> {
-    let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+async fn by_pipe(
+    from: &TcpStream,
+    to: &TcpStream,
+    (out, into): (OwnedFd, OwnedFd),
+    progress: Progress<'_>,
+) -> Result<(), Failure> {
+    loop {
+        let read = || from.try_io(Interest::READABLE, || between(from, &into, SPLICE_CHUNK));
+        let mut held = take(from, read).await.map_err(|error| progress.source(error))?;
+        if held == 0 {
+            return finish(half_close(to)).map_err(|error| progress.target(error));
+        }
+        while held > 0 {
+            let write = || to.try_io(Interest::WRITABLE, || drain(&out, to, held));
+            let count = give(to, write).await.map_err(|error| progress.target(error))?;
+            progress.add(count);
+            held = held.saturating_sub(count);
+        }
+    }
+}
+
+/// Reads once there is something to read.
+async fn take(from: &TcpStream, mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         from.readable().await?;
-        let moved = from.try_io(Interest::READABLE, || between(from, &into, SPLICE_CHUNK));
-        let mut held = match moved {
-            Ok(0) => return finish(half_close(to)),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        };
-        progress.add(held);
-        while held > 0 {
-            to.writable().await?;
-            match to.try_io(Interest::WRITABLE, || drain(&out, to, held)) {
-                Ok(count) => held = held.saturating_sub(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Writes once there is room.
+async fn give(to: &TcpStream, mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        to.writable().await?;
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
         }
     }
 }
@@ -246,6 +341,35 @@ mod tests {
         let (mut b, b_end) = tokio::io::duplex(64);
         drop((a_end, b_end));
         let end = streams(&mut a, &mut b, Duration::from_mins(1), &Moved::default()).await;
-        assert!(matches!(end, End::Closed | End::Failed(_)));
+        assert!(matches!(end, End::Closed | End::Failed(..)));
+    }
+
+    /// Copies between two pairs of sockets; one end is reset after it had a byte.
+    async fn reset(side: Side) -> End {
+        let (mut client, edge_in) = pair().await;
+        let (edge_out, mut backend) = pair().await;
+        let moved = Moved::default();
+        let copy = sockets(&edge_in, &edge_out, Duration::from_mins(1), &moved);
+        let break_off = async {
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(backend.read_u8().await.unwrap(), b'x');
+            let (gone, stays) = match side {
+                Side::First => (client, backend),
+                Side::Second => (backend, client),
+            };
+            socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(gone);
+            stays
+        };
+        let (end, _stays) = tokio::join!(copy, break_off);
+        end
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_of_the_stream_that_failed() {
+        for side in [Side::First, Side::Second] {
+            let end = reset(side).await;
+            assert!(matches!(end, End::Failed(of, _) if of == side), "{side:?}: {end:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::worker::Registered;
 use super::{inbound, tcp};
 use crate::auth::authz::Peer;
 use crate::base::hash::Fingerprint;
-use crate::base::id::Generation;
+use crate::base::id::{Generation, Origin};
 use crate::base::limit;
 use crate::decide::connection::{choose, peer};
 use crate::decide::inbound::chain;
@@ -292,7 +292,9 @@ pub(super) async fn hello<S: tcp::Raw>(
             auto.service(connection.server_name.as_deref(), start.client_hello().alpn())
         }
         Some(Chain::Tcp(block)) => {
-            let stream = handshake(&connection, &block.key, block.tls.as_ref()?, start).await?;
+            let stream =
+                handshake(&connection, (&block.key, &block.origin), block.tls.as_ref()?, start)
+                    .await?;
             connection.open.becomes(ConnectionKind::Tcp);
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
@@ -301,7 +303,8 @@ pub(super) async fn hello<S: tcp::Raw>(
         }
         Some(Chain::Http(block)) => {
             let termination = block.tls.as_ref()?;
-            let stream = handshake(&connection, &block.key, termination, start).await?;
+            let stream =
+                handshake(&connection, (&block.key, &block.origin), termination, start).await?;
             let forwarding = connection.snapshot.edge.client_cert;
             let client = Client::of(&stream, &termination.certificate_uris, forwarding);
             let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
@@ -315,7 +318,9 @@ pub(super) async fn hello<S: tcp::Raw>(
             _ => ("sni_not_served", UNRECOGNIZED_NAME),
         };
         metrics.handshake("", HandshakeOutcome::NoSniMatch);
-        tcp::log_refused(&connection, "NR", "filter_chain_not_found", reason);
+        let details = "filter_chain_not_found";
+        let refusal = tcp::Refusal { flag: "NR", details, reason, origin: None };
+        tcp::log_refused(&connection, &refusal);
         refuse(start.io, alert).await;
         return None;
     };
@@ -367,7 +372,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(seen: Rewind<S>, alert: u8) {
 
 async fn handshake<S>(
     connection: &Connection,
-    key: &str,
+    (key, origin): (&str, &Origin),
     termination: &Termination,
     mut start: StartHandshake<Rewind<S>>,
 ) -> Option<TlsStream<Rewind<S>>>
@@ -379,7 +384,9 @@ where
         Ok(tls) => tls,
         Err(unusable) => {
             metrics.handshake(key, HandshakeOutcome::NoCertificate);
-            tcp::log_refused(connection, "-", &unusable.reason, "certificate_unusable");
+            let (details, reason) = (&*unusable.reason, "certificate_unusable");
+            let origin = Some(origin);
+            tcp::log_refused(connection, &tcp::Refusal { flag: "-", details, reason, origin });
             return None;
         }
     };

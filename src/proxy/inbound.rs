@@ -36,7 +36,9 @@ pub(super) async fn arrive<S: tcp::Raw>(
         let outcome =
             if silent { HandshakeOutcome::HelloTimeout } else { HandshakeOutcome::Plaintext };
         metrics.handshake("", outcome);
-        tcp::log_refused(&connection, "NR", "filter_chain_not_found", "mutual_tls_required");
+        let (details, reason) = ("filter_chain_not_found", "mutual_tls_required");
+        let refusal = tcp::Refusal { flag: "NR", details, reason, origin: None };
+        tcp::log_refused(&connection, &refusal);
         return None;
     };
     match plain {

@@ -2,20 +2,25 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Connection, Established};
+use crate::auth::authz::Denial;
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
+use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, admit};
-use crate::net::copy::{self, End, Moved};
+use crate::net::copy::{self, End, Moved, Side};
+use crate::net::liveness::Order;
+use crate::snapshot::cluster::Cluster;
 use crate::snapshot::listener::TcpBlock;
 use crate::telemetry::destination::StreamBytes;
 use crate::telemetry::{Protocol, RequestRecord};
-use crate::upstream::connect::Stream;
+use crate::upstream::connect::{ConnectError, Stream};
 use crate::upstream::pool::{AcquireError, Demand, RawStream, Wanted};
 
 /// A socket below everything else.
@@ -36,27 +41,32 @@ impl Raw for UnixStream {
     }
 }
 
+/// Why a connection goes nowhere.
+#[derive(Debug)]
+pub struct Refusal<'a> {
+    /// Envoy's response flag; `-` for none.
+    pub flag: &'static str,
+    /// Envoy's response code details.
+    pub details: &'a str,
+    /// Our stable reason code.
+    pub reason: &'static str,
+    /// The resource that decided.
+    pub origin: Option<&'a Origin>,
+}
+
 /// Logs a connection that was refused before it had a destination.
-pub fn log_refused(
-    connection: &Connection,
-    flag: &'static str,
-    details: &str,
-    reason: &'static str,
-) {
-    let record = refused(connection, flag, details, reason);
+pub fn log_refused(connection: &Connection, refusal: &Refusal<'_>) {
+    let record = refused(record(connection), refusal);
     record.finish_refused(&connection.registered.worker.telemetry);
 }
 
-fn refused(
-    connection: &Connection,
-    flag: &'static str,
-    details: &str,
-    reason: &'static str,
-) -> RequestRecord {
-    let mut record = record(connection);
-    record.flags = flag;
-    record.details = details.to_owned().into();
-    record.reason = Some(reason);
+fn refused(mut record: RequestRecord, refusal: &Refusal<'_>) -> RequestRecord {
+    record.flags = refusal.flag;
+    record.details = refusal.details.to_owned().into();
+    record.reason = Some(refusal.reason);
+    if let (Some(log), Some(origin)) = (&mut record.log, refusal.origin) {
+        log.resource = Some(origin.clone());
+    }
     record
 }
 
@@ -64,34 +74,38 @@ fn refused(
 pub async fn plain<S: Raw>(
     connection: Connection,
     block: Arc<TcpBlock>,
-    stream: S,
+    mut stream: S,
     first: Vec<u8>,
 ) {
-    let opened = Box::pin(open(&connection, &block)).await;
-    let Some(Opened { mut upstream, mut record, counted, until }) = opened else { return };
+    let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
+    let Opened { mut upstream, record, counted, until } = opened;
     let connection = connection.established();
-    let moved = Moved::default();
-    moved.forth.set(first.len() as u64);
-    let end = if let Err(error) = upstream.stream.write_all(&first).await {
-        End::Failed(error)
-    } else {
-        drop(first);
-        let mut stream = stream;
-        match (stream.tcp(), &mut upstream.stream) {
-            (Some(client), Stream::Tcp(backend)) => {
-                let copy = copy::sockets(client, backend, block.idle_timeout, &moved);
-                cuttable(&connection, until, Box::pin(copy)).await
-            }
-            (_, upstream) => {
-                let copy = copy::streams(&mut stream, upstream, block.idle_timeout, &moved);
-                cuttable(&connection, until, Box::pin(copy)).await
-            }
+    let moved = Moved::counted(counted);
+    let pass = pass(&mut stream, &mut upstream.stream, first, block.idle_timeout, &moved);
+    let over = cuttable(&connection, until, Box::pin(pass)).await;
+    finish(&connection, record, &moved, &over);
+}
+
+async fn pass<S: Raw>(
+    stream: &mut S,
+    upstream: &mut Stream,
+    first: Vec<u8>,
+    idle: Duration,
+    moved: &Moved,
+) -> End {
+    match timeout(idle, upstream.write_all(&first)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return End::Failed(Side::Second, error),
+        Err(_) => return End::Idle,
+    }
+    moved.sent_before(first.len());
+    drop(first);
+    match (stream.tcp(), upstream) {
+        (Some(client), Stream::Tcp(backend)) => {
+            Box::pin(copy::sockets(client, backend, idle, moved)).await
         }
-    };
-    counted.sent(moved.back.get());
-    counted.received(moved.forth.get());
-    finish(&connection, &mut record, &moved, &end);
-    record.finish(&connection.registered.worker.telemetry);
+        (_, upstream) => Box::pin(copy::streams(stream, upstream, idle, moved)).await,
+    }
 }
 
 /// Passes on the plaintext of a stream whose TLS ended here.
@@ -99,67 +113,51 @@ pub async fn terminated<S>(connection: Connection, block: Arc<TcpBlock>, mut str
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let opened = Box::pin(open(&connection, &block)).await;
-    let Some(Opened { mut upstream, mut record, counted, until }) = opened else { return };
+    let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
+    let Opened { mut upstream, record, counted, until } = opened;
     let connection = connection.established();
-    let moved = Moved::default();
+    let moved = Moved::counted(counted);
     let copy = copy::streams(&mut stream, &mut upstream.stream, block.idle_timeout, &moved);
-    let end = cuttable(&connection, until, Box::pin(copy)).await;
-    counted.sent(moved.back.get());
-    counted.received(moved.forth.get());
-    finish(&connection, &mut record, &moved, &end);
-    record.finish(&connection.registered.worker.telemetry);
+    let over = cuttable(&connection, until, Box::pin(copy)).await;
+    finish(&connection, record, &moved, &over);
 }
 
 async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
-    let worker = &connection.registered.worker;
     let facts = ConnectionFacts {
         client: connection.client.as_deref(),
         source: connection.peer.ip(),
         local: connection.local,
         server_name: connection.server_name.as_deref(),
     };
-    if let Err(denial) = admit(&connection.snapshot, block, &facts) {
-        let mut record = refused(connection, "-", &denial.details, "authorization_denied");
-        if let Some(log) = &mut record.log {
-            log.resource = Some(denial.origin);
-        }
-        record.finish_refused(&worker.telemetry);
+    if let Err(Denial { details, origin, .. }) = admit(&connection.snapshot, block, &facts) {
+        let reason = "authorization_denied";
+        let origin = Some(&origin);
+        log_refused(connection, &Refusal { flag: "-", details: &details, reason, origin });
         return None;
     }
+    let origin = Some(&block.origin);
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();
     let Some(cluster) = cluster.and_then(|id| connection.snapshot.cluster(id)) else {
-        log_refused(connection, "NC", "cluster_not_found", "cluster_not_found");
+        let reason = "cluster_not_found";
+        log_refused(connection, &Refusal { flag: "NC", details: reason, reason, origin });
         return None;
     };
+    let worker = &connection.registered.worker;
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    let ip = cluster.hash.as_ref().map(|_| connection.peer.ip().to_string());
-    let key = |policy: &HashPolicy| {
-        policy.key(&HashFacts {
-            headers: &HeaderMap::new(),
-            query: None,
-            client: ip.as_deref().unwrap_or_default().as_bytes(),
-            connection: (connection.peer, connection.local),
-        })
-    };
-    let demand = Demand {
-        host: "",
-        hash: cluster.hash.as_ref().and_then(|policy| key(policy).key),
-        client: (connection.peer, connection.local),
-        wanted: Wanted::Fresh,
-    };
-    let (flag, details, reason) = match pool.open_raw(&demand).await {
+    let mut record = record(connection);
+    let destination = pool.destination();
+    record.destination = Some(destination.clone());
+    if let Some(log) = &mut record.log {
+        log.upstream_cluster = Some(cluster.name.clone());
+        log.resource = Some(block.origin.clone());
+    }
+    let (flag, details, reason) = match pool.open_raw(&demand(connection, cluster)).await {
         Ok(upstream) => {
-            let mut record = record(connection);
-            let destination = pool.destination();
-            let counted = destination.stream_opened("-");
-            record.destination = Some(destination);
             if let Some(log) = &mut record.log {
-                log.upstream_cluster = Some(cluster.name.clone());
                 log.upstream_host = upstream.peer;
                 log.upstream_local = upstream.stream.local_address();
-                log.resource = Some(block.origin.clone());
             }
+            let counted = destination.stream_opened("-");
             let until = cluster.connection.age.map(|age| Instant::now() + age);
             return Some(Opened { upstream, record, counted, until });
         }
@@ -167,11 +165,41 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
         Err(AcquireError::Overflow(_)) => ("UO", "upstream_overflow", "overflow"),
         Err(AcquireError::Connect(error)) => {
             tracing::debug!(cluster = &*cluster.name, %error, "connect failed");
-            ("UF", "upstream_connect_failed", "connect_failed")
+            let (reason, why) = connect_failure(&error);
+            if let Some(log) = &mut record.log {
+                log.upstream_transport_failure = why;
+            }
+            ("UF", "upstream_connect_failed", reason)
         }
     };
-    log_refused(connection, flag, details, reason);
+    let record = refused(record, &Refusal { flag, details, reason, origin });
+    record.finish_refused(&worker.telemetry);
     None
+}
+
+fn demand(connection: &Connection, cluster: &Cluster) -> Demand<'static> {
+    let client = (connection.peer, connection.local);
+    let key = |policy: &HashPolicy| {
+        let ip = connection.peer.ip().to_string();
+        let facts = HashFacts {
+            headers: &HeaderMap::new(),
+            query: None,
+            client: ip.as_bytes(),
+            connection: client,
+        };
+        policy.key(&facts).key
+    };
+    Demand { host: "", hash: cluster.hash.as_ref().and_then(key), client, wanted: Wanted::Fresh }
+}
+
+/// A reason code, and what TLS says for the log.
+fn connect_failure(error: &ConnectError) -> (&'static str, Option<Box<str>>) {
+    match error {
+        ConnectError::Refused(_) => ("connect_refused", None),
+        ConnectError::Timeout => ("connect_timeout", None),
+        ConnectError::Tls(source) => ("upstream_tls_failed", Some(source.to_string().into())),
+        ConnectError::Unusable(why) => ("upstream_tls_unusable", Some((**why).into())),
+    }
 }
 
 /// A stream to a destination.
@@ -183,44 +211,69 @@ struct Opened {
     until: Option<Instant>,
 }
 
+/// How a stream ended.
+enum Over {
+    /// By itself.
+    Ended(End),
+    /// It had its time.
+    Expired,
+    /// The worker cut it.
+    Cut,
+}
+
 /// Runs a copy until it ends or the worker cuts the connection.
 async fn cuttable(
     connection: &Established,
     until: Option<Instant>,
     mut copy: Pin<Box<impl Future<Output = End>>>,
-) -> End {
-    use crate::net::liveness::Order;
+) -> Over {
     let liveness = Arc::clone(&connection.registered.liveness);
     let cut = std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
         Order::Cut => std::task::Poll::Ready(()),
         Order::Serve | Order::Drain => std::task::Poll::Pending,
     });
-    let over = async {
+    let expired = async {
         match until {
             Some(until) => sleep_until(until).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        end = &mut copy => end,
-        () = over => End::Closed,
-        () = cut => End::Failed(std::io::ErrorKind::ConnectionAborted.into()),
+        end = &mut copy => Over::Ended(end),
+        () = expired => Over::Expired,
+        () = cut => Over::Cut,
     }
 }
 
-fn finish(connection: &Established, record: &mut RequestRecord, moved: &Moved, end: &End) {
+fn finish(connection: &Established, mut record: RequestRecord, moved: &Moved, over: &Over) {
     record.bytes_received = moved.forth.get();
     record.bytes_sent = moved.back.get();
+    let verdict = match over {
+        Over::Ended(end) => verdict(end),
+        Over::Expired => Some(("DT", "max_connection_duration")),
+        Over::Cut => Some(("-", STOPPED)),
+    };
+    if let Over::Ended(End::Failed(side, error)) = over {
+        tracing::debug!(peer = %connection.peer, ?side, %error, "stream failed");
+    }
+    if let Some((flag, reason)) = verdict {
+        record.flags = flag;
+        record.reason = Some(reason);
+    }
+    record.finish(&connection.registered.worker.telemetry);
+}
+
+/// The reason of what was cut because the gateway stops.
+pub const STOPPED: &str = "gateway_stopped";
+
+/// Envoy's response flag and our reason code of a stream that did not end by itself; the first of the
+/// two is the client's.
+pub fn verdict(end: &End) -> Option<(&'static str, &'static str)> {
     match end {
-        End::Closed => {}
-        End::Idle => {
-            record.flags = "SI";
-            record.reason = Some("tcp_idle");
-        }
-        End::Failed(error) => {
-            tracing::debug!(peer = %connection.peer, %error, "stream failed");
-            record.flags = "UC";
-        }
+        End::Closed => None,
+        End::Idle => Some(("SI", "tcp_idle")),
+        End::Failed(Side::First, _) => Some(("DC", "client_gone")),
+        End::Failed(Side::Second, _) => Some(("UC", "upstream_closed_midway")),
     }
 }
 
@@ -228,7 +281,6 @@ fn record(connection: &Connection) -> RequestRecord {
     let worker = &connection.registered.worker;
     let mut log = worker.telemetry.log.fields();
     if let Some(log) = &mut log {
-        log.start_time = Some(std::time::SystemTime::now());
         log.downstream_local = Some(connection.local);
         log.downstream_remote = Some(connection.peer);
         log.server_name.clone_from(&connection.server_name);

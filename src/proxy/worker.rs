@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection::{self, Accepted, ServingCell};
 use super::http::upload::RequestBody;
@@ -170,6 +170,12 @@ impl Worker {
         self.upstreams.sweep();
     }
 
+    async fn emptied(&self) {
+        while !self.connections.borrow().is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     fn order_all(&self, order: Order) {
         for held in self.connections.borrow().values() {
             held.liveness.order(order);
@@ -238,6 +244,8 @@ pub async fn run(parts: Parts, mut commands: mpsc::Receiver<Command>) {
                 }
                 Some(Command::Cut) | None => {
                     worker.order_all(Order::Cut);
+                    // What is cut is logged.
+                    let _ = timeout(limit::CUT_TIME, worker.emptied()).await;
                     return;
                 }
             },

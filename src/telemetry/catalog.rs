@@ -51,6 +51,7 @@ const OF_REQUESTS: &str = "reporter, source_*, destination_*, request_protocol, 
                            grpc_response_status, response_flags, connection_security_policy";
 const OF_STREAMS: &str = "reporter, source_*, destination_*, request_protocol, response_flags, \
                           connection_security_policy";
+const OF_MESSAGES: &str = "reporter, source_*, destination_*";
 const OF_KEYS: &str = "issuer, uri";
 
 families! {
@@ -60,6 +61,10 @@ families! {
     REQUEST_BYTES: Histogram, "istio_request_bytes", OF_REQUESTS, "Bytes of a request, head included.";
     RESPONSE_BYTES: Histogram, "istio_response_bytes", OF_REQUESTS,
         "Bytes of a response, head included.";
+    REQUEST_MESSAGES: Counter, "istio_request_messages_total", OF_MESSAGES,
+        "gRPC messages from clients, counted as they come.";
+    RESPONSE_MESSAGES: Counter, "istio_response_messages_total", OF_MESSAGES,
+        "gRPC messages to clients, counted as they go.";
     OPENED: Counter, "istio_tcp_connections_opened_total", OF_STREAMS, "TCP streams opened.";
     CLOSED: Counter, "istio_tcp_connections_closed_total", OF_STREAMS, "TCP streams closed.";
     SENT: Counter, "istio_tcp_sent_bytes_total", OF_STREAMS,
@@ -95,7 +100,7 @@ families! {
     HANDSHAKES: Counter, "portcullis_tls_handshakes_total", "outcome, server",
         "Client TLS handshakes by how they ended.";
     REJECTIONS: Counter, "portcullis_rejections_total", "reason",
-        "Requests and streams that the gateway itself answered or ended.";
+        "Requests and streams that were refused or cut short, by reason.";
     RESIDENT_MEMORY: Gauge, "process_resident_memory_bytes", "", "Resident memory in bytes.";
     VIRTUAL_MEMORY: Gauge, "process_virtual_memory_bytes", "", "Virtual memory in bytes.";
     CPU_SECONDS: Counter, "process_cpu_seconds_total", "", "Processor time used, in seconds.";

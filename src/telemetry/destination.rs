@@ -1,11 +1,13 @@
 //! What a worker counts of requests and streams to one destination: looked up once per pool, then
 //! plain stores.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::histogram::{BYTES, Histogram, MICROSECONDS};
+use super::messages::{Direction, MessageMeter, MessageSeries};
 use super::metrics::Metrics;
 use super::series::{Count, Fixed, Found, WorkerId};
 use crate::base::labels::DestinationLabels;
@@ -132,6 +134,7 @@ pub struct Destination {
     worker: WorkerId,
     requests: Found<(u16, Fixed, Protocol, Option<u16>), RequestSeries>,
     tcp: Found<Fixed, TcpSeries>,
+    messages: OnceCell<Arc<MessageSeries>>,
 }
 
 impl Destination {
@@ -140,7 +143,8 @@ impl Destination {
         shared: Arc<Metrics>,
         worker: WorkerId,
     ) -> Self {
-        Self { labels, shared, worker, requests: Found::default(), tcp: Found::default() }
+        let (requests, tcp, messages) = (Found::default(), Found::default(), OnceCell::new());
+        Self { labels, shared, worker, requests, tcp, messages }
     }
 
     /// The same under other labels.
@@ -174,6 +178,15 @@ impl Destination {
             series.request_bytes.observe(sample.request_bytes, &BYTES);
             series.response_bytes.observe(sample.response_bytes, &BYTES);
         });
+    }
+
+    /// Counts the messages of one direction of a gRPC stream.
+    pub fn messages(&self, direction: Direction) -> MessageMeter {
+        let find = || {
+            let other = |_| DestinationLabels::other().into();
+            self.shared.messages.series(self.labels.clone(), self.worker, other)
+        };
+        MessageMeter::new(self.messages.get_or_init(find).clone(), direction)
     }
 
     /// Counts a TCP stream that has begun; `flags` is `-` unless it failed before.

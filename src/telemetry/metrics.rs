@@ -14,9 +14,11 @@ use super::destination::{RequestKey, RequestSeries, TcpKey, TcpSeries};
 use super::downstream::HandshakeOutcome;
 use super::exposition::Exposition;
 use super::keys::{CertificateExpiry, JwksMetrics, JwksSeries};
+use super::messages::MessageSeries;
 use super::series::{Count, Level, SeriesTable, lock};
 use super::upstream::UpstreamSeries;
 use super::worker::{WorkerMetrics, WorkerSeries};
+use crate::base::labels::DestinationLabels;
 use crate::base::limit;
 
 /// Metrics that cannot be set up.
@@ -50,6 +52,7 @@ pub struct Metrics {
     pub(super) source: SourceLabels,
     pub(super) requests: SeriesTable<RequestKey, RequestSeries>,
     pub(super) tcp: SeriesTable<TcpKey, TcpSeries>,
+    pub(super) messages: SeriesTable<Arc<DestinationLabels>, MessageSeries>,
     pub(super) upstreams: SeriesTable<Box<str>, UpstreamSeries>,
     pub(super) handshakes: SeriesTable<(Box<str>, HandshakeOutcome), Count>,
     pub(super) rejections: SeriesTable<&'static str, Count>,
@@ -68,6 +71,7 @@ impl Metrics {
             source,
             requests: SeriesTable::new(limit::METRIC_SERIES, grace),
             tcp: SeriesTable::new(limit::METRIC_SERIES, grace),
+            messages: SeriesTable::new(limit::METRIC_SERIES, grace),
             upstreams: SeriesTable::new(limit::CONFIG_FILES, Duration::ZERO),
             handshakes: SeriesTable::new(limit::METRIC_SERIES, grace),
             rejections: SeriesTable::new(limit::METRIC_SERIES, Duration::MAX),
@@ -125,6 +129,7 @@ impl Metrics {
     pub fn forget_unused(&self) {
         self.requests.forget_unused();
         self.tcp.forget_unused();
+        self.messages.forget_unused();
         self.handshakes.forget_unused();
         self.upstreams.forget_unused();
         self.jwks.forget_unused();

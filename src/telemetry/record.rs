@@ -123,13 +123,26 @@ impl RequestRecord {
                 code: self.code,
                 flags: self.flags,
                 protocol: self.protocol,
-                grpc_status: self.grpc_status,
+                grpc_status: self.grpc_status.or_else(|| self.implied_grpc_status()),
                 duration,
                 request_bytes: self.request_head_bytes.saturating_add(self.bytes_received),
                 response_bytes: self.response_head_bytes.saturating_add(self.bytes_sent),
             });
         }
         self.tell(worker, duration);
+    }
+
+    /// What gRPC makes of an answer without a status, by its response code.
+    fn implied_grpc_status(&self) -> Option<u16> {
+        match (self.protocol, self.code) {
+            (Protocol::Http | Protocol::Tcp, _) | (_, 0) => None,
+            (Protocol::Grpc, 400) => Some(13),
+            (Protocol::Grpc, 401) => Some(16),
+            (Protocol::Grpc, 403) => Some(7),
+            (Protocol::Grpc, 404) => Some(12),
+            (Protocol::Grpc, 429 | 502 | 503 | 504) => Some(14),
+            (Protocol::Grpc, _) => Some(2),
+        }
     }
 
     /// Ends the record of a TCP stream that never began. One that had a destination is counted there

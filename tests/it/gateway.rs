@@ -290,8 +290,7 @@ fn fetch(port: u16, method: &str, path: &str) -> Option<String> {
 
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .ok()?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)

@@ -1,5 +1,8 @@
 //! What the gateway tells of itself: metrics, access log, program log, admin port.
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use serde_json::Value;
 
 use crate::backend::Backend;
@@ -200,11 +203,11 @@ async fn access_log_lines_have_istios_text_form() {
 #[tokio::test]
 async fn the_log_level_changes_while_it_runs() {
     let (_site, _echo, gateway) = start(&[]).await;
-    assert!(gateway.post("/logging?level=debug").starts_with("HTTP/1.1 200"));
+    assert!(gateway.post("/logging?level=debug").starts_with("HTTP/1.0 200"));
     let foreign = tls(&crate::pki::Authority::new("foreign"), None, &[]);
     assert!(proven(&foreign, gateway.port(443), "a.com").await.is_err());
     gateway.wait("a line of detail", || gateway.err().contains("handshake failed"));
-    assert!(gateway.post("/logging?level=nonsense").starts_with("HTTP/1.1 400"));
+    assert!(gateway.post("/logging?level=nonsense").starts_with("HTTP/1.0 400"));
 }
 
 #[tokio::test]
@@ -222,4 +225,35 @@ async fn heads_that_cannot_be_read_are_counted_and_logged() {
         });
         gateway.wait("it is logged", || gateway.out().contains(reason));
     }
+}
+
+#[tokio::test]
+async fn grpc_messages_and_statuses_are_counted() {
+    let (_site, _echo, gateway) = start(&[]).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    let two = Bytes::from_static(b"\0\0\0\0\x01a\0\0\0\0\0");
+    for kind in ["application/grpc+proto", "application/json"] {
+        let request = Request::post("http://a.com/echo.Echo/One").header("content-type", kind);
+        let request = request.body(Full::new(two.clone())).unwrap();
+        assert_eq!(http.send(request).await.status, 200);
+    }
+    let of_echo = |name: &str| -> Vec<String> {
+        let metrics = gateway.metrics();
+        let of_echo = |line: &&&str| line.contains("destination_service=\"echo.shop.internal\"");
+        samples(&metrics, name).iter().filter(of_echo).map(|line| (*line).to_owned()).collect()
+    };
+    gateway.wait("both are counted", || of_echo("istio_requests_total").len() == 2);
+    let [messages] = &of_echo("istio_request_messages_total")[..] else { panic!("one series") };
+    assert!(messages.ends_with("destination_cluster=\"unknown\"} 2"), "{messages}");
+    // The backend answered, but not by gRPC.
+    assert_eq!(of_echo("istio_response_messages_total").len(), 1);
+    assert!(of_echo("istio_response_messages_total")[0].ends_with(" 0"));
+    let requests = of_echo("istio_requests_total");
+    let status = |protocol: &str, code: &str| {
+        let of_protocol = format!("request_protocol=\"{protocol}\"");
+        let line = requests.iter().find(|line| line.contains(&of_protocol)).unwrap();
+        assert!(line.contains(&format!("grpc_response_status=\"{code}\"")), "{line}");
+    };
+    status("grpc", "2");
+    status("http", "");
 }

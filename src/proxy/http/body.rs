@@ -146,9 +146,8 @@ impl Body for ResponseBody {
         };
         match &frame {
             Some(Ok(frame)) => {
-                let sent = frame.data_ref().map_or(0, Bytes::len) as u64;
                 if let Some(exchange) = &mut self.exchange {
-                    exchange.sent(sent, frame.trailers_ref());
+                    exchange.sent(frame);
                 }
                 self.hand(true);
                 if self.is_end_stream() {

@@ -52,7 +52,7 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         let worker = &exchange.connection().registered.worker;
         worker.upstreams.pool(&cluster, &worker.telemetry.metrics)
     };
-    exchange.record.destination = Some(pool.destination());
+    exchange.goes_to(pool.destination());
     let Prepared { received, client_upgrade, hashed, mut expiry } =
         prepare(&mut exchange, &work, &cluster);
     mirror::start(&exchange, &work);

@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::HeaderMap;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Version};
+use http_body::Frame;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -25,7 +27,8 @@ use crate::net::liveness::Liveness;
 use crate::proxy::connection::Serving;
 use crate::snapshot::Snapshot;
 use crate::telemetry::downstream::ActiveRequest;
-use crate::telemetry::{Protocol, RequestRecord};
+use crate::telemetry::messages::{Direction, MessageMeter};
+use crate::telemetry::{Destination, Protocol, RequestRecord};
 
 /// The flag of a request that was made to wait.
 const DELAYED: &str = "DI";
@@ -46,6 +49,8 @@ pub struct Exchange {
     pub gate: Option<Arc<Gate>>,
     /// What its answer says besides (CORS).
     pub extra: Option<Box<HeaderMap>>,
+    /// Counts the answer's gRPC messages.
+    messages: Option<Box<MessageMeter>>,
     http2: bool,
     /// A `HEAD` request: its answer has no body, whatever its length says.
     bodiless: bool,
@@ -90,6 +95,7 @@ impl Exchange {
             gate: None,
             extra: None,
             answered: false,
+            messages: None,
             _active: active,
         })
     }
@@ -153,6 +159,12 @@ impl Exchange {
         self.record.code = response.status().as_u16();
         self.record.response_head_bytes = head_bytes(response.headers());
         self.note_grpc_status(response.headers());
+        if let Some(destination) = &self.record.destination
+            && self.is_grpc()
+            && is_grpc(response.headers())
+        {
+            self.messages = Some(Box::new(destination.messages(Direction::Response)));
+        }
     }
 
     /// Notes what was refused, and by what.
@@ -180,12 +192,23 @@ impl Exchange {
         }
     }
 
-    /// Counts body bytes and looks at trailers.
-    pub fn sent(&mut self, bytes: u64, trailers: Option<&HeaderMap>) {
-        self.record.bytes_sent += bytes;
-        if let Some(trailers) = trailers {
+    /// Counts body bytes and messages, and looks at trailers.
+    pub fn sent(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.record.bytes_sent += data.len() as u64;
+            self.messages.iter_mut().for_each(|meter| meter.pass(data));
+        }
+        if let Some(trailers) = frame.trailers_ref() {
             self.note_grpc_status(trailers);
         }
+    }
+
+    /// Notes where the request goes.
+    pub fn goes_to(&mut self, destination: Rc<Destination>) {
+        if self.is_grpc() {
+            self.upload.count_messages(destination.messages(Direction::Request));
+        }
+        self.record.destination = Some(destination);
     }
 
     /// The backend failed after the answer's head was sent.
@@ -203,6 +226,7 @@ impl Exchange {
     /// The client left before the end.
     pub fn client_left(&mut self) {
         self.record.flags = "DC";
+        self.record.reason = Some("client_gone");
         self.record.details = "downstream_remote_disconnect".into();
     }
 

@@ -12,6 +12,7 @@ use super::upload::RequestBody;
 use crate::base::limit;
 use crate::net::copy::{self, Moved};
 use crate::net::liveness::Order;
+use crate::proxy::tcp::{STOPPED, verdict};
 use crate::upstream::pool::lease::Lease;
 
 /// Passes a `101` on and joins the two sides once it is sent.
@@ -51,13 +52,18 @@ async fn tunnel(mut exchange: Box<Exchange>, client: Upgraded, backend: Upgraded
         Order::Cut => std::task::Poll::Ready(()),
         Order::Serve | Order::Drain => std::task::Poll::Pending,
     });
-    tokio::select! {
+    let verdict = tokio::select! {
         end = copy::streams(&mut client, &mut backend, limit::TCP_IDLE_TIME, &moved) => {
             tracing::debug!(?end, "upgraded stream ended");
+            verdict(&end)
         }
-        () = cut => {}
+        () = cut => Some(("-", STOPPED)),
+    };
+    if let Some((flag, reason)) = verdict {
+        exchange.record.flags = flag;
+        exchange.record.reason = Some(reason);
     }
     exchange.record.bytes_received = moved.forth.get();
-    exchange.sent(moved.back.get(), None);
+    exchange.record.bytes_sent += moved.back.get();
     exchange.finish();
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::body::BodyError;
 use super::tee::{BodyCopy, CopyState, Piece};
 use crate::base::limit;
+use crate::telemetry::messages::MessageMeter;
 
 /// A client's body, shared by what sends it on and by the exchange it belongs to.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Upload {
     /// What went wrong with it.
     pub fault: Cell<Option<Fault>>,
     ended: Cell<bool>,
+    /// Counts its gRPC messages.
+    messages: RefCell<Option<Box<MessageMeter>>>,
     /// Its length, when the client told it.
     length: Cell<Option<u64>>,
     sender: RefCell<Option<Waker>>,
@@ -82,6 +85,11 @@ impl Upload {
         upload.ended.set(incoming.is_end_stream());
         upload.incoming.replace(Some(incoming));
         Rc::new(upload)
+    }
+
+    /// Counts gRPC messages from here on.
+    pub fn count_messages(&self, meter: MessageMeter) {
+        self.messages.replace(Some(Box::new(meter)));
     }
 
     /// Whether there is no body at all.
@@ -157,8 +165,10 @@ impl Upload {
         };
         match &frame {
             Some(Ok(frame)) => {
-                let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.bytes.set(self.bytes.get() + count);
+                if let Some(data) = frame.data_ref() {
+                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                    self.messages.borrow_mut().iter_mut().for_each(|meter| meter.pass(data));
+                }
                 self.remember(frame);
             }
             Some(Err(error)) => self.fault.set(Some(Fault::of(error))),

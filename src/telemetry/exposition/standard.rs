@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::catalog::{self, Family};
 use super::super::destination::{Protocol, RequestKey, RequestSeries, TcpKey, TcpSeries};
 use super::super::histogram::{BUCKETS, Histogram, HistogramTotal};
+use super::super::messages::MessageSeries;
 use super::super::metrics::{Metrics, SourceLabels};
 use super::super::series::Copies;
 use super::{Lines, family, pair, sample};
@@ -13,6 +14,7 @@ use crate::base::labels::DestinationLabels;
 
 type Request = Copies<RequestKey, RequestSeries>;
 type Stream = Copies<TcpKey, TcpSeries>;
+type Messages = Copies<Arc<DestinationLabels>, MessageSeries>;
 
 pub(super) fn requests(metrics: &Arc<Metrics>) -> Lines {
     let all: Arc<[Request]> = metrics.requests.all().into();
@@ -42,7 +44,24 @@ pub(super) fn requests(metrics: &Arc<Metrics>) -> Lines {
         counts
             .chain(histogram(&catalog::DURATION, 1000.0, |series| &series.duration))
             .chain(histogram(&catalog::REQUEST_BYTES, 1.0, |series| &series.request_bytes))
-            .chain(histogram(&catalog::RESPONSE_BYTES, 1.0, |series| &series.response_bytes)),
+            .chain(histogram(&catalog::RESPONSE_BYTES, 1.0, |series| &series.response_bytes))
+            .chain(messages(metrics)),
+    )
+}
+
+/// Messages have the labels of both ends alone, as at Istio.
+fn messages(metrics: &Arc<Metrics>) -> Lines {
+    let all: Arc<[Messages]> = metrics.messages.all().into();
+    let counter = |described: &'static Family, of: fn(&MessageSeries) -> u64| {
+        let shared = metrics.clone();
+        family(described, &all, move |out, (to, copies): &Messages| {
+            let total: u64 = copies.iter().map(|series| of(series)).sum();
+            sample(out, described.name, &peers(&shared.source, to), total);
+        })
+    };
+    Box::new(
+        counter(&catalog::REQUEST_MESSAGES, |series| series.requests.value())
+            .chain(counter(&catalog::RESPONSE_MESSAGES, |series| series.responses.value())),
     )
 }
 

@@ -4,6 +4,7 @@ use super::super::catalog;
 use super::super::config::ReloadResult;
 use super::super::destination::{Protocol, RequestSample};
 use super::super::downstream::ConnectionKind;
+use super::super::messages::Direction;
 use super::super::upstream::ConnectOutcome;
 use super::*;
 use crate::base::id::Generation;
@@ -121,6 +122,20 @@ fn tcp_series_have_no_response_code() {
     tail("istio_tcp_connections_closed_total", "UF", 1);
     tail("istio_tcp_sent_bytes_total", "-", 10);
     tail("istio_tcp_received_bytes_total", "-", 20);
+}
+
+#[test]
+fn messages_have_the_labels_of_both_ends_alone() {
+    let metrics = metrics();
+    let cart = metrics.worker().destination(&destination("cart"));
+    cart.messages(Direction::Request).pass(&[0, 0, 0, 0, 0]);
+    cart.messages(Direction::Response).pass(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let text = render(&metrics);
+    for (name, count) in [("istio_request_messages_total", 1), ("istio_response_messages_total", 2)]
+    {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{"))).unwrap();
+        assert!(line.ends_with(&format!("destination_cluster=\"unknown\"}} {count}")), "{line}");
+    }
 }
 
 #[test]
@@ -254,6 +269,7 @@ fn the_catalog_is_what_is_shown() {
     let worker = metrics.worker();
     let cart = worker.destination(&destination("cart"));
     cart.request(&sample(200));
+    cart.messages(Direction::Request);
     cart.stream_opened("-");
     let upstream = worker.upstream("cart");
     upstream.overflow(0);
