@@ -1,31 +1,28 @@
 //! Read, parse, compile: from files to what can be published, or to the reason why nothing new can.
 //!
-//! **Invariant:** a file that was good and is not any more goes on as it was; a root that cannot be
+//! **Invariant:** a resource that was good and is not any more goes on as it was; a root that cannot be
 //! read changes nothing; equal bytes are never compiled twice.
 
 mod credentials;
+mod known;
 mod mesh;
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
-use crate::base::limit;
 use crate::compile::files::{FileStore, Wanted, wanted};
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic};
 use crate::identity::Feed;
-use crate::resources::{self, ConfigFile, MeshConfig, Parsed, ParsedFile};
+use crate::resources::{self, ConfigFile, MeshConfig, Parsed};
 use crate::source::files;
 use crate::source::reader::Reader;
 
+use known::KnownFiles;
 use mesh::Mesh;
 pub use mesh::Settle;
 
@@ -47,20 +44,6 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// One configuration file over time.
-struct Known {
-    fingerprint: Fingerprint,
-    /// Its content now; after a syntax error, what it held before with the error's findings.
-    shown: ParsedFile,
-    /// Its last content without a syntax error.
-    good: Option<ParsedFile>,
-    /// Its inode when it was read; another one is another file of the same name.
-    inode: Option<(u64, u64)>,
-    /// Content with fewer documents, written in place, and when it was first seen: the writer may
-    /// not be done.
-    doubted: Option<(Fingerprint, Instant)>,
-}
-
 /// What a configuration consists of.
 struct Assembled {
     fingerprint: Fingerprint,
@@ -73,7 +56,7 @@ pub struct Loader {
     roots: Vec<PathBuf>,
     reader: Reader,
     mesh: Mesh,
-    known: HashMap<Arc<str>, Known>,
+    known: KnownFiles,
     assembled: Option<Assembled>,
     loaded: Option<Fingerprint>,
     reuse: Reuse,
@@ -95,7 +78,7 @@ impl Loader {
             roots,
             mesh: Mesh::new(mesh_config, settle, &mut reader)?,
             reader,
-            known: HashMap::new(),
+            known: KnownFiles::default(),
             assembled: None,
             loaded: None,
             reuse: Reuse::default(),
@@ -117,8 +100,7 @@ impl Loader {
 
     /// When a file that was doubted is to be looked at again.
     pub fn look_again(&self) -> Option<Duration> {
-        let doubted = self.known.values().filter_map(|known| known.doubted);
-        doubted.map(|(_, since)| limit::RELOAD_SETTLE_TIME.saturating_sub(since.elapsed())).min()
+        self.known.look_again()
     }
 
     /// The MeshConfig in use; one that sets nothing when none was named.
@@ -144,7 +126,8 @@ impl Loader {
         self.reader.begin();
         self.mesh.update(&mut self.reader)?;
         let (files, unreadable) = files::read(&self.roots, &mut self.reader);
-        let assembled = self.assemble(&files, &unreadable);
+        let last = Generation(generation.0.saturating_sub(1));
+        let assembled = self.assemble(&files, &unreadable, last);
         let loaded = self.compile(&assembled, unreadable, keys, (generation, now));
         self.assembled = Some(assembled);
         Ok(loaded)
@@ -199,77 +182,23 @@ impl Loader {
         &mut self,
         files: &[(ConfigFile, Fingerprint)],
         unreadable: &[Diagnostic],
+        last: Generation,
     ) -> Assembled {
         let mut hasher = Hasher::default();
         if let Some(mesh) = self.mesh.fingerprint() {
             hasher.part(mesh.as_bytes());
         }
-        let mut known = HashMap::with_capacity(files.len());
-        for (file, fingerprint) in files {
-            let before = self.known.remove(&file.path);
-            let seen = look(file, *fingerprint, before);
-            hasher.part(file.path.as_bytes()).part(seen.fingerprint.as_bytes());
-            known.insert(file.path.clone(), seen);
-        }
-        for diagnostic in unreadable {
-            let Some(location) = &diagnostic.location else { continue };
-            hasher.part(location.file.as_bytes()).part(diagnostic.message.as_bytes());
-            let below = |path: &str| Path::new(path).starts_with(&*location.file);
-            let kept: Vec<_> = self.known.keys().filter(|path| below(path)).cloned().collect();
-            for path in kept {
-                if let Some(file) = self.known.remove(&path) {
-                    known.insert(path, file);
-                }
-            }
-        }
-        self.known = known;
+        self.known.update(files, unreadable, &mut hasher);
         let fingerprint = hasher.finish();
-        let same = self.assembled.take().filter(|before| before.fingerprint == fingerprint);
-        same.unwrap_or_else(|| {
-            let parsed = resources::assemble(self.known.values().map(|known| &known.shown));
-            let wanted = wanted(&parsed.set, &self.mesh.settings);
-            Assembled { fingerprint, parsed, wanted }
-        })
-    }
-}
-
-fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
-    let inode = std::fs::metadata(&*file.path).ok().map(|meta| (meta.dev(), meta.ino()));
-    let good = match before {
-        Some(before) if before.fingerprint == fingerprint => {
-            return Known { inode, doubted: None, ..before };
-        }
-        before => before,
-    };
-    let parsed = resources::parse_file(file);
-    let good = match good {
-        Some(before) if before.inode == inode && before.loses(&parsed) => {
-            let first = before.doubted.filter(|(content, _)| *content == fingerprint);
-            let since = first.map_or_else(Instant::now, |(_, since)| since);
-            if since.elapsed() < limit::RELOAD_SETTLE_TIME {
-                return Known { doubted: Some((fingerprint, since)), ..before };
+        match self.assembled.take() {
+            Some(same) if same.fingerprint == fingerprint => same,
+            before => {
+                let before = before.map(|before| before.parsed).unwrap_or_default();
+                let parsed = resources::assemble(self.known.shown(), &before, last);
+                let wanted = wanted(&parsed.set, &self.mesh.settings);
+                Assembled { fingerprint, parsed, wanted }
             }
-            before.good
         }
-        before => before.and_then(|before| before.good),
-    };
-    let (shown, good) = match good {
-        Some(good) if parsed.syntax_error => {
-            (ParsedFile { diagnostics: parsed.diagnostics, ..good.clone() }, Some(good))
-        }
-        _ => {
-            let good = (!parsed.syntax_error).then(|| parsed.clone());
-            (parsed, good)
-        }
-    };
-    Known { fingerprint, shown, good, inode, doubted: None }
-}
-
-impl Known {
-    /// Whether `now` has fewer documents than what is shown.
-    fn loses(&self, now: &ParsedFile) -> bool {
-        let documents = |file: &ParsedFile| file.resources.len() + file.broken.len();
-        !now.syntax_error && documents(now) < documents(&self.shown)
     }
 }
 

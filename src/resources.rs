@@ -9,9 +9,10 @@
 //!
 //! **Invariant**: within a set, kind, namespace and name are unique.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::base::id::{Origin, ResourceId};
+use crate::base::id::{Generation, Origin, ResourceId};
 use crate::diag::{Diagnostic, Location};
 
 pub mod authorization_policy;
@@ -28,6 +29,7 @@ pub mod virtual_service;
 mod de;
 mod document;
 mod kind;
+mod last_good;
 mod name;
 mod nearest;
 mod node;
@@ -133,8 +135,9 @@ pub struct ParsedFile {
     pub broken: Vec<Broken>,
     /// Findings about this file alone.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether some document was not YAML; such a file may be half written.
-    pub syntax_error: bool,
+    /// Where a document is that does not say what it is: not YAML, or without kind or name. What the
+    /// file held before may still be in it.
+    pub unclear: Option<Location>,
 }
 
 /// A configuration: its resources and what was found while reading.
@@ -144,4 +147,6 @@ pub struct Parsed {
     pub set: ResourceSet,
     /// Findings of every file, sorted.
     pub diagnostics: Vec<Diagnostic>,
+    /// Resources whose document is broken and that go on as they were in a generation.
+    pub last_good: HashMap<ResourceId, Generation>,
 }

@@ -81,8 +81,10 @@ codes! {
     WRONG_TYPE = "PC011", Error, "the value has the wrong type or form";
     INVALID_NAME = "PC012", Error, "a name is not one that Kubernetes accepts";
     DUPLICATE_RESOURCE = "PC013", Error, "two resources have the same kind, namespace and name";
-    FINDINGS_LEFT_OUT = "PC015", Error, "a file has more findings than are kept";
     MISSPELT_KIND = "PC014", Error, "the kind does not exist in Istio's API group";
+    FINDINGS_LEFT_OUT = "PC015", Error, "a file has more findings than are kept";
+    LAST_GOOD_GOES_ON = "PC016", Warning,
+        "a resource's document is broken and its last good version goes on";
 
     CERTIFICATE_UNREADABLE = "PC020", Error, "a certificate cannot be parsed";
     KEY_UNREADABLE = "PC021", Error, "a private key cannot be parsed or is of no supported type";

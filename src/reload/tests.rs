@@ -66,11 +66,114 @@ fn a_file_that_breaks_goes_on_as_it_was() {
     folder.write("config/b.yaml", &gateway(81));
     folder.load();
     folder.write("config/a.yaml", "apiVersion: [");
-    assert_eq!(folder.load(), Some((2, vec!["PC004", "PC034", "PC034"])));
+    assert_eq!(folder.load(), Some((2, vec!["PC004", "PC016", "PC034", "PC034"])));
     folder.write("config/b.yaml", &gateway(82));
     assert_eq!(folder.load().unwrap().0, 2);
     folder.write("config/a.yaml", &gateway(83));
     assert_eq!(folder.load(), Some((2, vec!["PC034", "PC034"])));
+}
+
+/// Loads three Gateways of one file, then other text of it; the listeners that go on.
+fn check(after: &str, ports: &[u16], codes: &[&str]) {
+    let mut folder = Folder::new();
+    let text = [80, 81, 82].map(gateway).join("---\n");
+    folder.write("config/a.yaml", &text);
+    assert_eq!(folder.load().unwrap().0, 3);
+    folder.write("new", after);
+    fs::rename(folder.dir.path().join("new"), folder.dir.path().join("config/a.yaml")).unwrap();
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let loaded = folder.loader.load(&keys, Generation(2), 0).unwrap().unwrap();
+    let listeners = loaded.output.snapshot.listeners.iter().map(|listener| listener.port);
+    assert_eq!(listeners.collect::<Vec<_>>(), ports, "{after}");
+    let found = loaded.diagnostics.iter().map(|d| d.code.id).filter(|id| *id != "PC034");
+    let mut found: Vec<_> = found.collect();
+    found.sort_unstable();
+    assert_eq!(found, codes, "{after}\n{:#?}", loaded.diagnostics);
+}
+
+#[test]
+fn a_resource_that_breaks_goes_on_and_the_others_of_its_file_go_live() {
+    let broken = |from: &str, to: &str| {
+        let text = [80, 81, 83].map(gateway).join("---\n");
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    };
+    check(&broken("number: 80", "number: abc"), &[80, 81, 83], &["PC011", "PC016"]);
+    check(&broken("istio.io/v1", "istio.io/v7"), &[80, 81, 83], &["PC008", "PC016"]);
+    check(&broken("apiVersion", "apiVersoin"), &[80, 81, 83], &["PC007", "PC016"]);
+    check(&broken("kind: Gateway", "kind: Gatewaay"), &[80, 81, 83], &["PC014", "PC016"]);
+}
+
+#[test]
+fn a_document_that_does_not_say_what_it_is_takes_nothing_away() {
+    let first = gateway(80) + "---\n";
+    let all =
+        |second: &str, code| check(&format!("{first}{second}"), &[80, 81, 82], &[code, "PC016"]);
+    all("kind: [", "PC004");
+    all("apiVers", "PC007");
+    all("metadata: {name: g81}", "PC007");
+    all(&gateway(81).replace("name: g81", "name: ''"), "PC007");
+    all(&gateway(81).replace("kind: Gateway", "kind: Door"), "PC009");
+}
+
+#[test]
+fn what_is_deleted_goes_even_beside_what_is_broken() {
+    check(&[80, 81].map(gateway).join("---\n"), &[80, 81], &[]);
+    let broken = gateway(81).replace("number: 81", "number: abc");
+    check(&format!("{}---\n{broken}", gateway(80)), &[80, 81], &["PC011", "PC016"]);
+    check(&gateway(84), &[84], &[]);
+    // A name of its own: what it takes the place of is not known.
+    let other = broken.replace("name: g81", "name: other");
+    check(&format!("{}---\n{other}", gateway(80)), &[80], &["PC011"]);
+}
+
+#[test]
+fn what_goes_on_does_so_until_it_is_mended_or_deleted() {
+    let mut folder = Folder::new();
+    folder.write("config/a.yaml", &gateway(80));
+    folder.load();
+    let broken = gateway(80).replace("number: 80", "number: abc");
+    folder.write("config/a.yaml", &broken);
+    assert_eq!(folder.load().unwrap().0, 1);
+    for other in [81, 82] {
+        folder.write("config/b.yaml", &gateway(other));
+        assert_eq!(folder.load(), Some((2, vec!["PC016", "PC034", "PC011", "PC034"])));
+    }
+    // Moved to another file, it is the same resource.
+    fs::remove_file(folder.dir.path().join("config/a.yaml")).unwrap();
+    folder.write("config/c.yaml", &broken);
+    let (listeners, codes) = folder.load().unwrap();
+    assert_eq!((listeners, codes.contains(&"PC016")), (2, true));
+    fs::remove_file(folder.dir.path().join("config/c.yaml")).unwrap();
+    assert_eq!(folder.load(), Some((1, vec!["PC034"])));
+    folder.write("config/c.yaml", &broken);
+    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC011"])));
+}
+
+#[test]
+fn a_policy_that_breaks_is_enforced_as_it_was_and_a_new_one_refuses() {
+    use crate::snapshot::Authorization;
+
+    let policy = |paths: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, \
+             namespace: istio-system}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{paths: \
+             {paths}}}}}]}}]}}\n"
+        )
+    };
+    let mut folder = Folder::new();
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let load = |folder: &mut Folder, text: &str| {
+        folder.write("config/p.yaml", text);
+        let loaded = folder.loader.load(&keys, Generation(1), 0).unwrap().unwrap();
+        matches!(loaded.output.snapshot.authorization, Authorization::Refuse(_))
+    };
+    assert!(load(&mut folder, &policy("7")), "a broken first version refuses");
+    assert!(!load(&mut folder, &policy("[/private]")));
+    assert!(!load(&mut folder, &policy("7")), "the last good one goes on");
+    assert!(!load(&mut folder, "kind: AuthorizationPolicy\nspec: ["), "a cut one, too");
+    let second = policy("7").replace("name: p", "name: q");
+    assert!(load(&mut folder, &second), "another one that is broken refuses");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub fn parse_file(file: &ConfigFile) -> ParsedFile {
             resources: Vec::new(),
             broken: Vec::new(),
             diagnostics: Vec::new(),
-            syntax_error: false,
+            unclear: None,
         },
     };
     reader.read_file(&file.bytes);
@@ -90,9 +90,15 @@ impl Reader {
     }
 
     fn unreadable(&mut self, code: &'static Code, message: String, at: Position, help: &str) {
-        self.file.syntax_error = true;
+        self.unclear(at);
         let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
         self.push(diagnostic);
+    }
+
+    /// Remembers that a document does not say what it is.
+    fn unclear(&mut self, at: Position) {
+        let location = self.location(at);
+        self.file.unclear.get_or_insert(location);
     }
 
     fn salvage(&mut self, text: &str, lines_before: u32) {
@@ -117,6 +123,7 @@ impl Reader {
         }
         if !matches!(root.value, Value::Mapping(_)) {
             let message = format!("expected a resource, found {}", root.describe());
+            self.unclear(root.position);
             return self.not_a_resource(message, root.position, "");
         }
         let version = root.text("apiVersion").or(listed.map(|(version, _)| version));
@@ -124,7 +131,11 @@ impl Reader {
         let (Some(version), Some(kind)) = (version, kind) else {
             let field = if version.is_none() { "apiVersion" } else { "kind" };
             let message = format!("the document has no {field}");
-            return self.not_a_resource(message, root.position, field);
+            self.not_a_resource(message, root.position, field);
+            return match kind.and_then(Kind::find) {
+                Some(kind) => self.set_aside(kind, root),
+                None => self.unclear(root.position),
+            };
         };
         if let (Some(item_kind), Some(items)) = (kind.strip_suffix("List"), root.entry("items")) {
             let listed = (!item_kind.is_empty()).then_some((version, item_kind));
@@ -136,16 +147,20 @@ impl Reader {
         match kind::look_up(version, kind) {
             Lookup::Read(kind) => self.resource(kind, root),
             Lookup::Refused { kind, code, message, help } => {
-                let at = entry_position(root, "apiVersion");
+                let field = if *code == catalog::MISSPELT_KIND { "kind" } else { "apiVersion" };
+                let at = entry_position(root, field);
                 let id = identify(kind, root);
                 let diagnostic = Diagnostic::new(code, message).at(self.location(at)).help(help);
-                self.push(diagnostic.field("apiVersion").resource(id));
+                self.push(diagnostic.field(field).resource(id));
                 self.set_aside(kind, root);
             }
             Lookup::Ignored { code, message } => {
                 let at = entry_position(root, "kind");
                 let diagnostic = Diagnostic::new(code, message).at(self.location(at)).field("kind");
                 self.push(diagnostic);
+                if *code == catalog::UNKNOWN_KIND && kind::may_be_meant(version, kind) {
+                    self.unclear(at);
+                }
             }
         }
     }
@@ -211,6 +226,9 @@ impl Reader {
         for field in &unknown {
             self.unknown_field(&id, field);
         }
+        if meta.is_none() {
+            self.unclear(root.position);
+        }
         let (meta, spec) = (meta?, spec?);
         let unread = unknown.into_iter().map(|field| field.path.into_boxed_str()).collect();
         let places = collect(root, self.location(root.position));
@@ -273,7 +291,7 @@ impl Reader {
             .at(self.location(at))
             .field(path)
             .resource(id.clone())
-            .help("the resource is set aside until this is corrected");
+            .help("correct it; this version of the resource is not used");
         self.push(diagnostic);
     }
 

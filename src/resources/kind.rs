@@ -97,6 +97,13 @@ pub(super) enum Lookup {
     Ignored { code: &'static Code, message: String },
 }
 
+/// Whether a document of an unknown kind may have been meant to be one that is read.
+pub(super) fn may_be_meant(api_version: &str, name: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let group_misspelt = |kind: Kind| nearest::nearest(group, &[kind.group()]).is_some();
+    group.ends_with("istio.io") || Kind::find(name).is_some_and(group_misspelt)
+}
+
 /// Finds the kind of a document.
 pub(super) fn look_up(api_version: &str, name: &str) -> Lookup {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));

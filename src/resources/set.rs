@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::{
     AuthorizationPolicy, Broken, ConfigFile, DestinationRule, EndpointSlice, Gateway, Meta, Parsed,
     ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Secret, Service,
-    ServiceEntry, VirtualService, WorkloadEntry,
+    ServiceEntry, VirtualService, WorkloadEntry, last_good,
 };
-use crate::base::id::ResourceId;
+use crate::base::id::{Generation, ResourceId};
 use crate::diag::{self, Diagnostic, Location, catalog};
 
 macro_rules! kinds {
@@ -61,6 +61,15 @@ macro_rules! kinds {
                 }
             }
         }
+
+        impl ResourceSet {
+            /// Every resource, kind by kind.
+            pub(super) fn each(&self) -> impl Iterator<Item = AnyResource> {
+                let all = std::iter::empty();
+                $(let all = all.chain(self.$list.iter().cloned().map(AnyResource::$kind));)+
+                all
+            }
+        }
     };
 }
 
@@ -93,12 +102,17 @@ impl AnyResource {
 /// Reads files and puts them together.
 pub fn parse(files: &[ConfigFile]) -> Parsed {
     let files: Vec<ParsedFile> = files.iter().map(super::parse_file).collect();
-    assemble(&files)
+    assemble(&files, &Parsed::default(), Generation(0))
 }
 
 /// Puts files together: orders resources, and sets aside the later of two with one name (as
-/// [`Broken`], unless the two are equal).
-pub fn assemble<'a>(files: impl IntoIterator<Item = &'a ParsedFile>) -> Parsed {
+/// [`Broken`], unless the two are equal). What broke goes on as it was in `before`, the configuration
+/// of `generation`.
+pub fn assemble<'a>(
+    files: impl IntoIterator<Item = &'a ParsedFile>,
+    before: &Parsed,
+    generation: Generation,
+) -> Parsed {
     let mut files: Vec<&ParsedFile> = files.into_iter().collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut parsed = Parsed::default();
@@ -106,7 +120,12 @@ pub fn assemble<'a>(files: impl IntoIterator<Item = &'a ParsedFile>) -> Parsed {
         parsed.diagnostics.extend(file.diagnostics.iter().cloned());
         parsed.set.broken.extend(file.broken.iter().cloned());
     }
+    let taken_over = last_good::take_over(&files, before, generation, &mut parsed);
     let mut resources: Vec<&AnyResource> = files.iter().flat_map(|file| &file.resources).collect();
+    if !taken_over.is_empty() {
+        resources.extend(&taken_over);
+        resources.sort_by_cached_key(|resource| resource.location(""));
+    }
     resources.sort_by_key(|resource| {
         let created = resource.meta().creation_timestamp;
         (created.is_none(), created)

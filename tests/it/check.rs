@@ -75,7 +75,7 @@ fn mistakes_in_fields_are_found() {
             "---\napiVersion: networking.istio.io/v1\nkind: Gatewaay\nmetadata: {name: x}\n".into(),
         ),
         "PC014",
-        "apiVersion",
+        "Gatewaay",
     );
     check(with("---\napiVersion: [\n".into()), "PC004", "");
 }

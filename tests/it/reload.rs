@@ -75,6 +75,55 @@ async fn a_broken_file_goes_on_as_it_was_and_the_rest_goes_live() {
 }
 
 #[tokio::test]
+async fn a_resource_that_breaks_by_type_goes_on_and_what_is_deleted_goes() {
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    let wrong = ANSWER.replace("directResponse", "timeout: banana, directResponse");
+    let both = answers("two").replace("name: r", "name: other").replace("a.com", "b.com")
+        + &routes("r", "istio-system/plain", "a.com", &wrong);
+    gateway.reload(|| _ = site.config("routes", &both));
+    assert_eq!(said(&mut http).await, "one", "the broken one goes on as it was");
+    assert_eq!(http.get("http://b.com/").await.text(), "two", "the other one goes live");
+    gateway.wait("it is told", || {
+        let found = gateway.admin("/diagnostics").to_string();
+        found.contains("PC011") && found.contains("goes on as it was in generation 1")
+    });
+    gateway.wait("it is logged", || gateway.err().contains("goes on as it was in generation 1"));
+
+    let port = site.path("config/gateway.yaml");
+    let text = fs::read_to_string(&port).unwrap().replace("number: 80", "number: abc");
+    gateway.reload(|| _ = site.config("gateway", &text));
+    assert_eq!(said(&mut http).await, "one");
+    assert_eq!(Http::plain(gateway.port(80)).await.get("http://a.com/").await.text(), "one");
+
+    gateway.reload(|| fs::remove_file(site.path("config/routes.yaml")).unwrap());
+    assert_eq!(http.get("http://a.com/").await.status, 404);
+    gateway.reload(|| fs::remove_file(&port).unwrap());
+    gateway.wait("the port is closed", || {
+        std::net::TcpStream::connect(("127.0.0.1", gateway.port(80))).is_err()
+    });
+}
+
+#[tokio::test]
+async fn a_policy_that_breaks_denies_what_it_denied() {
+    const DENY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, \
+                        namespace: istio-system}\nspec: {action: DENY, rules: [{to: [{operation: {paths: \
+                        [/private]}}]}]}\n";
+    let (site, gateway) = start();
+    gateway.reload(|| _ = site.config("policy", DENY));
+    let mut http = Http::plain(gateway.port(80)).await;
+    for (from, to) in
+        [("DENY", "DENNY"), ("istio.io/v1", "istio.io/v3"), ("rules: [", "rules: [}"), ("[/", "{/")]
+    {
+        gateway.reload(|| _ = site.config("policy", &DENY.replace(from, to)));
+        assert_eq!(http.get("http://a.com/private").await.status, 403, "{to}");
+        assert_eq!(said(&mut http).await, "one", "{to}");
+    }
+    gateway.reload(|| fs::remove_file(site.path("config/policy.yaml")).unwrap());
+    assert_eq!(http.get("http://a.com/private").await.text(), "one");
+}
+
+#[tokio::test]
 async fn a_missing_folder_changes_nothing() {
     let (site, gateway) = start();
     let mut http = Http::plain(gateway.port(80)).await;

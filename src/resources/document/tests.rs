@@ -166,8 +166,7 @@ fn kinds_that_are_not_read_are_reported() {
     check(&doc("networking.istio.io/v1alpha3", "EnvoyFilter"), &["PC061 2:1 kind"]);
     let parsed = check(&doc("networking.istio.io/v2", "Gateway"), &["PC008 1:1 apiVersion"]);
     assert_eq!(broken(&parsed), ["Gateway default/a"]);
-    let parsed =
-        check(&doc("security.istio.io/v1", "AuthorisationPolicy"), &["PC014 1:1 apiVersion"]);
+    let parsed = check(&doc("security.istio.io/v1", "AuthorisationPolicy"), &["PC014 2:1 kind"]);
     assert_eq!(broken(&parsed), ["AuthorizationPolicy default/a"]);
 }
 

@@ -1,0 +1,95 @@
+//! Configuration files over time: what each shows, and which are not believed yet.
+//!
+//! **Invariant:** a file that is not changed is not parsed again; one that cannot be opened goes on as
+//! it was.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::limit;
+use crate::diag::Diagnostic;
+use crate::resources::{self, ConfigFile, ParsedFile};
+
+/// Every file of a configuration.
+#[derive(Default)]
+pub(super) struct KnownFiles(HashMap<Arc<str>, Known>);
+
+/// One file.
+struct Known {
+    /// Digest of what is shown.
+    fingerprint: Fingerprint,
+    shown: ParsedFile,
+    /// Its inode when it was read; another one is another file of the same name.
+    inode: Option<(u64, u64)>,
+    /// Content with fewer documents, written in place, and when it was first seen: the writer may
+    /// not be done.
+    doubted: Option<(Fingerprint, Instant)>,
+}
+
+impl KnownFiles {
+    /// Takes in what was read, and what could not be read though it is there; the rest is forgotten.
+    pub(super) fn update(
+        &mut self,
+        files: &[(ConfigFile, Fingerprint)],
+        unreadable: &[Diagnostic],
+        hasher: &mut Hasher,
+    ) {
+        let mut known = HashMap::with_capacity(files.len());
+        for (file, fingerprint) in files {
+            let seen = look(file, *fingerprint, self.0.remove(&file.path));
+            hasher.part(file.path.as_bytes()).part(seen.fingerprint.as_bytes());
+            known.insert(file.path.clone(), seen);
+        }
+        for diagnostic in unreadable {
+            let Some(location) = &diagnostic.location else { continue };
+            hasher.part(location.file.as_bytes()).part(diagnostic.message.as_bytes());
+            let below = |path: &str| Path::new(path).starts_with(&*location.file);
+            known.extend(self.0.extract_if(|path, _| below(path)));
+        }
+        self.0 = known;
+    }
+
+    /// What the files hold.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &ParsedFile> {
+        self.0.values().map(|known| &known.shown)
+    }
+
+    /// When a file that was doubted is to be looked at again.
+    pub(super) fn look_again(&self) -> Option<Duration> {
+        let doubted = self.0.values().filter_map(|known| known.doubted);
+        doubted.map(|(_, since)| limit::RELOAD_SETTLE_TIME.saturating_sub(since.elapsed())).min()
+    }
+}
+
+fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
+    let inode = std::fs::metadata(&*file.path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let before = match before {
+        Some(before) if before.fingerprint == fingerprint => {
+            return Known { inode, doubted: None, ..before };
+        }
+        before => before,
+    };
+    let shown = resources::parse_file(file);
+    if let Some(before) = before.filter(|before| before.inode == inode && before.loses(&shown)) {
+        let first = before.doubted.filter(|(content, _)| *content == fingerprint);
+        let since = first.map_or_else(Instant::now, |(_, since)| since);
+        if since.elapsed() < limit::RELOAD_SETTLE_TIME {
+            return Known { doubted: Some((fingerprint, since)), ..before };
+        }
+    }
+    Known { fingerprint, shown, inode, doubted: None }
+}
+
+impl Known {
+    /// Whether `now` has fewer documents than what is shown.
+    fn loses(&self, now: &ParsedFile) -> bool {
+        let documents = |file: &ParsedFile| file.resources.len() + file.broken.len();
+        now.unclear.is_none() && documents(now) < documents(&self.shown)
+    }
+}
