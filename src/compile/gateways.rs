@@ -11,7 +11,11 @@ use crate::snapshot::listener::ListenAddress;
 
 use super::findings::{Findings, at};
 use super::names::selects;
+use super::selection::unread;
 use super::settings::CompileSettings;
+
+/// Why a server with a field that does not exist is not served.
+pub const DOUBTFUL: &str = "a server with a field that does not exist may let in more than it says";
 
 /// What is spoken on a server's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,18 @@ impl ServerDraft<'_> {
         let first = self.server.hosts.first().map_or("", String::as_str);
         format!("{namespace}/{name}/{port}/{first}")
     }
+
+    /// A field of the server, or of its TLS settings, that does not exist.
+    pub fn unread(&self) -> Option<&str> {
+        unread_of(self.gateway, &self.field)
+    }
+}
+
+fn unread_of<'a>(gateway: &'a Resource<Gateway>, server: &str) -> Option<&'a str> {
+    unread(gateway).find(|field| {
+        let own = field.strip_prefix(server).and_then(|rest| rest.strip_prefix('.'));
+        own.is_some_and(|own| own.starts_with("tls.") || !own.contains('.'))
+    })
 }
 
 /// A listener and its servers.
@@ -126,7 +142,10 @@ fn read<'a>(
     }
     let protocol = server.port.as_ref().map_or("", |port| port.protocol.as_str());
     let mode = server.tls.as_ref().map(|tls| tls.mode);
+    let doubtful = unread_of(gateway, &field);
     let kind = match (protocol.to_ascii_uppercase().as_str(), mode) {
+        // Whatever was meant, its handshakes are refused.
+        ("HTTPS" | "TLS", _) if doubtful.is_some() => Kind::Https,
         ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", _) => Kind::Http,
         (_, Some(TlsMode::AutoPassthrough)) => Kind::AutoPassthrough,
         ("HTTPS", Some(TlsMode::Passthrough)) | ("TLS", Some(TlsMode::Passthrough) | None) => {
@@ -144,6 +163,11 @@ fn read<'a>(
             return None;
         }
     };
+    if let Some(unread) = doubtful.filter(|_| matches!(kind, Kind::Http | Kind::Tcp)) {
+        let finding = at(gateway, unread, &catalog::POLICY_FAILS_CLOSED, DOUBTFUL);
+        findings.add(finding.help("the server is left out until it is mended; others go on"));
+        return None;
+    }
     Some(ServerDraft { gateway, server, field, kind, hosts })
 }
 
@@ -304,6 +328,29 @@ mod tests {
             check(&yaml),
             (vec![(80, vec![Kind::Http]), (443, vec![Kind::Https, Kind::Passthrough])], vec![])
         );
+    }
+
+    #[test]
+    fn a_server_with_a_field_that_does_not_exist_is_not_open() {
+        let cases = [
+            ("HTTP", "tls: {httpRedirect: true}", None),
+            ("HTTP", "tsl: {httpsRedirect: true}", None),
+            ("TCP", "tsl: {mode: MUTUAL, credentialName: a}", None),
+            ("HTTP", "bnid: 127.0.0.1", None),
+            // Handshakes are refused, and the host goes to no other server.
+            ("HTTPS", "tsl: {mode: MUTUAL, credentialName: a}", Some(Kind::Https)),
+            ("HTTPS", "tls: {mdoe: MUTUAL, credentialName: a}", Some(Kind::Https)),
+            ("TLS", "tls: {mdoe: MUTUAL, credentialName: a}", Some(Kind::Https)),
+            ("HTTP", "tls: {httpsRedirect: true}", Some(Kind::Http)),
+        ];
+        for (protocol, field, kind) in cases {
+            let (listeners, codes) =
+                check(&server(80, "a", protocol, "a.com", &format!("    {field}\n")));
+            let kinds: Vec<Kind> = listeners.into_iter().flat_map(|(_, kinds)| kinds).collect();
+            assert_eq!(kinds, Vec::from_iter(kind), "{protocol} {field}");
+            let told = if kind.is_none() { vec!["PC052"] } else { vec![] };
+            assert_eq!(codes, told, "{protocol} {field}");
+        }
     }
 
     #[test]

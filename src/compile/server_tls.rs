@@ -15,8 +15,7 @@ use crate::tls::trust::{Pin, TrustRules};
 
 use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
-use super::gateways::{Kind, ServerDraft};
-use super::selection::unread;
+use super::gateways::{DOUBTFUL, Kind, ServerDraft};
 use super::settings::CompileSettings;
 
 /// Days before expiry from which an operator is warned.
@@ -81,8 +80,7 @@ impl ServerTlsPass<'_> {
         hasher.part(draft.key().as_bytes()).part(format!("{written:?}").as_bytes());
         hasher.part(format!("{:?}", self.crypto_spec(written)).as_bytes());
         let asked = hasher.finish();
-        let block = format!("{}.tls.", draft.field);
-        if let Some(field) = unread(draft.gateway).find(|field| field.starts_with(&block)) {
+        if let Some(field) = draft.unread() {
             return refused(draft, field, findings);
         }
         let loaded = self.load(written);
@@ -320,14 +318,12 @@ impl ServerTlsPass<'_> {
     }
 }
 
-/// Without a field that does not exist, a server may let in more than it says; what it had before
-/// may have, too.
+/// What a server had before may have let in more than it says, too.
 fn refused(draft: &ServerDraft<'_>, field: &str, findings: &mut Findings) -> Termination {
-    let message = "TLS settings with a field that does not exist may let in more than they say";
-    let finding = at(draft.gateway, field, &catalog::POLICY_FAILS_CLOSED, message);
+    let finding = at(draft.gateway, field, &catalog::POLICY_FAILS_CLOSED, DOUBTFUL);
     findings
         .add(finding.help("until it is mended, handshakes with this server fail; others go on"));
-    unusable(message)
+    unusable(DOUBTFUL)
 }
 
 pub(super) fn unusable(reason: &str) -> Termination {

@@ -78,6 +78,8 @@ fn mistakes_in_fields_are_found() {
         "Gatewaay",
     );
     check(with("---\napiVersion: [\n".into()), "PC004", "");
+    check(replaced("tls: {mode", "tsl: {mode"), "PC052", "tsl");
+    check(replaced("mode: SIMPLE", "mdoe: SIMPLE"), "PC052", "mdoe");
 }
 
 #[test]
