@@ -16,11 +16,12 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
 use crate::compile::files::{FileStore, Wanted, wanted};
 use crate::compile::{Input, Output, Reuse, compile};
-use crate::diag::{self, Diagnostic};
+use crate::diag::{self, Diagnostic, Location, catalog};
 use crate::identity::Feed;
 use crate::resources::{self, ConfigFile, MeshConfig, Parsed};
-use crate::source::files;
+use crate::source::files::{self, Found};
 use crate::source::reader::Reader;
+use crate::source::writing::Writing;
 
 use known::KnownFiles;
 use mesh::Mesh;
@@ -28,11 +29,21 @@ pub use mesh::Settle;
 
 /// A configuration that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-#[error("\"{}\" cannot be read: {source}; check {flag} and who may read it", .path.display())]
+#[error("\"{}\" cannot be read: {cause}; check {flag} and who may read it", .path.display())]
 pub struct RootError {
     path: PathBuf,
-    source: std::io::Error,
+    cause: std::io::Error,
     flag: &'static str,
+}
+
+impl RootError {
+    /// The same as a finding.
+    pub fn finding(&self) -> Diagnostic {
+        let message = format!("the configuration cannot be read: {}", self.cause);
+        Diagnostic::new(&catalog::UNREADABLE_FILE, message)
+            .at(Location::new(self.path.display().to_string().into(), 1, 1))
+            .help(format!("check {} and who may read it", self.flag))
+    }
 }
 
 /// A configuration, compiled.
@@ -57,6 +68,9 @@ pub struct Loader {
     reader: Reader,
     mesh: Mesh,
     known: KnownFiles,
+    writing: Writing,
+    /// Where links to configuration files lead.
+    targets: Vec<PathBuf>,
     assembled: Option<Assembled>,
     loaded: Option<Fingerprint>,
     reuse: Reuse,
@@ -79,6 +93,8 @@ impl Loader {
             mesh: Mesh::new(mesh_config, settle, &mut reader)?,
             reader,
             known: KnownFiles::default(),
+            writing: Writing::default(),
+            targets: Vec::new(),
             assembled: None,
             loaded: None,
             reuse: Reuse::default(),
@@ -93,12 +109,17 @@ impl Loader {
         Self { sent: Some(feed), ..self }
     }
 
+    /// Holds back files that are being written.
+    pub fn heed(&mut self, writing: Writing) {
+        self.writing = writing;
+    }
+
     /// When the mesh identity that was loaded last ends, Unix seconds; nothing once it has.
     pub fn identity_end(&self) -> Option<i64> {
         self.identity_end
     }
 
-    /// When a file that was doubted is to be looked at again.
+    /// When a file that was doubted or held back is to be looked at again.
     pub fn look_again(&self) -> Option<Duration> {
         self.known.look_again()
     }
@@ -117,7 +138,7 @@ impl Loader {
         now: i64,
     ) -> Result<Option<Loaded>, RootError> {
         for root in &self.roots {
-            let fail = |source| RootError { path: root.clone(), source, flag: "--config" };
+            let fail = |cause| RootError { path: root.clone(), cause, flag: "--config" };
             let meta = std::fs::metadata(root).map_err(fail)?;
             if meta.is_dir() {
                 std::fs::read_dir(root).map_err(fail)?;
@@ -125,10 +146,11 @@ impl Loader {
         }
         self.reader.begin();
         self.mesh.update(&mut self.reader)?;
-        let (files, unreadable) = files::read(&self.roots, &mut self.reader);
+        let Found { files, diagnostics, targets } = files::read(&self.roots, &mut self.reader);
+        self.targets = targets;
         let last = Generation(generation.0.saturating_sub(1));
-        let assembled = self.assemble(&files, &unreadable, last);
-        let loaded = self.compile(&assembled, unreadable, keys, (generation, now));
+        let assembled = self.assemble(&files, &diagnostics, last);
+        let loaded = self.compile(&assembled, diagnostics, keys, (generation, now));
         self.assembled = Some(assembled);
         Ok(loaded)
     }
@@ -160,6 +182,9 @@ impl Loader {
         };
         let mut output = compile(&input, &self.reuse);
         let mut diagnostics = unreadable;
+        if assembled.parsed.set.is_empty() && diagnostics.is_empty() {
+            diagnostics.extend(self.roots.first().map(|root| nothing_found(root)));
+        }
         diagnostics.extend(self.mesh.diagnostics.iter().cloned());
         diagnostics.extend(assembled.parsed.diagnostics.iter().cloned());
         diagnostics.append(&mut output.diagnostics);
@@ -173,9 +198,10 @@ impl Loader {
     /// Files beyond the roots that were looked for, whether they exist or not.
     pub fn wanted(&self) -> impl Iterator<Item = &Path> {
         let wanted = self.assembled.iter().flat_map(|assembled| &assembled.wanted);
-        wanted.map(|wanted| match wanted {
+        let wanted = wanted.map(|wanted| match wanted {
             Wanted::File(path) | Wanted::Folder(path) => path.as_path(),
-        })
+        });
+        wanted.chain(self.targets.iter().map(PathBuf::as_path))
     }
 
     fn assemble(
@@ -188,7 +214,7 @@ impl Loader {
         if let Some(mesh) = self.mesh.fingerprint() {
             hasher.part(mesh.as_bytes());
         }
-        self.known.update(files, unreadable, &mut hasher);
+        self.known.update(files, unreadable, &self.writing.unfinished(), &mut hasher);
         let fingerprint = hasher.finish();
         match self.assembled.take() {
             Some(same) if same.fingerprint == fingerprint => same,
@@ -200,6 +226,13 @@ impl Loader {
             }
         }
     }
+}
+
+fn nothing_found(root: &Path) -> Diagnostic {
+    let message = "there is no resource in the configuration: nothing is served";
+    Diagnostic::new(&catalog::NOTHING_FOUND, message)
+        .at(Location::new(root.display().to_string().into(), 1, 1))
+        .help("check --config; files that end in .yaml, .yml or .json are read")
 }
 
 /// Digest of the configuration and of every file it refers to.

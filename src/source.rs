@@ -5,3 +5,4 @@
 pub mod files;
 pub mod reader;
 pub mod watch;
+pub mod writing;

@@ -88,9 +88,12 @@ impl Control {
 
     /// Follows changes until the watch is stopped; gives the workers back.
     pub(super) fn follow(mut self, mut watch: Watch) -> Workers {
+        self.loader.heed(watch.writing());
         loop {
-            let wanted: Vec<_> = self.loader.wanted().map(ToOwned::to_owned).collect();
-            watch.include(wanted.iter().map(std::path::PathBuf::as_path));
+            while watch.include(self.loader.wanted()) {
+                // It may have changed between being read and being watched.
+                self.reload(Instant::now());
+            }
             let look_again = self.loader.look_again().unwrap_or(Duration::MAX);
             match watch.wait(self.until_identity_ends().min(look_again)) {
                 Wake::Stopped => return self.workers,

@@ -20,6 +20,8 @@ limits! {
     CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
     /// Files read from one configuration source.
     CONFIG_FILES: usize = 20_000, "20,000 files";
+    /// Folders below each other in a configuration source; deeper ones are left out.
+    CONFIG_FOLDERS_DEPTH: usize = 16, "16 folders";
     /// YAML nodes in one document, aliases expanded and long text counted as several: stops alias
     /// bombs.
     YAML_NODES: usize = 2_000_000, "2,000,000 nodes";
@@ -178,6 +180,10 @@ limits! {
     RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
     /// A file written in place that lost documents is believed after this long without a change.
     RELOAD_SETTLE_TIME: Duration = Duration::from_secs(1), "1 s";
+    /// A file that is open for writing is waited for this long after the last write to it.
+    RELOAD_WRITE_TIME: Duration = Duration::from_secs(5), "5 s";
+    /// A file that is open for writing is waited for this long at most.
+    RELOAD_WRITE_MOST_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Time between two looks at files of which no change was told.
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Ending and logging connections that are cut when the gateway stops.

@@ -15,10 +15,10 @@ use super::load::{load, print};
 use super::values::OutputFormat;
 use crate::app;
 use crate::auth::jwt::{IssuerKeys, JwksSource};
-use crate::diag::{Diagnostic, Location, count, render};
+use crate::diag::{Diagnostic, Location, Severity, count, render};
 use crate::expectation::{Judged, Means, Test, TestFile, json, judge, text};
 use crate::resources::parse_placed;
-use crate::source::files;
+use crate::source::files::{self, Found};
 
 /// Ask the data path's own decisions whether requests meet what is expected of them
 #[derive(Clone, Debug, Args)]
@@ -85,9 +85,10 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
 
 /// Every test with its place, or why one of the files is none.
 fn read(roots: &[PathBuf]) -> Result<Vec<(Test, Location)>, Vec<Diagnostic>> {
-    let (files, mut found) = files::tests(roots);
+    let Found { files, diagnostics: mut found, .. } = files::tests(roots);
+    found.retain(|finding| finding.severity != Severity::Info);
     let mut tests = Vec::new();
-    for file in &files {
+    for (file, _) in &files {
         match parse_placed::<TestFile>(file, "test file") {
             Ok(parsed) => {
                 let places: Vec<_> = (0..parsed.value.tests.len())

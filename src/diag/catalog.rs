@@ -76,6 +76,8 @@ codes! {
     NOT_A_RESOURCE = "PC007", Error, "a document lacks apiVersion, kind or name";
     UNKNOWN_VERSION = "PC008", Error, "the apiVersion is not one this kind is served in";
     UNKNOWN_KIND = "PC009", Warning, "the kind is not known and the document is ignored";
+    FILES_LEFT_OUT = "PC017", Error, "files are too many or too deep and are not read";
+    NOTHING_FOUND = "PC018", Warning, "there is no resource in the configuration";
 
     UNKNOWN_FIELD = "PC010", Error, "the field does not exist";
     WRONG_TYPE = "PC011", Error, "the value has the wrong type or form";

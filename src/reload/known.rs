@@ -13,12 +13,17 @@ use tokio::time::Instant;
 
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::limit;
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, catalog};
 use crate::resources::{self, ConfigFile, ParsedFile};
+use crate::source::writing::Unfinished;
 
 /// Every file of a configuration.
 #[derive(Default)]
-pub(super) struct KnownFiles(HashMap<Arc<str>, Known>);
+pub(super) struct KnownFiles {
+    files: HashMap<Arc<str>, Known>,
+    /// Changed files that are not taken in yet: somebody is writing them.
+    held: HashMap<Arc<str>, Instant>,
+}
 
 /// One file.
 struct Known {
@@ -37,34 +42,67 @@ impl KnownFiles {
     pub(super) fn update(
         &mut self,
         files: &[(ConfigFile, Fingerprint)],
-        unreadable: &[Diagnostic],
+        diagnostics: &[Diagnostic],
+        unfinished: &Unfinished,
         hasher: &mut Hasher,
     ) {
         let mut known = HashMap::with_capacity(files.len());
+        let mut held = HashMap::new();
         for (file, fingerprint) in files {
-            let seen = look(file, *fingerprint, self.0.remove(&file.path));
+            let before = self.files.remove(&file.path);
+            let changed = before.as_ref().is_none_or(|before| before.fingerprint != *fingerprint);
+            let seen = match wait_for(&file.path, unfinished).filter(|_| changed) {
+                Some(left) => {
+                    self.tell_held(&file.path);
+                    held.insert(file.path.clone(), Instant::now() + left);
+                    let Some(before) = before else { continue };
+                    before
+                }
+                None => look(file, *fingerprint, before),
+            };
             hasher.part(file.path.as_bytes()).part(seen.fingerprint.as_bytes());
             known.insert(file.path.clone(), seen);
         }
-        for diagnostic in unreadable {
+        for diagnostic in diagnostics {
             let Some(location) = &diagnostic.location else { continue };
             hasher.part(location.file.as_bytes()).part(diagnostic.message.as_bytes());
+            if *diagnostic.code == catalog::FILES_LEFT_OUT {
+                continue;
+            }
             let below = |path: &str| Path::new(path).starts_with(&*location.file);
-            known.extend(self.0.extract_if(|path, _| below(path)));
+            known.extend(self.files.extract_if(|path, _| below(path)));
         }
-        self.0 = known;
+        self.files = known;
+        self.held = held;
     }
 
     /// What the files hold.
     pub(super) fn shown(&self) -> impl Iterator<Item = &ParsedFile> {
-        self.0.values().map(|known| &known.shown)
+        self.files.values().map(|known| &known.shown)
     }
 
-    /// When a file that was doubted is to be looked at again.
-    pub(super) fn look_again(&self) -> Option<Duration> {
-        let doubted = self.0.values().filter_map(|known| known.doubted);
-        doubted.map(|(_, since)| limit::RELOAD_SETTLE_TIME.saturating_sub(since.elapsed())).min()
+    fn tell_held(&self, path: &Arc<str>) {
+        if !self.held.contains_key(path) {
+            tracing::info!(%path, "the file is being written: it is read once it is closed");
+        }
     }
+
+    /// When a file that was doubted or held is to be looked at again.
+    pub(super) fn look_again(&self) -> Option<Duration> {
+        let doubted = self.files.values().filter_map(|known| known.doubted);
+        let doubted = doubted.map(|(_, since)| since + limit::RELOAD_SETTLE_TIME);
+        let first = doubted.chain(self.held.values().copied()).min();
+        first.map(|time| time.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// How long a file is waited for because somebody is writing it.
+fn wait_for(path: &str, unfinished: &Unfinished) -> Option<Duration> {
+    if unfinished.is_empty() {
+        return None;
+    }
+    let place = Path::new(path).canonicalize().ok()?;
+    unfinished.get(&place).copied()
 }
 
 fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {

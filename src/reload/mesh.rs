@@ -50,9 +50,10 @@ impl Mesh {
     /// Reads the file again; says whether it can be used.
     pub(super) fn update(&mut self, reader: &mut Reader) -> Result<bool, RootError> {
         let Some(path) = &self.path else { return Ok(true) };
-        let (found, unreadable) = files::read(std::slice::from_ref(path), reader);
-        let Some((file, fingerprint)) = found.first() else {
-            let why = unreadable.first().map_or("it is not a file", |finding| &finding.message);
+        let found = files::read(std::slice::from_ref(path), reader);
+        let Some((file, fingerprint)) = found.files.first() else {
+            let why =
+                found.diagnostics.first().map_or("it is not a file", |finding| &finding.message);
             return Err(self.unreadable(why));
         };
         if self.read == Some(*fingerprint) {
@@ -77,7 +78,7 @@ impl Mesh {
     fn unreadable(&self, why: impl fmt::Display) -> RootError {
         RootError {
             path: self.path.clone().unwrap_or_default(),
-            source: io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
+            cause: io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
             flag: "--mesh-config",
         }
     }

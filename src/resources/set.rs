@@ -87,6 +87,13 @@ kinds! {
     EndpointSlice => endpoint_slices;
 }
 
+impl ResourceSet {
+    /// Whether there is no document of a kind that is read, broken or not.
+    pub fn is_empty(&self) -> bool {
+        self.broken.is_empty() && self.each().next().is_none()
+    }
+}
+
 impl AnyResource {
     fn selector(&self) -> Option<super::Labels> {
         let selector = match self {

@@ -3,16 +3,19 @@
 //! **Invariant:** a change is told within [`limit::RELOAD_MAX_WAIT`] of being seen; what the system
 //! does not tell (a network mount, a lost event) is looked for every [`limit::RELOAD_SCAN_TIME`].
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use tokio::time::Instant;
 
+use super::writing::Writing;
 use crate::base::limit;
 
 /// Why a wait ended.
@@ -35,9 +38,44 @@ enum Signal {
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     roots: Vec<PathBuf>,
-    watched: BTreeSet<PathBuf>,
+    /// What is watched, and which folder or file it was then.
+    watched: HashMap<PathBuf, Identity>,
+    concern: Concern,
+    writing: Writing,
     signals: Receiver<Signal>,
     sender: Sender<Signal>,
+}
+
+/// Device and inode.
+type Identity = Option<(u64, u64)>;
+
+fn identity(path: &Path) -> Identity {
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Which paths events are heeded of: of a folder that only holds a root, those of the root.
+#[derive(Clone, Debug, Default)]
+struct Concern(Arc<Mutex<(HashSet<PathBuf>, HashSet<PathBuf>)>>);
+
+impl Concern {
+    fn add(&self, path: &Path, below: bool) {
+        let Ok(path) = std::path::absolute(path) else { return };
+        let mut sets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if below {
+            sets.1.insert(path)
+        } else {
+            sets.0.insert(path)
+        };
+    }
+
+    fn has(&self, event: &Event) -> bool {
+        let sets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (alone, below) = &*sets;
+        let has = |path: &PathBuf| {
+            alone.contains(path) || path.ancestors().any(|folder| below.contains(folder))
+        };
+        event.paths.is_empty() || event.paths.iter().any(has)
+    }
 }
 
 /// Tells a [`Watch`] of a change that is in no file.
@@ -66,9 +104,17 @@ impl Watch {
     /// Watches roots, which need not exist yet. Without the system's help they are only scanned.
     pub fn new(roots: Vec<PathBuf>) -> Self {
         let (sender, signals) = channel();
-        let seen = sender.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| matters(event.kind)) {
+        let (seen, concern, writing) = (sender.clone(), Concern::default(), Writing::default());
+        let (heeded, written) = (concern.clone(), writing.clone());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let told = event.as_ref().map_or(true, |event| {
+                let told = matters(event.kind) && heeded.has(event);
+                if told {
+                    written.note(event);
+                }
+                told
+            });
+            if told {
                 let _ = seen.send(Signal::Seen);
             }
         });
@@ -77,9 +123,15 @@ impl Watch {
                 tracing::warn!(%error, "file changes are not told by the system; they are looked for");
             })
             .ok();
-        let mut watch = Self { watcher, roots, watched: BTreeSet::new(), signals, sender };
+        let mut watch =
+            Self { watcher, roots, watched: HashMap::new(), concern, writing, signals, sender };
         watch.renew();
         watch
+    }
+
+    /// The files that somebody is writing.
+    pub fn writing(&self) -> Writing {
+        self.writing.clone()
     }
 
     /// A handle to tell it of changes.
@@ -92,37 +144,55 @@ impl Watch {
         Stopper(self.sender.clone())
     }
 
-    /// Also watches the folders of some files.
-    pub fn include<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
+    /// Also watches the folders of some files; says whether one of them was not watched before.
+    pub fn include<'a>(&mut self, files: impl Iterator<Item = &'a Path>) -> bool {
+        let before = self.watched.len();
+        let whole: Vec<PathBuf> =
+            self.roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
         for file in files {
-            let inside = self.roots.iter().any(|root| file.starts_with(root));
+            let inside = self.roots.iter().chain(&whole).any(|root| file.starts_with(root));
             if let Some(folder) = file.parent().filter(|_| !inside) {
+                self.concern.add(folder, true);
                 self.watch(folder, RecursiveMode::NonRecursive);
             }
         }
+        self.watched.len() > before
     }
 
-    /// Watches roots anew: one may have been replaced by another of the same name.
+    /// Watches roots, and the folders that hold them: a root may be replaced by another of its name.
+    /// What was replaced since is watched anew.
     fn renew(&mut self) {
-        self.watched.clear();
-        for root in self.roots.clone() {
-            self.watch(&root, RecursiveMode::Recursive);
-            let link = root.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
-            if link || !root.is_dir() {
-                let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
-                self.watch(parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive);
+        let gone = self.watched.extract_if(|path, known| *known != identity(path));
+        for (path, _) in gone {
+            if let Some(watcher) = &mut self.watcher {
+                let _ = watcher.unwatch(&path);
             }
+        }
+        let mut holders = Vec::new();
+        for root in self.roots.clone() {
+            self.concern.add(&root, true);
+            self.watch(&root, RecursiveMode::Recursive);
+            for root in [root.canonicalize().ok(), Some(root)].into_iter().flatten() {
+                let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+                holders.push(parent.unwrap_or(Path::new(".")).to_owned());
+                self.concern.add(&root, true);
+            }
+        }
+        for holder in holders {
+            self.concern.add(&holder, false);
+            self.watch(&holder, RecursiveMode::NonRecursive);
         }
     }
 
     fn watch(&mut self, path: &Path, mode: RecursiveMode) {
         let Some(watcher) = &mut self.watcher else { return };
-        if !path.exists() || self.watched.contains(path) {
+        let now = identity(path);
+        if now.is_none() || self.watched.contains_key(path) {
             return;
         }
         match watcher.watch(path, mode) {
             Ok(()) => {
-                self.watched.insert(path.to_owned());
+                self.watched.insert(path.to_owned(), now);
             }
             Err(error) => tracing::warn!(?path, %error, "changes are looked for instead of told"),
         }
@@ -132,6 +202,8 @@ impl Watch {
     pub fn wait(&mut self, most: Duration) -> Wake {
         match self.signals.recv_timeout(most.min(limit::RELOAD_SCAN_TIME)) {
             Err(RecvTimeoutError::Timeout) => {
+                // Watched once more, with folders of which nothing was told.
+                self.watched.clear();
                 self.renew();
                 return Wake::Scan;
             }
@@ -146,9 +218,7 @@ impl Watch {
                 Err(_) => break,
             }
         }
-        if self.roots.iter().any(|root| !self.watched.contains(root)) {
-            self.renew();
-        }
+        self.renew();
         Wake::Changed(first)
     }
 }
@@ -205,6 +275,65 @@ mod tests {
         assert!(changed(&mut watch));
         fs::write(root.join("a.yaml"), "a").unwrap();
         assert!(changed(&mut watch));
+    }
+
+    #[test]
+    fn a_root_that_is_replaced_is_watched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["config/sub", "next/sub", "linked"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        symlink("linked", path("link")).unwrap();
+        let mut watch = Watch::new(vec![path("config"), path("link")]);
+        fs::rename(path("config"), path("old")).unwrap();
+        assert!(changed(&mut watch));
+        fs::rename(path("next"), path("config")).unwrap();
+        assert!(changed(&mut watch));
+        fs::write(path("config/sub/a.yaml"), "a").unwrap();
+        assert!(changed(&mut watch));
+        // What the link leads to.
+        fs::rename(path("linked"), path("away")).unwrap();
+        assert!(changed(&mut watch));
+        fs::create_dir(path("linked")).unwrap();
+        assert!(changed(&mut watch));
+        fs::write(path("linked/a.yaml"), "a").unwrap();
+        assert!(changed(&mut watch));
+    }
+
+    #[test]
+    fn neighbours_of_a_root_are_no_concern() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("config");
+        fs::create_dir(&root).unwrap();
+        let watch = Watch::new(vec![root.clone()]);
+        fs::write(dir.path().join("other"), "a").unwrap();
+        fs::write(root.join("a.yaml"), "a").unwrap();
+        // Events come in order.
+        while watch.signals.recv_timeout(Duration::from_secs(10)).is_err() {}
+        let event = |path: PathBuf| Event::new(EventKind::Any).add_path(path);
+        assert!(!watch.concern.has(&event(dir.path().join("other"))));
+        assert!(watch.concern.has(&event(root.join("sub/a.yaml"))));
+        assert!(watch.concern.has(&event(dir.path().to_owned())));
+    }
+
+    #[test]
+    fn a_file_is_written_until_it_is_closed() {
+        use std::io::Write as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(vec![dir.path().to_owned()]);
+        let mut file = fs::File::create(dir.path().join("a.yaml")).unwrap();
+        file.write_all(b"a").unwrap();
+        assert!(changed(&mut watch));
+        let unfinished = || watch.writing().unfinished().len();
+        while unfinished() == 0 {
+            std::thread::yield_now();
+        }
+        drop(file);
+        while unfinished() > 0 {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -158,7 +158,35 @@ fn sarif_names_rules_and_places() {
 fn a_missing_folder_is_an_error_with_advice() {
     let site = Site::new();
     std::fs::remove_dir(site.path("config")).unwrap();
-    let output = site.command(&["check"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("check --config"));
+    let (code, said) = report(&site, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("error[PC001] config:1:1") && said.contains("check --config"), "{said}");
+    let (code, said) = report(&site, &["-o", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, found["errors"].as_u64()), (Some(1), Some(1)), "{said}");
+    assert_eq!(found["diagnostics"][0]["file"], "config");
+    let sarif: serde_json::Value =
+        serde_json::from_str(&report(&site, &["-o", "sarif"]).1).unwrap();
+    assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], "PC001");
+    // The start says the cause once.
+    let output = site.command(&["run"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+}
+
+#[test]
+fn what_is_left_out_is_a_finding() {
+    use std::os::unix::fs::symlink;
+
+    let (site, _) = good();
+    symlink("/dev/zero", site.path("config/zero.yaml")).unwrap();
+    symlink(".", site.path("config/again")).unwrap();
+    let (code, said) = report(&site, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("error[PC001] config/zero.yaml:1:1"), "{said}");
+    assert!(said.contains("info[PC017] config/again:1:1"), "{said}");
+    let empty = Site::new();
+    let (code, said) = report(&empty, &["--strict"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("warning[PC018] config:1:1"), "{said}");
 }

@@ -124,6 +124,48 @@ async fn a_policy_that_breaks_denies_what_it_denied() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_being_written_is_read_once_it_is_closed() {
+    use std::io::Write as _;
+
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    let whole =
+        answers("two").replace("  http: [", "  http: [{match: [{uri: {prefix: /}}], name: x, ");
+    let whole = whole.replace("name: x, {", "name: x, ");
+    // Cut here it is a VirtualService without routes, and valid.
+    let (first, second) = whole.split_at(whole.find("  http:").unwrap());
+    let mut file = fs::File::create(site.path("config/routes.yaml")).unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    gateway.wait("it is seen", || gateway.err().contains("the file is being written"));
+    // A change beside it goes live meanwhile, and does not take the cut file along.
+    let other = routes("o", "istio-system/plain", "b.com", &ANSWER.replace("TEXT", "other"));
+    gateway.reload(|| _ = site.config("other", &other));
+    assert_eq!(said(&mut http).await, "one");
+    file.write_all(second.as_bytes()).unwrap();
+    gateway.reload(|| drop(file));
+    assert_eq!(said(&mut http).await, "two");
+}
+
+#[tokio::test]
+async fn a_root_and_a_link_out_of_it_are_followed_when_they_are_replaced() {
+    let (site, gateway) = start();
+    let mut http = Http::plain(gateway.port(80)).await;
+    let before = tokio::time::Instant::now();
+    site.write("next/gateway.yaml", fs::read(site.path("config/gateway.yaml")).unwrap());
+    site.write("far/routes.yaml", answers("two"));
+    std::os::unix::fs::symlink("../far/routes.yaml", site.path("next/routes.yaml")).unwrap();
+    gateway.reload(|| {
+        fs::rename(site.path("config"), site.path("old")).unwrap();
+        fs::rename(site.path("next"), site.path("config")).unwrap();
+    });
+    assert_eq!(said(&mut http).await, "two");
+    gateway.reload(|| site.write("far/routes.yaml", answers("three")));
+    assert_eq!(said(&mut http).await, "three");
+    // Without being told, it is found after 30 s.
+    assert!(before.elapsed() < std::time::Duration::from_secs(20));
+}
+
+#[tokio::test]
 async fn a_missing_folder_changes_nothing() {
     let (site, gateway) = start();
     let mut http = Http::plain(gateway.port(80)).await;
