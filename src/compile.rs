@@ -95,6 +95,8 @@ pub struct Output {
     pub snapshot: Snapshot,
     /// Every finding about the resources beyond their parsing, sorted.
     pub diagnostics: Vec<Diagnostic>,
+    /// When some findings will be others because time has passed, Unix seconds.
+    pub findings_change: Option<i64>,
     /// Certificates in use.
     pub certificates: Vec<CertificateFact>,
     /// Key sets to fetch in the background.
@@ -179,6 +181,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     };
     Output {
         snapshot,
+        findings_change: findings.change(),
         diagnostics: findings.finish(),
         certificates,
         key_sources: tokens.sources,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
+use crate::base::limit;
 use crate::compile::files::{FileStore, Wanted, wanted};
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic, Location, catalog};
@@ -77,6 +78,8 @@ pub struct Loader {
     /// The mesh identity when it is sent.
     sent: Option<Feed>,
     identity_end: Option<i64>,
+    /// When what was found will be another because time has passed, Unix seconds.
+    findings_change: Option<i64>,
 }
 
 impl Loader {
@@ -100,6 +103,7 @@ impl Loader {
             reuse: Reuse::default(),
             sent: None,
             identity_end: None,
+            findings_change: None,
         })
     }
 
@@ -114,9 +118,10 @@ impl Loader {
         self.writing = writing;
     }
 
-    /// When the mesh identity that was loaded last ends, Unix seconds; nothing once it has.
-    pub fn identity_end(&self) -> Option<i64> {
-        self.identity_end
+    /// When loading again gives something else though nothing is written anew, Unix seconds: the mesh
+    /// identity ends, or a certificate comes nearer to its end.
+    pub fn changes_at(&self) -> Option<i64> {
+        self.identity_end.into_iter().chain(self.findings_change).min()
     }
 
     /// When a file that was doubted or held back is to be looked at again.
@@ -167,7 +172,7 @@ impl Loader {
             credentials::add(&identity, &self.mesh.settings.identity, &mut store);
         }
         let hash = digest(assembled.fingerprint, &store);
-        let over = self.identity_end.is_some_and(|end| end <= now);
+        let over = self.changes_at().is_some_and(|time| time <= now);
         if self.loaded == Some(hash) && !over {
             return None;
         }
@@ -191,6 +196,8 @@ impl Loader {
         diag::sort(&mut diagnostics);
         self.reuse = std::mem::take(&mut output.reuse);
         self.loaded = Some(hash);
+        let earliest = now.saturating_add(limit::RELOAD_CLOCK_TIME.as_secs().cast_signed());
+        self.findings_change = output.findings_change.map(|time| time.max(earliest));
         self.identity_end = output.identity().map(|own| own.not_after).filter(|end| *end > now);
         Some(Loaded { output, diagnostics })
     }

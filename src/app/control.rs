@@ -95,7 +95,7 @@ impl Control {
                 self.reload(Instant::now());
             }
             let look_again = self.loader.look_again().unwrap_or(Duration::MAX);
-            match watch.wait(self.until_identity_ends().min(look_again)) {
+            match watch.wait(self.until_time_changes().min(look_again)) {
                 Wake::Stopped => return self.workers,
                 Wake::Changed(seen) => self.reload(seen),
                 Wake::Scan => {
@@ -107,9 +107,9 @@ impl Control {
         }
     }
 
-    /// Time until the mesh identity must not be served any more.
-    fn until_identity_ends(&self) -> Duration {
-        let left = self.loader.identity_end().map(|end| end.saturating_sub(unix_seconds()));
+    /// Time until a load gives something else by itself.
+    fn until_time_changes(&self) -> Duration {
+        let left = self.loader.changes_at().map(|end| end.saturating_sub(unix_seconds()));
         left.map_or(Duration::MAX, |left| {
             Duration::from_secs(u64::try_from(left).unwrap_or_default())
         })

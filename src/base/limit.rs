@@ -188,6 +188,8 @@ limits! {
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Ending and logging connections that are cut when the gateway stops.
     CUT_TIME: Duration = Duration::from_millis(200), "200 ms";
+    /// Findings that depend on time alone are made anew at most once in this time.
+    RELOAD_CLOCK_TIME: Duration = Duration::from_mins(1), "60 s";
     /// Waiting for workers to move on to a new snapshot, before the old one is freed later.
     SNAPSHOT_HANDOVER_TIME: Duration = Duration::from_millis(100), "100 ms";
     /// Distinct label sets of request metrics; further ones are counted under `other`.

@@ -308,6 +308,7 @@ impl ServerTlsPass<'_> {
                 serial: leaf.serial.clone(),
                 not_after: leaf.not_after,
             });
+            findings.change_at(material.findings_change(self.now, WARN_DAYS));
             let about = material.findings(self.now, WARN_DAYS);
             for finding in about.into_iter().chain(material.uncovered(named.iter().copied())) {
                 let code = finding_code(&finding);

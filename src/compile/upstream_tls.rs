@@ -81,6 +81,7 @@ impl<'a> UpstreamTlsPass<'a> {
     pub fn certificate(&self, now: i64, findings: &mut Findings) -> Option<CertificateFact> {
         let (material, _) = self.credentials.any_identity().ok()?;
         let name = self.settings.identity.display().to_string();
+        findings.change_at(material.findings_change(now, 0));
         for finding in material.findings(now, 0) {
             let message = format!("the mesh identity in \"{name}\": {finding}");
             let help = "renew it: backends refuse it until then";

@@ -177,6 +177,35 @@ fn a_policy_that_breaks_is_enforced_as_it_was_and_a_new_one_refuses() {
 }
 
 #[test]
+fn what_depends_on_time_is_found_as_time_passes() {
+    use crate::tls::material::Material;
+    use crate::tls::pki::Authority;
+
+    let mut folder = Folder::new();
+    let leaf = Authority::new("ca").leaf_until(&["*"], 1, 2030);
+    let material = Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap();
+    folder.write("certs/a/tls.crt", &leaf.chain);
+    folder.write("certs/a/tls.key", &leaf.key);
+    let secure = "protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: a}";
+    folder.write("config/a.yaml", &gateway(443).replace("protocol: HTTP}", secure));
+    let (end, day) = (material.leaf().not_after, 86_400);
+    let mut dates = |now: i64| {
+        let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+        let loaded = folder.loader.load(&keys, Generation(1), now).unwrap()?;
+        let codes = loaded.diagnostics.iter().map(|d| d.code.id);
+        let codes: Vec<_> = codes.filter(|id| id.starts_with("PC02")).collect();
+        Some((codes, folder.loader.changes_at()))
+    };
+    let soon = end - 14 * day + 1;
+    assert_eq!(dates(end - 20 * day), Some((vec![], Some(soon))));
+    assert_eq!(dates(soon - 1), None);
+    assert_eq!(dates(soon), Some((vec!["PC024"], Some(soon + day))));
+    assert_eq!(dates(end - 5), Some((vec!["PC024"], Some(end + 55))), "not more often");
+    assert_eq!(dates(end + 55), Some((vec!["PC023"], None)));
+    assert_eq!(dates(end + 500), None);
+}
+
+#[test]
 fn a_file_that_never_was_good_harms_no_other() {
     let mut folder = Folder::new();
     folder.write("config/a.yaml", "apiVersion: [");

@@ -186,6 +186,11 @@ impl Material {
         findings
     }
 
+    /// When the findings about dates will be others, Unix seconds.
+    pub fn findings_change(&self, now: i64, warn_days: u32) -> Option<i64> {
+        self.chain.iter().filter_map(|facts| date_change(facts, now, warn_days)).min()
+    }
+
     /// One finding for each host that the leaf does not cover.
     pub fn uncovered<'a>(
         &'a self,
@@ -220,6 +225,16 @@ pub fn date_finding(facts: &CertFacts, now: i64, warn_days: u32) -> Option<Findi
     } else {
         None
     }
+}
+
+/// When [`date_finding`] will say something else, Unix seconds; never once it has expired.
+fn date_change(facts: &CertFacts, now: i64, warn_days: u32) -> Option<i64> {
+    let left = facts.not_after.saturating_sub(now);
+    let days = (left / DAY_SECONDS).min(i64::from(warn_days));
+    let fewer = facts.not_after.saturating_sub(days * DAY_SECONDS).saturating_add(1);
+    let begins = Some(facts.not_before).filter(|begin| *begin > now);
+    let ends = (left >= 0).then_some(fewer);
+    begins.into_iter().chain(ends).min()
 }
 
 fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
@@ -258,3 +273,25 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 /// More certificates than any chain has; rustls clients stop far earlier.
 const CHAIN_CERTIFICATES: usize = 32;
 const DAY_SECONDS: i64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::pki::Authority;
+
+    #[test]
+    fn findings_change_when_they_say_they_do() {
+        let leaf = Authority::new("ca").leaf_until(&["a.com"], 1, 2030);
+        let material = Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap();
+        let (first, end) = (material.leaf().not_before, material.leaf().not_after);
+        let (mut now, mut changes) = (first - 5, Vec::new());
+        while let Some(next) = material.findings_change(now, 3) {
+            assert_eq!(material.findings(now, 3), material.findings(next - 1, 3), "at {now}");
+            assert_ne!(material.findings(now, 3), material.findings(next, 3), "at {next}");
+            changes.push(next);
+            now = next;
+        }
+        let days = [3, 2, 1, 0].map(|days| end - days * DAY_SECONDS + 1);
+        assert_eq!(changes, [&[first][..], &days].concat());
+    }
+}
