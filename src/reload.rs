@@ -187,7 +187,8 @@ impl Loader {
         };
         let mut output = compile(&input, &self.reuse);
         let mut diagnostics = unreadable;
-        if assembled.parsed.set.is_empty() && diagnostics.is_empty() {
+        let told = diagnostics.is_empty() && assembled.parsed.diagnostics.is_empty();
+        if assembled.parsed.set.is_empty() && told {
             diagnostics.extend(self.roots.first().map(|root| nothing_found(root)));
         }
         diagnostics.extend(self.mesh.diagnostics.iter().cloned());

@@ -10,11 +10,12 @@ use crate::base::id::Generation;
 use crate::base::{limit, memory};
 use crate::compile::Output;
 use crate::compile::server_tls::CertificateFact;
-use crate::diag::{Diagnostic, Severity, catalog, count};
+use crate::diag::{Diagnostic, Location, Severity, catalog, count};
 use crate::net::listener::BindError;
 use crate::reload::{Loaded, Loader, RootError};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::SnapshotCell;
+use crate::snapshot::listener::ListenAddress;
 use crate::source::watch::{Wake, Watch};
 use crate::telemetry::config::{ReloadResult, ReloadSample};
 use crate::telemetry::keys::{CertificateExpiry, JwksMetrics};
@@ -97,10 +98,13 @@ impl Control {
             let look_again = self.loader.look_again().unwrap_or(Duration::MAX);
             match watch.wait(self.until_time_changes().min(look_again)) {
                 Wake::Stopped => return self.workers,
-                Wake::Changed(seen) => self.reload(seen),
-                Wake::Scan => {
-                    self.reload(Instant::now());
+                Wake::Changed(seen) => {
                     self.bind_again();
+                    self.reload(seen);
+                }
+                Wake::Scan => {
+                    self.bind_again();
+                    self.reload(Instant::now());
                     self.metrics.forget_unused();
                 }
             }
@@ -160,10 +164,7 @@ impl Control {
         self.unbound = !failed.is_empty();
         self.metrics.set_certificates(certificates.iter().map(expiry).collect());
         let mut diagnostics = diagnostics;
-        diagnostics.extend(failed.iter().map(|(_, error)| {
-            Diagnostic::new(&catalog::LISTENER_SETTING, error.to_string())
-                .help("free the address; binding is tried again")
-        }));
+        diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
         let counts = count(&diagnostics);
         log_findings(&diagnostics);
         *self.report() = Report { diagnostics, certificates, _written_keys: written_keys };
@@ -189,6 +190,9 @@ impl Control {
             let (fresh, failed) = self.workers.bind(&snapshot);
             self.workers.adopt(fresh, &snapshot);
             self.unbound = !failed.is_empty();
+            let diagnostics = &mut self.report().diagnostics;
+            diagnostics.retain(|finding| *finding.code != catalog::PORT_NOT_BOUND);
+            diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
         }
     }
 
@@ -207,6 +211,18 @@ impl Control {
             warnings,
             finished_unix_seconds: unix_seconds(),
         });
+    }
+}
+
+fn not_bound(snapshot: &Snapshot, (address, error): &(ListenAddress, BindError)) -> Diagnostic {
+    let finding = Diagnostic::new(&catalog::PORT_NOT_BOUND, error.to_string())
+        .help("free the address; binding is tried again");
+    let listener = snapshot.listeners.iter().find(|listener| listener.address == *address);
+    match listener.and_then(|listener| listener.origin.clone()) {
+        Some(origin) => {
+            finding.at(Location::new(origin.file, origin.line, 1)).resource(origin.resource)
+        }
+        None => finding,
     }
 }
 

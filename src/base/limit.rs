@@ -22,7 +22,7 @@ limits! {
     CONFIG_FILES: usize = 20_000, "20,000 files";
     /// Folders below each other in a configuration source; deeper ones are left out.
     CONFIG_FOLDERS_DEPTH: usize = 16, "16 folders";
-    /// YAML nodes in one document, aliases expanded and long text counted as several: stops alias
+    /// YAML nodes in one file, aliases expanded and long text counted as several: stops alias
     /// bombs.
     YAML_NODES: usize = 2_000_000, "2,000,000 nodes";
     /// Nesting of YAML values: deeper than any Istio resource.

@@ -31,12 +31,15 @@ pub struct ListenerPass<'p, 'a> {
 impl ListenerPass<'_, '_> {
     /// A listener with everything behind it.
     pub fn listener(&mut self, draft: &ListenerDraft<'_>) -> Arc<Listener> {
+        let port =
+            |server: &ServerDraft<'_>| server.gateway.origin(&format!("{}.port", server.field));
+        let origin = draft.servers.first().map(port);
         let servers = match draft.servers.as_slice() {
             [first, ..] if first.kind == Kind::Tcp => self.tcp(draft, first),
             [first, ..] if first.kind == Kind::Http => self.http(draft, first),
             servers => self.tls(draft.port, servers),
         };
-        Arc::new(Listener { address: draft.address.clone(), port: draft.port, servers })
+        Arc::new(Listener { address: draft.address.clone(), port: draft.port, origin, servers })
     }
 
     fn http(&mut self, draft: &ListenerDraft<'_>, first: &ServerDraft<'_>) -> Servers {

@@ -33,39 +33,27 @@ macro_rules! codes {
 }
 
 codes! {
-    INTERNAL_ERROR = "IST0001", Error, "the analysis itself failed";
     DEPRECATED = "IST0002", Warning, "a deprecated field or feature is in use";
     REFERENCE_NOT_FOUND = "IST0101", Error, "a resource that is referred to does not exist";
     SCHEMA_ERROR = "IST0106", Error, "the resource breaks a rule of Istio's validation";
-    UNKNOWN_ANNOTATION = "IST0108", Warning, "an Istio annotation is not known";
     PORT_SELECTOR_REQUIRED = "IST0112", Error,
         "the destination has several ports and the route names none";
-    PORT_NAME_CONVENTION = "IST0118", Info, "a Service port's name does not say its protocol";
     INVALID_ANNOTATION = "IST0125", Warning, "an annotation's value is not valid";
-    NO_MATCHING_WORKLOADS = "IST0127", Warning, "a selector matches no workload";
     NO_SERVER_VERIFICATION = "IST0128", Warning,
         "TLS to a backend does not verify the server's certificate";
     NO_SERVER_VERIFICATION_PORT = "IST0129", Warning,
         "TLS to a backend's port does not verify the server's certificate";
     UNREACHABLE_RULE = "IST0130", Warning, "a rule can never be reached";
-    INEFFECTIVE_MATCH = "IST0131", Info, "a match is repeated and has no effect";
     HOST_NOT_IN_GATEWAY = "IST0132", Warning,
         "a VirtualService's host is not served by the Gateway it names";
     SCHEMA_WARNING = "IST0133", Warning, "Istio's validation warns about the resource";
     ADDRESSES_REQUIRED = "IST0134", Warning, "a TCP ServiceEntry has no addresses";
-    DUPLICATE_CERTIFICATE = "IST0138", Warning,
-        "the same certificate serves several servers of a port";
-    CONFLICTING_GATEWAYS = "IST0145", Error, "two Gateways claim the same host on a port";
     CLAIM_ROUTE_WITHOUT_AUTHENTICATION = "IST0149", Error,
         "a route asks for a token's claim and no RequestAuthentication reads tokens";
     INVALID_CREDENTIAL = "IST0161", Error, "a Gateway's credential is not usable";
-    PORT_NOT_ON_SERVICE = "IST0162", Warning, "a Gateway's port is not a target port of its Service";
-    INEFFECTIVE_SELECTOR = "IST0166", Warning, "a selector has no effect here";
     INEFFECTIVE_POLICY = "IST0167", Warning, "a policy has no effect";
     SUBSET_WITHOUT_ENDPOINTS = "IST0173", Error, "a subset's labels match no endpoint";
     UNKNOWN_RULE_HOST = "IST0174", Warning, "a DestinationRule's host is not a known service";
-    CONFLICTING_ENTRY_PROTOCOL = "IST0177", Warning,
-        "ServiceEntries give one host and port several protocols";
 
     UNREADABLE_FILE = "PC001", Error, "a file could not be read";
     FILE_TOO_LARGE = "PC002", Error, "a file is larger than the limit";
@@ -105,12 +93,11 @@ codes! {
     GATEWAY_NOT_SELECTED = "PC033", Info, "a Gateway selects other workloads than this one";
     SERVER_WITHOUT_ROUTES = "PC034", Warning, "no VirtualService is bound to a server";
     LISTENER_SETTING = "PC035", Error, "a listener cannot be opened as written";
+    PORT_NOT_BOUND = "PC036", Error, "the system refuses a port; it is tried again";
 
     INVALID_REGEX = "PC040", Error, "a regular expression does not compile";
     WEIGHTS = "PC041", Error, "the weights of a route do not make sense together";
     CLUSTER_WITHOUT_ENDPOINTS = "PC042", Warning, "a destination has no endpoint";
-    INVALID_ENDPOINT = "PC043", Error, "an endpoint's address cannot be used";
-    INVALID_HEADER = "PC044", Error, "a header name or value cannot be sent";
     ROUTE_BROKEN = "PC045", Error, "a route cannot be served and answers with an error";
     IDENTITY_MISSING = "PC046", Error, "the mesh identity is missing or cannot be used";
     IDENTITY_AWAITED = "PC047", Warning, "the mesh identity has not come from its source yet";
@@ -119,7 +106,6 @@ codes! {
     INVALID_TOKEN_RULE = "PC051", Error, "a token rule cannot be used";
     POLICY_FAILS_CLOSED = "PC052", Error,
         "a security resource is broken and what it selects refuses";
-    INVALID_POLICY = "PC053", Error, "an authorization rule cannot be used";
     POLICY_NOT_ENFORCED = "PC054", Error,
         "an access restriction is not enforced yet and what it selects refuses";
 

@@ -370,8 +370,9 @@ impl<'n> MapAccess<'n> for Fields<'n, '_, '_> {
             let error = Error::custom("expected a value, found nothing");
             return Err(error.at(path, entry.position));
         }
+        let at = if node.is_null() { entry.position } else { node.position };
         seed.deserialize(NodeDeserializer { node, path, unknown: self.parent.unknown })
-            .map_err(|error| error.at(path, entry.position))
+            .map_err(|error| error.at(path, at))
     }
 }
 

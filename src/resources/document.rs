@@ -64,8 +64,9 @@ impl Reader {
     }
 
     fn read_text(&mut self, text: &str) {
+        let mut budget = node::Budget::default();
         for chunk in node::chunks(text) {
-            match node::read(chunk) {
+            match node::read(chunk, &mut budget) {
                 Ok(roots) => roots.iter().for_each(|root| self.document(root, None)),
                 Err((position, error)) => {
                     let (code, help) = explain(&error);
@@ -297,6 +298,10 @@ impl Reader {
 
     fn unknown_field(&mut self, id: &ResourceId, field: &UnknownField) {
         let help = match nearest::nearest(&field.name, field.known) {
+            _ if field.name == "<<" => {
+                "merge keys are not followed: write the fields here, or alias a whole value"
+                    .to_owned()
+            }
             Some(name) => format!("did you mean \"{name}\"? the field is left out"),
             None => "remove it; the field is left out".to_owned(),
         };

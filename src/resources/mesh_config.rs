@@ -157,8 +157,8 @@ mod tests {
     fn the_rest_is_told_and_mistakes_make_it_unusable() {
         let default = MeshConfig::default();
         check("ingressClass: x\n", Some(&default), &["1:1 PC060"]);
-        check("trustDomain: [x]\n", None, &["1:1 PC011"]);
-        check("accessLogEncoding: XML\n", None, &["1:1 PC011"]);
+        check("trustDomain: [x]\n", None, &["1:14 PC011"]);
+        check("accessLogEncoding: XML\n", None, &["1:20 PC011"]);
         check("a: [\n", None, &["2:1 PC004"]);
         check("trustDomain: a\n---\ntrustDomain: b\n", None, &["3:1 PC011"]);
     }

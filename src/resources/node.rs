@@ -3,8 +3,8 @@
 //! A file is cut at its document markers first, so a syntax error costs one document and not the
 //! rest of the file. Aliases share their target; what they would expand to counts against a budget.
 //!
-//! **Invariant**: a tree is at most [`limit::YAML_DEPTH`] deep, and walking it visits at most
-//! [`limit::YAML_NODES`] nodes, long scalars counting as several.
+//! **Invariant**: a tree is at most [`limit::YAML_DEPTH`] deep, and walking those of a file visits at
+//! most [`limit::YAML_NODES`] nodes, long scalars counting as several.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -63,7 +63,7 @@ pub(super) enum DocumentError {
     Syntax(String),
     #[error("values are nested deeper than {} levels", limit::YAML_DEPTH)]
     TooDeep,
-    #[error("the document grows past {} nodes when its aliases are followed", limit::YAML_NODES)]
+    #[error("the file grows past {} nodes here, its aliases followed", limit::YAML_NODES)]
     TooLarge,
     #[error("key \"{0}\" is already in this mapping")]
     DuplicateKey(String, Position),
@@ -99,8 +99,20 @@ pub(super) fn chunks(text: &str) -> Vec<Chunk<'_>> {
     chunks
 }
 
+/// Nodes that may still be visited in a file.
+pub(super) struct Budget(u32);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(u32::try_from(limit::YAML_NODES).unwrap_or(u32::MAX))
+    }
+}
+
 /// Reads the values of one chunk; usually one.
-pub(super) fn read(chunk: Chunk<'_>) -> Result<Vec<Node<'_>>, (Position, DocumentError)> {
+pub(super) fn read<'i>(
+    chunk: Chunk<'i>,
+    budget: &mut Budget,
+) -> Result<Vec<Node<'i>>, (Position, DocumentError)> {
     let only_directives = |line: &str| {
         let line = line.trim();
         line.is_empty() || line.starts_with(['#', '%'])
@@ -113,7 +125,7 @@ pub(super) fn read(chunk: Chunk<'_>) -> Result<Vec<Node<'_>>, (Position, Documen
         stack: Vec::new(),
         anchors: HashMap::new(),
         roots: Vec::new(),
-        budget: u32::try_from(limit::YAML_NODES).unwrap_or(u32::MAX),
+        budget,
     };
     let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(chunk.text);
     while let Some(event) = parser.next_event() {
@@ -127,12 +139,12 @@ pub(super) fn read(chunk: Chunk<'_>) -> Result<Vec<Node<'_>>, (Position, Documen
     Ok(tree.roots)
 }
 
-struct Tree<'i> {
+struct Tree<'i, 'b> {
     lines_before: u32,
     stack: Vec<Frame<'i>>,
     anchors: HashMap<usize, Node<'i>>,
     roots: Vec<Node<'i>>,
-    budget: u32,
+    budget: &'b mut Budget,
 }
 
 struct Frame<'i> {
@@ -146,7 +158,7 @@ enum Content<'i> {
     Mapping(Vec<Entry<'i>>, Option<(Cow<'i, str>, Position)>),
 }
 
-impl<'i> Tree<'i> {
+impl<'i> Tree<'i, '_> {
     fn position(&self, marker: Marker) -> Position {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Position {
@@ -156,7 +168,12 @@ impl<'i> Tree<'i> {
     }
 
     fn syntax(&self, error: &ScanError) -> (Position, DocumentError) {
-        (self.position(*error.marker()), DocumentError::Syntax(error.info().to_owned()))
+        let error_here = match error.info() {
+            // The parser's own limit on nesting, above ours.
+            "recursion limit exceeded" => DocumentError::TooDeep,
+            info => DocumentError::Syntax(info.to_owned()),
+        };
+        (self.position(*error.marker()), error_here)
     }
 
     fn accept(&mut self, event: Event<'i>, span: Span) -> Result<(), DocumentError> {
@@ -199,7 +216,7 @@ impl<'i> Tree<'i> {
     }
 
     fn spend(&mut self, cost: u32) -> Result<(), DocumentError> {
-        self.budget = self.budget.checked_sub(cost).ok_or(DocumentError::TooLarge)?;
+        self.budget.0 = self.budget.0.checked_sub(cost).ok_or(DocumentError::TooLarge)?;
         Ok(())
     }
 

@@ -79,8 +79,9 @@ fn document<T: DeserializeOwned + Default>(
         diagnostic.at(place(file, start)).help("save the file as UTF-8")
     })?;
     let mut roots: Vec<Node<'_>> = Vec::new();
+    let mut budget = node::Budget::default();
     for chunk in node::chunks(text) {
-        let found = node::read(chunk).map_err(|(at, error)| {
+        let found = node::read(chunk, &mut budget).map_err(|(at, error)| {
             let diagnostic = Diagnostic::new(&catalog::YAML_SYNTAX, error.to_string());
             diagnostic.at(place(file, at)).help("correct the YAML")
         })?;

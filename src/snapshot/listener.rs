@@ -24,6 +24,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Port as written in the Gateway (`servers[].port.number`), or the application's.
     pub port: u16,
+    /// Where the port of its first server was written.
+    pub origin: Option<Origin>,
     /// What is behind it.
     pub servers: Servers,
 }

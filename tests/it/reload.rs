@@ -166,6 +166,22 @@ async fn a_root_and_a_link_out_of_it_are_followed_when_they_are_replaced() {
 }
 
 #[tokio::test]
+async fn a_port_in_use_is_told_with_its_place_until_it_is_free() {
+    let (site, gateway) = start();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", gateway.port(81))).unwrap();
+    gateway.reload(|| _ = site.config("extra", &gateway_and_routes()));
+    let found = || gateway.admin("/diagnostics").to_string();
+    gateway.wait("it is told", || {
+        found().contains("PC036") && found().contains("\"file\":\"config/extra.yaml\",\"help\"")
+    });
+    drop(taken);
+    // Any change makes it try again, one that changes nothing too.
+    site.config("extra", &gateway_and_routes());
+    gateway.wait("it is no finding any more", || !found().contains("PC036"));
+    assert_eq!(Http::plain(gateway.port(81)).await.get("http://c.com/").await.status, 503);
+}
+
+#[tokio::test]
 async fn a_missing_folder_changes_nothing() {
     let (site, gateway) = start();
     let mut http = Http::plain(gateway.port(80)).await;

@@ -93,16 +93,16 @@ fn unknown_field_is_an_error_and_the_resource_is_used() {
 #[test]
 fn wrong_type_sets_the_resource_aside() {
     for (spec, finding) in [
-        ("  servers: x\n", "PC011 6:3 spec.servers"),
-        ("  servers: [{port: {number: abc}}]\n", "PC011 6:21 spec.servers[0].port.number"),
-        ("  servers: [{port: {number: -1}}]\n", "PC011 6:21 spec.servers[0].port.number"),
-        ("  servers: [{tls: {mode: simple}}]\n", "PC011 6:20 spec.servers[0].tls.mode"),
+        ("  servers: x\n", "PC011 6:12 spec.servers"),
+        ("  servers: [{port: {number: abc}}]\n", "PC011 6:29 spec.servers[0].port.number"),
+        ("  servers: [{port: {number: -1}}]\n", "PC011 6:29 spec.servers[0].port.number"),
+        ("  servers: [{tls: {mode: simple}}]\n", "PC011 6:26 spec.servers[0].tls.mode"),
         (
             "  servers: [{tls: {httpsRedirect: 'true'}}]\n",
-            "PC011 6:20 spec.servers[0].tls.httpsRedirect",
+            "PC011 6:35 spec.servers[0].tls.httpsRedirect",
         ),
         ("  servers:\n  -\n", "PC011 7:4 spec.servers[0]"),
-        ("  selector: {a: 1}\n", "PC011 6:14 spec.selector.a"),
+        ("  selector: {a: 1}\n", "PC011 6:17 spec.selector.a"),
     ] {
         let parsed = check(&gateway(spec), &[finding]);
         assert_eq!(broken(&parsed), ["Gateway default/web"], "{spec}");
@@ -123,7 +123,7 @@ fn protobuf_leniencies_are_kept() {
 fn an_unreadable_security_resource_keeps_its_selector() {
     let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, \
                 namespace: prod}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: DENYY\n";
-    let parsed = check(text, &["PC011 6:3 spec.action"]);
+    let parsed = check(text, &["PC011 6:11 spec.action"]);
     assert_eq!(broken(&parsed), ["AuthorizationPolicy prod/deny"]);
     let selector = parsed.set.broken[0].selector.as_ref().unwrap();
     assert_eq!(selector.get("app").map(String::as_str), Some("web"));
@@ -202,6 +202,16 @@ fn hostile_files_are_refused() {
         writeln!(bomb, "a{level}: &a{level} [*a{below}, *a{below}]").unwrap();
     }
     assert_eq!(read(&bomb).diagnostics[0].code.id, "PC005");
+    let endless = gateway(&format!("  selector: {}\n", "[".repeat(1_000)));
+    check(&endless, &["PC005 6:268"]);
+    // Each document alone is within the bound.
+    let part = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned()
+        + "b: &b ["
+        + &"*a, ".repeat(9_000)
+        + "]\n";
+    let many = format!("---\n{part}c: [*b, *b, *b, *b]\n").repeat(8);
+    let told = read(&many).diagnostics;
+    assert!(told.iter().any(|d| d.code.id == "PC005"), "{told:#?}");
     let mut chain = String::from("- &a0 [x]\n");
     for level in 1..200 {
         writeln!(chain, "- &a{level} [*a{}]", level - 1).unwrap();
@@ -224,7 +234,7 @@ fn findings_of_one_file_are_bounded() {
 #[test]
 fn a_secret_is_never_quoted() {
     let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {tls.key: hunter2!}\n";
-    let parsed = check(text, &["PC011 4:8 data.tls.key"]);
+    let parsed = check(text, &["PC011 4:17 data.tls.key"]);
     assert!(!format!("{parsed:?}").contains("hunter2"));
 }
 
