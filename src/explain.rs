@@ -7,6 +7,7 @@
 
 mod backend;
 mod connection;
+mod policy;
 mod query;
 mod request;
 mod text;

@@ -3,7 +3,7 @@
 //! **Invariant:** equal requests give equal keys, in every worker and after every restart; what a
 //! client sends is hashed, never kept.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -97,6 +97,17 @@ impl Cookie {
         Hashed {
             key: Some(XxHash64::oneshot(0, value.as_bytes())),
             set_cookie: HeaderValue::try_from(cookie).ok(),
+        }
+    }
+}
+
+impl fmt::Display for HashPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(cookie) => write!(f, "cookie {}", cookie.name),
+            Self::SourceIp => f.write_str("source address"),
+            Self::Query(name) => write!(f, "query parameter {name}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The backend's part: rewrites, clusters, endpoints, how connections to them are secured.
 
-use super::{Explanation, Share};
+use super::{Explanation, Share, Step, policy};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
 use crate::snapshot::route::Forward;
@@ -21,28 +21,31 @@ pub(super) fn forward(
     let authority = new.unwrap_or(authority);
     let timeout =
         forward.timeout.map_or("no timeout".to_owned(), |time| format!("timeout {time:?}"));
-    tale.step("forward", format!("as {target} of {authority}, {timeout}"));
+    tale.step("forward", format!("as {target} of {authority}, {timeout}"))
+        .considered(policy::lines(snapshot, forward));
     tale.outcome.action = "forward";
     tale.outcome.path = Some(target.into_owned());
     tale.outcome.authority = Some(authority.to_owned());
     for (weight, destination) in forward.destinations.shares() {
-        cluster(tale, snapshot, destination.cluster, weight);
+        let step = cluster(tale, snapshot, destination.cluster, weight);
+        step.considered(policy::operations("request", &destination.request_headers));
+        step.considered(policy::operations("response", &destination.response_headers));
     }
 }
 
 /// One destination.
-pub(super) fn cluster(
-    tale: &mut Explanation,
+pub(super) fn cluster<'a>(
+    tale: &'a mut Explanation,
     snapshot: &Snapshot,
     id: Option<ClusterId>,
     weight: u32,
-) {
+) -> &'a mut Step {
     let cluster = id.and_then(|id| snapshot.cluster(id));
     let name = cluster.map(|cluster| cluster.name.to_string());
     tale.outcome.clusters.push(Share { cluster: name, weight });
     let Some(cluster) = cluster else {
-        tale.step("destination", format!("an unknown service, weight {weight}: 503"));
-        return;
+        let text = format!("an unknown service, weight {weight}: 503");
+        return tale.step("destination", text);
     };
     let facts = [
         format!("{:?} by {:?}", cluster.protocol, cluster.balance.strategy),
@@ -56,8 +59,11 @@ pub(super) fn cluster(
     tale.step("destination", format!("{}, weight {weight}", cluster.name))
         .by(&cluster.origin)
         .considered(facts)
+        .considered(
+            cluster.hash.as_ref().map(|hash| format!("one client, one endpoint: by {hash}")),
+        )
         .considered(outliers)
-        .considered(endpoints(&cluster.endpoints));
+        .considered(endpoints(&cluster.endpoints))
 }
 
 fn security(cluster: &Cluster) -> String {

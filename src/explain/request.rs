@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::{HeaderValue, Request};
 
-use super::{Explanation, Question, backend, place};
+use super::{Explanation, Question, backend, place, policy};
 use crate::auth::jwt::{Authenticator, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
@@ -17,7 +17,7 @@ use crate::decide::request::{
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock, Servers};
-use crate::snapshot::route::Route;
+use crate::snapshot::route::{Action, Route};
 use crate::snapshot::{Authorization, Snapshot};
 use crate::tls::identity::PeerIdentity;
 
@@ -220,7 +220,8 @@ fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_
                 Some(mismatch) => format!("{mismatch} does not match"),
                 None => "not reached".to_owned(),
             };
-            format!("{why}; {}", place(&route.origin))
+            let name = if route.name.is_empty() { "a rule" } else { &*route.name };
+            format!("{name}: {why}; {}", place(&route.origin))
         })
         .collect();
     match decision.route {
@@ -231,6 +232,11 @@ fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_
             tale.step("route", format!("{name} of {}", host.name))
                 .by(&route.origin)
                 .considered(before);
+            if let Action::Forward(forward) = &route.action
+                && let Some(fault) = &forward.fault
+            {
+                policy::fault(tale, fault);
+            }
         }
         None => {
             tale.step("route", format!("no rule of {} matches", host.name)).considered(before);
@@ -268,7 +274,10 @@ fn outcome(
             tale.outcome.status = Some(status);
         }
         Outcome::Preflight(headers) => {
-            tale.step("answer", format!("200 to a CORS preflight, with {} headers", headers.len()));
+            let lines = headers.iter().map(|(name, value)| {
+                format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
+            });
+            tale.step("answer", "200 to a CORS preflight").considered(lines);
             tale.outcome.action = "respond";
             tale.outcome.status = Some(200);
         }

@@ -1,5 +1,6 @@
 //! When a request is sent again (`VirtualService.spec.http[].retries`).
 
+use std::fmt;
 use std::time::Duration;
 
 use http::Response;
@@ -39,23 +40,26 @@ impl Causes {
         Self(self.0 | other.0)
     }
 
+    /// Their names in `retryOn`.
+    const NAMES: [(&str, Self); 13] = [
+        ("5xx", Self::FIVE_XX),
+        ("gateway-error", Self::GATEWAY_ERROR),
+        ("reset", Self::RESET),
+        ("reset-before-request", Self::RESET_BEFORE_REQUEST),
+        ("connect-failure", Self::CONNECT_FAILURE),
+        ("refused-stream", Self::REFUSED_STREAM),
+        ("retriable-4xx", Self::RETRIABLE_4XX),
+        ("envoy-ratelimited", Self::RATE_LIMITED),
+        ("cancelled", Self::CANCELLED),
+        ("deadline-exceeded", Self::DEADLINE_EXCEEDED),
+        ("resource-exhausted", Self::RESOURCE_EXHAUSTED),
+        ("internal", Self::INTERNAL),
+        ("unavailable", Self::UNAVAILABLE),
+    ];
+
     fn named(name: &str) -> Self {
-        match name {
-            "5xx" => Self::FIVE_XX,
-            "gateway-error" => Self::GATEWAY_ERROR,
-            "reset" => Self::RESET,
-            "reset-before-request" => Self::RESET_BEFORE_REQUEST,
-            "connect-failure" => Self::CONNECT_FAILURE,
-            "refused-stream" => Self::REFUSED_STREAM,
-            "retriable-4xx" => Self::RETRIABLE_4XX,
-            "envoy-ratelimited" => Self::RATE_LIMITED,
-            "cancelled" => Self::CANCELLED,
-            "deadline-exceeded" => Self::DEADLINE_EXCEEDED,
-            "resource-exhausted" => Self::RESOURCE_EXHAUSTED,
-            "internal" => Self::INTERNAL,
-            "unavailable" => Self::UNAVAILABLE,
-            _ => Self::default(),
-        }
+        let found = Self::NAMES.iter().find(|(one, _)| *one == name);
+        found.map_or_else(Self::default, |(_, cause)| *cause)
     }
 }
 
@@ -98,6 +102,27 @@ impl Default for RetryPolicy {
             base: limit::RETRY_BASE_TIME,
             avoid_previous: true,
         }
+    }
+}
+
+impl fmt::Display for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.attempts == 0 {
+            return f.write_str("no retry");
+        }
+        write!(f, "up to {} retries on", self.attempts)?;
+        for (name, _) in Causes::NAMES.iter().filter(|(_, cause)| self.causes.any(*cause)) {
+            write!(f, " {name}")?;
+        }
+        for code in &self.codes {
+            write!(f, " {code}")?;
+        }
+        if let Some(time) = self.per_try {
+            write!(f, ", {time:?} for each try")?;
+        }
+        let others =
+            if self.avoid_previous { ", at other endpoints where there are any" } else { "" };
+        write!(f, ", after waits from {:?}{others}", self.base)
     }
 }
 

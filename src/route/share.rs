@@ -1,5 +1,7 @@
 //! Shares of requests: a percentage with the precision of one in a million.
 
+use std::fmt;
+
 /// A share of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u32);
@@ -26,6 +28,12 @@ impl Share {
     /// Whether a request with this uniformly random number is meant.
     pub fn takes(self, random: u32) -> bool {
         (u64::from(random) * u64::from(WHOLE)) >> 32 < u64::from(self.0)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", f64::from(self.0) / f64::from(WHOLE / 100))
     }
 }
 
@@ -58,6 +66,7 @@ mod tests {
         assert!(Share::percent(0.0).is_none() && Share::percent(-1.0).is_none());
         assert!(Share::ALL.takes(u32::MAX) && !Share::percent(0.0).takes(0));
         assert_eq!(Share::percent(0.0001), Share(1));
+        assert_eq!(Share::percent(12.5).to_string(), "12.5 %");
     }
 
     #[test]

@@ -72,6 +72,49 @@ fn each_decision_names_what_made_it() {
 }
 
 #[test]
+fn what_a_rule_does_besides_is_told() {
+    let site = Site::new();
+    let rules = "  http:\n  - name: only\n    match: [{uri: {exact: /only}}]\n    directResponse: \
+                 {status: 204}\n  - name: rich\n    route:\n    - destination: {host: \
+                 red.shop.internal}\n      weight: 25\n      headers: {request: {set: {x-key: \
+                 hidden}, remove: [x-old]}}\n    - {destination: {host: green.shop.internal}, \
+                 weight: 75}\n    timeout: 9s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: \
+                 'gateway-error,418'}\n    mirrors: [{destination: {host: green.shop.internal}, \
+                 percentage: {value: 12.5}}]\n    fault: {delay: {fixedDelay: 4s, percentage: \
+                 {value: 0.0001}}}\n    corsPolicy: {allowOrigins: [{exact: 'https://b.com'}], \
+                 allowMethods: [PATCH]}\n";
+    site.config(
+        "all",
+        &(gateway("g", 80, "HTTP", "a.com", "")
+            + &routes("r", "istio-system/g", "a.com", rules)
+            + &service("red", "HTTP", 9)
+            + &service("green", "HTTP", 9)
+            + &policy("red", "loadBalancer: {consistentHash: {httpHeaderName: x-user}}")),
+    );
+    let seen = told(&site, &["http://a.com/x"]);
+    let text = seen["steps"].to_string();
+    for part in [
+        "only: uri does not match",
+        "0.0001 % wait 4s first",
+        "timeout 9s",
+        "up to 3 retries on gateway-error 418, 2s for each try",
+        "12.5 % are mirrored to outbound|80||green.shop.internal",
+        "allowOrigins has 1 form,",
+        "outbound|80||red.shop.internal, weight 25",
+        "one client, one endpoint: by header x-user",
+        "request headers: removes x-old, sets x-key",
+    ] {
+        assert!(text.contains(part), "{part} is not in {seen:#}");
+    }
+    assert!(!text.contains("hidden"), "{seen:#}");
+    let headers =
+        ["--header", "origin: https://b.com", "--header", "access-control-request-method: PATCH"];
+    let preflight =
+        told(&site, &[&["http://a.com/x", "--method", "OPTIONS"], &headers[..]].concat());
+    assert!(preflight["steps"].to_string().contains("access-control-allow-methods: PATCH"));
+}
+
+#[test]
 fn connections_and_refusals_are_told() {
     let site = site();
     let check =
