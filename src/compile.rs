@@ -18,6 +18,7 @@ mod destination_labels;
 mod destination_ports;
 pub mod destination_rules;
 mod endpoints;
+pub mod external;
 pub mod files;
 pub mod findings;
 pub mod gateways;
@@ -167,7 +168,9 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let passes = (&mut clusters, &mut server_tls);
     let listeners = listeners(input, reads_tokens, passes, &mut findings);
     let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
-    let authorization = authorization::authorization(set, settings, &mut findings);
+    let mut find =
+        |name: &str, told: &mut _| external::provider(name, settings, &mut clusters, told);
+    let authorization = authorization::authorization(set, settings, &mut find, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
     let originations = tls.finish();
     let snapshot = Snapshot {

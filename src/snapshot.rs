@@ -7,6 +7,7 @@
 
 pub mod cell;
 pub mod cluster;
+pub mod external;
 pub mod inbound;
 pub mod listener;
 pub mod route;
@@ -23,6 +24,7 @@ use crate::base::id::{Generation, Origin};
 use crate::route::path::Normalization;
 
 use cluster::{Cluster, ClusterId, Endpoints};
+use external::External;
 use listener::Listener;
 
 /// Everything the data path knows.
@@ -84,7 +86,23 @@ pub enum Authorization {
     /// A policy is there but is not enforced, or is broken: everything is refused.
     Refuse(Origin),
     /// Policies judge every request and connection.
-    Enforce(Arc<Policies>),
+    Enforce(Arc<Access>),
+}
+
+impl Authorization {
+    /// Whether providers are asked about some requests.
+    pub fn asks(&self) -> bool {
+        matches!(self, Self::Enforce(access) if !access.external.is_empty())
+    }
+}
+
+/// Policies in force.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// CUSTOM, by provider, in the order in which providers are asked.
+    pub external: Vec<External>,
+    /// DENY and ALLOW.
+    pub policies: Policies,
 }
 
 /// What happens to `x-forwarded-client-cert`

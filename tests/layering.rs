@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "snapshot",
             "decide",
             "net",
+            "grpc",
             "upstream",
             "telemetry",
         ],

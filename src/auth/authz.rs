@@ -53,6 +53,32 @@ impl Denial {
     pub fn whole(origin: Origin) -> Self {
         Self { details: "rbac_access_denied_matched_policy[none]".into(), origin }
     }
+
+    /// A refusal by a rule.
+    pub fn by(selected: &Selected<'_>) -> Self {
+        let Selected { policy: Policy { namespace, name, .. }, rule, origin } = selected;
+        let details = format!(
+            "rbac_access_denied_matched_policy[ns[{namespace}]-policy[{name}]-rule[{rule}]]"
+        );
+        Self { details: details.into(), origin: (*origin).clone() }
+    }
+}
+
+/// A rule that matches.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected<'a> {
+    /// Its policy.
+    pub policy: &'a Policy,
+    /// Its place among the policy's rules, from 0.
+    pub rule: usize,
+    /// Where it is written.
+    pub origin: &'a Origin,
+}
+
+/// The first rule that selects a request for something else than passing, in any reading of its path.
+pub fn select<'a>(policies: &'a [Policy], facts: &Facts<'_>) -> Option<Selected<'a>> {
+    (0..facts.readings())
+        .find_map(|reading| first(policies, &facts.reading(reading), Purpose::HoldBack))
 }
 
 /// What a rule is for, and so which way a doubt about a match goes.
@@ -76,23 +102,14 @@ impl Policies {
 
     /// Judges; the rule that allowed is given where one had to.
     pub fn judge(&self, facts: &Facts<'_>) -> Result<Option<&Origin>, Denial> {
-        let readings = facts.http.as_ref().map_or(1, |http| http.paths.len().max(1));
-        let mut allowed = None;
-        for reading in 0..readings {
-            let at = facts.reading(reading);
-            if let Some((policy, index, origin)) = first(&self.deny, &at, Purpose::HoldBack) {
-                let Policy { namespace, name, .. } = policy;
-                let details = format!(
-                    "rbac_access_denied_matched_policy[ns[{namespace}]-policy[{name}]-rule[{index}]]"
-                );
-                return Err(Denial { details: details.into(), origin: origin.clone() });
-            }
+        if let Some(selected) = select(&self.deny, facts) {
+            return Err(Denial::by(&selected));
         }
+        let mut allowed = None;
         if let Some(policy) = self.allow.first() {
-            for reading in 0..readings {
-                let at = facts.reading(reading);
-                match first(&self.allow, &at, Purpose::Pass) {
-                    Some((.., origin)) => allowed = Some(origin),
+            for reading in 0..facts.readings() {
+                match first(&self.allow, &facts.reading(reading), Purpose::Pass) {
+                    Some(selected) => allowed = Some(selected.origin),
                     None => return Err(Denial::whole(policy.origin.clone())),
                 }
             }
@@ -113,15 +130,11 @@ impl Policies {
 }
 
 /// The first rule that matches.
-fn first<'a>(
-    policies: &'a [Policy],
-    facts: &Facts<'_>,
-    purpose: Purpose,
-) -> Option<(&'a Policy, usize, &'a Origin)> {
+fn first<'a>(policies: &'a [Policy], facts: &Facts<'_>, purpose: Purpose) -> Option<Selected<'a>> {
     policies.iter().find_map(|policy| {
         let mut rules = policy.rules.iter().enumerate();
-        let (index, (_, origin)) = rules.find(|(_, (rule, _))| rule.matches(facts, purpose))?;
-        Some((policy, index, origin))
+        let (rule, (_, origin)) = rules.find(|(_, (rule, _))| rule.matches(facts, purpose))?;
+        Some(Selected { policy, rule, origin })
     })
 }
 

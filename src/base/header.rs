@@ -41,6 +41,10 @@ names! {
     X_ENVOY_RATELIMITED = "x-envoy-ratelimited";
     /// Tracing name for an operation; consumed on responses.
     X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation";
+    /// Request headers that a provider of external authorization has removed, by name.
+    X_ENVOY_AUTH_HEADERS_TO_REMOVE = "x-envoy-auth-headers-to-remove";
+    /// Whether such a provider sees the beginning of a body alone.
+    X_ENVOY_AUTH_PARTIAL_BODY = "x-envoy-auth-partial-body";
     /// `keep-alive`, hop-by-hop.
     KEEP_ALIVE = "keep-alive";
     /// `proxy-connection`, hop-by-hop.

@@ -124,6 +124,12 @@ limits! {
     CACHED_TOKENS: usize = 4_096, "4,096 tokens";
     /// Payloads of the verified tokens that a worker remembers.
     CACHED_TOKEN_BYTES: usize = 2 << 20, "2 MiB";
+    /// Answer of a provider of external authorization (Istio's default).
+    EXTERNAL_CHECK_TIME: Duration = Duration::from_mins(10), "600 s";
+    /// Body of such an answer.
+    EXTERNAL_ANSWER_BYTES: usize = 256 << 10, "256 KiB";
+    /// Most of a request's body that a provider is told.
+    EXTERNAL_BODY_BYTES: usize = 1 << 20, "1 MiB";
     /// A fetched key set.
     JWKS_BYTES: usize = 1 << 20, "1 MiB";
     /// Keys used of one key set.

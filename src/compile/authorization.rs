@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a policy that cannot be enforced as written refuses everything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::auth::authz::{self, Policies};
@@ -9,9 +10,11 @@ use crate::base::id::Origin;
 use crate::diag::catalog;
 use crate::resources::authorization_policy::Action;
 use crate::resources::{AuthorizationPolicy, Resource, ResourceSet};
-use crate::snapshot::Authorization;
+use crate::snapshot::external::External;
+use crate::snapshot::{Access, Authorization};
 
 use super::access_rules::{self, Unenforceable};
+use super::external::FindProvider;
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
 use super::settings::CompileSettings;
@@ -21,14 +24,16 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 type Policy = Resource<AuthorizationPolicy>;
 
-/// Judges all policies; a broken one, and one that would restrict, refuses.
+/// Judges all policies; a broken one refuses. `find` finds the providers of CUSTOM policies.
 pub fn authorization(
     set: &ResourceSet,
     settings: &CompileSettings,
+    find: &mut FindProvider<'_>,
     findings: &mut Findings,
 ) -> Authorization {
     let mut refusing = broken(set, "AuthorizationPolicy", settings, findings);
     let (mut deny, mut allow) = (Vec::new(), Vec::new());
+    let mut asked: BTreeMap<&str, External> = BTreeMap::new();
     for policy in &set.authorization_policies {
         match effect(policy, settings, findings) {
             Effect::None => {}
@@ -37,13 +42,28 @@ pub fn authorization(
             }
             Effect::Allow(policy) => allow.push(policy),
             Effect::Deny(policy) => deny.push(policy),
+            Effect::Ask(compiled) => {
+                let name = policy.spec.provider.as_ref().map_or("", |one| one.name.as_str());
+                let found = find(name, findings).map_err(|why| tell(policy, why, findings)).ok();
+                let new = || External { policies: Vec::new(), provider: found };
+                asked.entry(name).or_insert_with(new).policies.push(compiled);
+            }
         }
     }
     match refusing {
         Some(origin) => Authorization::Refuse(origin),
-        None if deny.is_empty() && allow.is_empty() => Authorization::Open,
-        None => Authorization::Enforce(Arc::new(Policies::new(deny, allow))),
+        None if deny.is_empty() && allow.is_empty() && asked.is_empty() => Authorization::Open,
+        None => Authorization::Enforce(Arc::new(Access {
+            external: asked.into_values().collect(),
+            policies: Policies::new(deny, allow),
+        })),
     }
+}
+
+/// Tells that a provider is none.
+fn tell(policy: &Policy, why: String, findings: &mut Findings) {
+    let finding = at(policy, "spec.provider.name", &catalog::POLICY_FAILS_CLOSED, why);
+    findings.add(finding.help("what the policy's rules match gets 403 until it is mended"));
 }
 
 /// What a policy does here.
@@ -54,6 +74,8 @@ enum Effect {
     Allow(authz::Policy),
     /// What it matches is refused.
     Deny(authz::Policy),
+    /// Its provider is asked about what it matches.
+    Ask(authz::Policy),
     /// It refuses everything.
     Refuse(Origin),
 }
@@ -79,11 +101,22 @@ fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) 
     let enforced = match spec.action {
         Action::Allow => rules(policy, settings).map(Effect::Allow),
         Action::Deny => rules(policy, settings).map(Effect::Deny),
-        Action::Custom => return Effect::Refuse(not_enforced(policy, findings)),
+        Action::Custom => rules(policy, settings).and_then(before_tokens).map(Effect::Ask),
         Action::Audit => return Effect::None,
     };
     enforced
         .unwrap_or_else(|(field, why)| Effect::Refuse(fails_closed(policy, &field, why, findings)))
+}
+
+/// Providers are asked before tokens are read: a rule that looks at tokens would never ask them.
+fn before_tokens(policy: authz::Policy) -> Result<authz::Policy, Unenforceable> {
+    match policy.rules.iter().position(|(rule, _)| rule.looks_at_tokens()) {
+        None => Ok(policy),
+        Some(index) => {
+            let why = "a provider is asked before tokens are read; use DENY or ALLOW for tokens";
+            Err((format!("spec.rules[{index}]"), why.to_owned()))
+        }
+    }
 }
 
 fn rules(policy: &Policy, settings: &CompileSettings) -> Result<authz::Policy, Unenforceable> {
@@ -136,13 +169,6 @@ fn is_silent(policy: &Policy, findings: &mut Findings) -> bool {
     }
 }
 
-fn not_enforced(policy: &Policy, findings: &mut Findings) -> Origin {
-    let message = "CUSTOM policies are not enforced yet and this one would restrict";
-    let finding = at(policy, "spec.action", &catalog::POLICY_NOT_ENFORCED, message);
-    findings.add(finding.help("every request gets 403 while the policy selects this gateway"));
-    policy.origin("spec")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +178,8 @@ mod tests {
     fn check(policies: &[&str], refusing: Option<&str>, codes: &[&str]) {
         let set = fixture::set("AuthorizationPolicy", policies);
         let mut findings = Findings::default();
-        let outcome = authorization(&set, &fixture::settings(), &mut findings);
+        let none = &mut |_: &str, _: &mut Findings| Err("no provider".to_owned());
+        let outcome = authorization(&set, &fixture::settings(), none, &mut findings);
         let name = match &outcome {
             Authorization::Open => None,
             Authorization::Refuse(origin) => Some(&*origin.resource.name),
@@ -178,7 +205,10 @@ mod tests {
             check(&[meta, spec], Some("enforced"), &[]);
         }
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
-        check(&["{name: a, namespace: edge}", custom], Some("a"), &["PC054"]);
+        check(&["{name: a, namespace: edge}", custom], Some("enforced"), &["PC052"]);
+        let user = "spec: {action: CUSTOM, provider: {name: x}, rules: [{when: [{key: \
+                    request.auth.presenter, values: [a]}]}]}";
+        check(&["{name: a, namespace: edge}", user], Some("a"), &["PC052"]);
     }
 
     #[test]
@@ -234,7 +264,7 @@ mod tests {
         check(&[&dry("false"), DENY], Some("enforced"), &[]);
         check(&[&dry("yes"), DENY], Some("enforced"), &["IST0125"]);
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
-        check(&[&dry("true"), custom], Some("a"), &["IST0125", "PC054"]);
+        check(&[&dry("true"), custom], Some("enforced"), &["IST0125", "PC052"]);
     }
 
     #[test]

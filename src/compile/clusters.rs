@@ -165,6 +165,28 @@ impl<'a> ClusterPass<'a> {
         Some(id)
     }
 
+    /// The cluster of a service for requests of our own, by its full name and port; a namespace's own
+    /// service first.
+    pub fn service(
+        &mut self,
+        namespace: Option<&str>,
+        host: &str,
+        port: u32,
+        findings: &mut Findings,
+    ) -> Result<ClusterId, String> {
+        let gateway = &self.settings.namespace;
+        let from = namespace.unwrap_or(gateway);
+        let services = self.services;
+        let service = services.find(host, from, gateway);
+        let service = service.filter(|one| namespace.is_none_or(|name| one.namespace == name));
+        let service = service.ok_or_else(|| format!("\"{host}\" is no known service"))?;
+        let port = service.ports.iter().find(|one| u32::from(one.number) == port);
+        let port = port.ok_or_else(|| format!("\"{host}\" has no such port"))?;
+        let governing = self.rules.governing(service);
+        let target = Target { service, port, governing, subset: None };
+        Ok(self.cluster(&target, Use::Http, findings))
+    }
+
     /// The sealed cluster of a service's port and subset, for `AUTO_PASSTHROUGH`.
     pub fn sealed(
         &mut self,

@@ -84,7 +84,7 @@ impl InboundPass<'_, '_> {
         });
         let origin = policy.unwrap_or_else(|| draft.origin.clone());
         let servers = Servers::Inbound(Arc::new(Inbound { origin, plain, mutual }));
-        Arc::new(Listener { address: port.listen.clone(), port: number, servers })
+        Arc::new(Listener { address: port.listen.clone(), port: number, servers, origin: None })
     }
 
     /// Terminations for HTTP and for bytes. Bytes have no application protocol: with

@@ -10,7 +10,9 @@ use crate::base::limit;
 use crate::resources::Labels;
 use crate::resources::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
 use crate::resources::gateway::TlsProtocol;
-use crate::resources::mesh_config::{ForwardClientCertDetails, MeshConfig, NormalizationType};
+use crate::resources::mesh_config::{
+    ExtensionProvider, ForwardClientCertDetails, MeshConfig, NormalizationType,
+};
 use crate::route::path::Normalization;
 use crate::route::retry::RetryPolicy;
 
@@ -85,6 +87,8 @@ pub struct CompileSettings {
     pub system_roots: Option<Roots>,
     /// `MeshConfig.tlsDefaults`.
     pub tls_defaults: TlsDefaults,
+    /// `MeshConfig.extensionProviders`, for CUSTOM policies.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// Retries of rules that say nothing of them (`MeshConfig.defaultHttpRetryPolicy`).
     pub retries: Arc<RetryPolicy>,
 }
@@ -124,6 +128,7 @@ impl Default for CompileSettings {
             edge: EdgeSettings::default(),
             system_roots: None,
             tls_defaults: TlsDefaults::default(),
+            extension_providers: Vec::new(),
             retries: Arc::default(),
         }
     }
@@ -141,6 +146,7 @@ impl CompileSettings {
         take(&mut self.root_namespace, &mesh.root_namespace);
         take(&mut self.trust_domain, &mesh.trust_domain);
         self.trust_domain_aliases.clone_from(&mesh.trust_domain_aliases);
+        self.extension_providers.clone_from(&mesh.extension_providers);
         self.auto_mtls = mesh.enable_auto_mtls.unwrap_or(self.auto_mtls);
         self.connect_timeout = mesh.connect_timeout.map_or(self.connect_timeout, |time| time.0);
         self.tcp_keepalive.clone_from(&mesh.tcp_keepalive);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::auth::authz::{Denial, Facts, Peer, PeerId};
+use crate::auth::authz::{Denial, Facts, Peer, PeerId, select};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::listener::{Chain, TcpBlock};
 use crate::snapshot::{Authorization, Snapshot};
@@ -51,7 +51,15 @@ pub fn admit(
         _ if !block.judged => Ok(()),
         Authorization::Open => Ok(()),
         Authorization::Refuse(origin) => Err(Denial::whole(origin.clone())),
-        Authorization::Enforce(policies) => policies.judge(&facts.for_policies()).map(|_| ()),
+        Authorization::Enforce(access) => {
+            let facts = facts.for_policies();
+            // Providers are asked about requests alone: what they would be asked about does not pass.
+            let asked = access.external.iter().find_map(|one| select(&one.policies, &facts));
+            match asked {
+                Some(selected) => Err(Denial::by(&selected)),
+                None => access.policies.judge(&facts).map(|_| ()),
+            }
+        }
     }
 }
 

@@ -30,6 +30,11 @@ pub enum Reject {
     Jwt(JwtFailure),
     /// An authorization policy refuses.
     Denied(Box<Denial>),
+    /// A provider that had to be asked failed: status for the client, the rule that had it asked, and how
+    /// it failed, for the log.
+    ExternalError(StatusCode, Box<Origin>, &'static str),
+    /// A body is longer than a provider is told.
+    ExternalBodyTooLong,
     /// No virtual host or route.
     RouteNotFound,
     /// The route's service is not known.
@@ -203,6 +208,21 @@ impl Reject {
                 "authorization_denied",
             )
             .blame(Policy),
+            Self::ExternalError(status, ..) => answer(
+                status.as_u16(),
+                "",
+                "UAEX",
+                "ext_authz_error",
+                "external_authorization_failed",
+            )
+            .blame(Upstream),
+            Self::ExternalBodyTooLong => answer(
+                413,
+                "Payload Too Large",
+                "-",
+                "request_payload_too_large",
+                "external_body_too_long",
+            ),
             Self::RouteNotFound => answer(404, "", "NR", "route_not_found", "route_not_found"),
             Self::ClusterNotFound => {
                 answer(503, "", "NC", "cluster_not_found", "cluster_not_found").blame(Policy)
@@ -305,6 +325,7 @@ impl Reject {
         match self {
             Self::Denied(denial) => Some(&denial.origin),
             Self::Jwt(failure) => Some(&failure.origin),
+            Self::ExternalError(_, origin, _) => Some(origin),
             _ => None,
         }
     }
@@ -315,6 +336,7 @@ impl Reject {
             Self::ConnectFailed(ConnectFailure::Tls(why) | ConnectFailure::Unusable(why), _) => {
                 Some(why)
             }
+            Self::ExternalError(.., why) => Some(why),
             _ => None,
         }
     }

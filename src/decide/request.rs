@@ -133,6 +133,11 @@ pub fn routing_head<'a>(head: RequestHead<'a>, verdict: &'a Verdict) -> RequestH
     RequestHead { token, ..head }
 }
 
+/// Whether a request for a host and port may come over this connection.
+pub(super) fn serves(listener: &Listener, block: &ServerBlock, authority: &str) -> bool {
+    serving_block(listener, block, without_port(authority)).is_some()
+}
+
 /// The block that serves a host on this connection; nothing when the request is misdirected.
 ///
 /// The connection's own block serves its hosts. For another host, the block that its SNI would have
@@ -199,15 +204,25 @@ fn authorize<'a>(
     let policies = match &snapshot.authorization {
         Authorization::Open => return Ok(None),
         Authorization::Refuse(origin) => return Err(Denial::whole(origin.clone())),
-        Authorization::Enforce(policies) => policies,
+        Authorization::Enforce(access) => &access.policies,
     };
-    let paths = if policies.look_at_paths() {
+    judged(facts, verdict, policies.look_at_paths(), |facts| policies.judge(facts))
+}
+
+/// Judges what policies look at of a request; its path in every reading, where these matter.
+pub(super) fn judged<R>(
+    facts: &RequestFacts<'_>,
+    verdict: &Verdict,
+    every_reading: bool,
+    judge: impl FnOnce(&Facts<'_>) -> R,
+) -> R {
+    let paths = if every_reading {
         readings(facts.head.path)
     } else {
         smallvec![Cow::Borrowed(facts.head.path)]
     };
     let connection = facts.connection.for_policies();
-    policies.judge(&Facts {
+    judge(&Facts {
         remote: facts.trusted.unwrap_or(connection.source),
         http: Some(HttpFacts {
             authority: facts.head.authority,

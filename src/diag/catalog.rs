@@ -106,8 +106,6 @@ codes! {
     INVALID_TOKEN_RULE = "PC051", Error, "a token rule cannot be used";
     POLICY_FAILS_CLOSED = "PC052", Error,
         "a security resource is broken and what it selects refuses";
-    POLICY_NOT_ENFORCED = "PC054", Error,
-        "an access restriction is not enforced yet and what it selects refuses";
 
     FIELD_NOT_ACTED_ON = "PC060", Warning, "the field is known and not acted on";
     KIND_NOT_ACTED_ON = "PC061", Warning, "the kind is known and has no effect on this gateway";

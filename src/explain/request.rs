@@ -6,9 +6,11 @@ use http::header::HOST;
 use http::{HeaderValue, Request};
 
 use super::{Explanation, Question, backend, place, policy};
+use crate::auth::authz::Denial;
 use crate::auth::jwt::{Authenticator, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
+use crate::decide::external::{providers, selects};
 use crate::decide::head::{Head, Sender};
 use crate::decide::reject::Reject;
 use crate::decide::request::{
@@ -83,6 +85,9 @@ pub(super) fn tell(
             format!("{} is served by {} on this connection", head.authority, decision.server.key);
         tale.step("host", text).by(&decision.server.origin);
     }
+    if asked(tale, snapshot, arrived, &facts) == Asked::Refused {
+        return;
+    }
     tokens(tale, snapshot, &facts);
     if let Outcome::Reject(reject @ Reject::Jwt(_)) = &decision.outcome {
         return refuse(tale, "token", reject);
@@ -131,6 +136,38 @@ fn request(question: &Question) -> Request<()> {
         request.headers_mut().insert(HOST, host);
     }
     request
+}
+
+/// Whether a request goes on after its providers, none of which is really asked.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Passed,
+    Refused,
+}
+
+fn asked(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_>,
+    facts: &RequestFacts<'_>,
+) -> Asked {
+    let Arrived { listener, block, .. } = arrived;
+    for external in providers(snapshot, listener, block, facts.head.authority) {
+        let Some(selected) = selects(external, facts) else { continue };
+        let Some(provider) = &external.provider else {
+            refuse(tale, "provider", &Reject::Denied(Box::new(Denial::by(&selected))));
+            return Asked::Refused;
+        };
+        let failure = if provider.fail_open {
+            "passes".to_owned()
+        } else {
+            format!("gets {}", provider.status_on_error.as_u16())
+        };
+        let text = format!("{} would be asked; from here on as if it allowed", provider.name);
+        let failing = format!("while it fails, the request {failure}");
+        tale.step("provider", text).by(selected.origin).considered([failing]);
+    }
+    Asked::Passed
 }
 
 fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>) {
@@ -184,9 +221,11 @@ fn access(
         Authorization::Refuse(origin) => {
             tale.step("access", "everything is refused").by(origin).considered(who);
         }
-        Authorization::Enforce(policies) => {
-            let all =
-                policies.iter().map(|(action, one)| format!("{action} {}", place(&one.origin)));
+        Authorization::Enforce(access) => {
+            let all = access
+                .policies
+                .iter()
+                .map(|(action, one)| format!("{action} {}", place(&one.origin)));
             let step = tale.step("access", "judged by the policies that select this gateway");
             if let Some(origin) = allowed {
                 step.by(origin);

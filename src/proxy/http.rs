@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod body;
 pub mod deadline;
+pub mod external;
 pub mod forward;
 pub mod head;
 pub mod mirror;

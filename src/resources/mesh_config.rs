@@ -4,6 +4,8 @@
 
 #![allow(missing_docs, reason = "fields are Istio's, named and documented in its API reference")]
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
@@ -30,6 +32,58 @@ pub struct MeshConfig {
     pub path_normalization: PathNormalization,
     pub access_log_encoding: AccessLogEncoding,
     pub default_config: ProxyConfig,
+    pub extension_providers: Vec<ExtensionProvider>,
+}
+
+/// `MeshConfig.extensionProviders[]`, as far as it authorizes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExtensionProvider {
+    pub name: String,
+    pub envoy_ext_authz_http: Option<ExtAuthzHttp>,
+    pub envoy_ext_authz_grpc: Option<ExtAuthzGrpc>,
+}
+
+/// `MeshConfig.extensionProviders[].envoyExtAuthzHttp`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExtAuthzHttp {
+    pub service: String,
+    pub port: u32,
+    pub timeout: Option<ProtoDuration>,
+    pub path_prefix: String,
+    pub fail_open: bool,
+    pub clear_route_cache: bool,
+    pub status_on_error: String,
+    pub include_headers_in_check: Vec<String>,
+    pub include_request_headers_in_check: Vec<String>,
+    pub include_additional_headers_in_check: BTreeMap<String, String>,
+    pub include_request_body_in_check: Option<BodyInCheck>,
+    pub headers_to_upstream_on_allow: Vec<String>,
+    pub headers_to_downstream_on_deny: Vec<String>,
+    pub headers_to_downstream_on_allow: Vec<String>,
+}
+
+/// `MeshConfig.extensionProviders[].envoyExtAuthzGrpc`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExtAuthzGrpc {
+    pub service: String,
+    pub port: u32,
+    pub timeout: Option<ProtoDuration>,
+    pub fail_open: bool,
+    pub clear_route_cache: bool,
+    pub status_on_error: String,
+    pub include_request_body_in_check: Option<BodyInCheck>,
+}
+
+/// `includeRequestBodyInCheck` of a provider.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BodyInCheck {
+    pub max_request_bytes: u32,
+    pub allow_partial_message: bool,
+    pub pack_as_bytes: bool,
 }
 
 /// `MeshConfig.tlsDefaults`.

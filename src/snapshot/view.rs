@@ -35,8 +35,11 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "authorization": match &snapshot.authorization {
             Authorization::Open => json!("open"),
             Authorization::Refuse(by) => json!({"refuse": origin(by)}),
-            Authorization::Enforce(policies) => policies
+            Authorization::Enforce(access) => access
+                .external
                 .iter()
+                .flat_map(|external| external.policies.iter().map(|policy| ("CUSTOM", policy)))
+                .chain(access.policies.iter())
                 .map(|(action, policy)| {
                     let at = origin(&policy.origin);
                     json!({"action": action, "origin": at, "rules": policy.rules.len()})

@@ -26,7 +26,7 @@ use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Reuse, compile};
 use portcullis::decide::connection::peer;
 use portcullis::resources::{ConfigFile, parse};
-use portcullis::snapshot::Authorization;
+use portcullis::snapshot::{Access, Authorization};
 use portcullis::tls::identity::PeerIdentity;
 
 use model::{Policy, Request};
@@ -35,7 +35,7 @@ const SETS: usize = 1_250;
 const REQUESTS: usize = 800;
 
 /// The engine's policies, by way of their YAML.
-fn compiled(policies: &[Policy]) -> Arc<Policies> {
+fn compiled(policies: &[Policy]) -> Arc<Access> {
     let documents = policies
         .iter()
         .enumerate()
@@ -59,7 +59,7 @@ fn compiled(policies: &[Policy]) -> Arc<Policies> {
         hash: Fingerprint::of(b""),
     };
     match compile(&input, &Reuse::default()).snapshot.authorization {
-        Authorization::Enforce(policies) => policies,
+        Authorization::Enforce(access) => access,
         other => panic!("{policies:?}: {other:?}"),
     }
 }
@@ -144,7 +144,7 @@ fn compare(seed: u64, sets: usize) -> usize {
         for view in &views {
             let expected = model::passes(&policies, view.request);
             passed += usize::from(expected);
-            let actual = view.passes(&engine);
+            let actual = view.passes(&engine.policies);
             assert_eq!(actual, expected, "{policies:#?} {:#?}", view.request);
         }
     }

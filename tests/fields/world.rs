@@ -11,6 +11,7 @@ use portcullis::compile::files::{FileStore, Wanted, wanted};
 use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Output, Reuse, compile};
 use portcullis::diag::{Code, Diagnostic, Severity, catalog};
+use portcullis::resources::mesh_config::{ExtAuthzHttp, ExtensionProvider};
 use portcullis::resources::{ConfigFile, parse};
 use portcullis::snapshot::listener::{Chain, Servers, Termination};
 use serde_json::Value;
@@ -33,7 +34,13 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
 });
 
 fn settings() -> CompileSettings {
+    let asked = ExtAuthzHttp { service: "ext.internal".into(), port: 80, ..Default::default() };
     CompileSettings {
+        extension_providers: vec![ExtensionProvider {
+            name: "ext".into(),
+            envoy_ext_authz_http: Some(asked),
+            envoy_ext_authz_grpc: None,
+        }],
         certs: "certs".into(),
         identity: "identity".into(),
         locality: "r/z/s".into(),
@@ -190,7 +197,6 @@ fn is_about_a_field(code: &Code) -> bool {
     [
         &catalog::FIELD_NOT_ACTED_ON,
         &catalog::VALUE_NOT_ACTED_ON,
-        &catalog::POLICY_NOT_ENFORCED,
         &catalog::INEFFECTIVE_POLICY,
         &catalog::SCHEMA_ERROR,
         &catalog::DEPRECATED,

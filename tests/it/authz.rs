@@ -178,7 +178,7 @@ async fn what_cannot_be_enforced_refuses_until_it_is_mended() {
     for (broken, code) in [
         (access("b", "rules: [{form: [{source: {ipBlocks: [1.1.1.1]}}]}]"), "PC052"),
         (access("b", "rules: [{from: [{source: {ipBlocks: [none]}}]}]"), "PC052"),
-        (access("b", "action: CUSTOM, provider: {name: x}, rules: [{}]"), "PC054"),
+        (access("b", "action: CUSTOM, provider: {name: x}, rules: [{}]"), "PC052"),
     ] {
         gateway.reload(|| _ = site.config("policies", &(fine.clone() + &broken)));
         let reply = http.get("http://a.com/").await;

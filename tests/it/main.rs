@@ -21,6 +21,7 @@ mod client;
 mod credentials;
 mod expectations;
 mod explain;
+mod external;
 mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;

@@ -65,6 +65,11 @@ pub struct HttpFacts<'a> {
 }
 
 impl Facts<'_> {
+    /// How many readings the path has.
+    pub(super) fn readings(&self) -> usize {
+        self.http.as_ref().map_or(1, |http| http.paths.len().max(1))
+    }
+
     /// The same facts in another reading of the path.
     pub(super) fn reading(&self, reading: usize) -> Self {
         Self { http: self.http.map(|http| HttpFacts { reading, ..http }), ..*self }

@@ -100,6 +100,14 @@ impl Rule {
         self.fields().any(|field| of_path(&field.subject))
     }
 
+    /// Whether the rule looks at what tokens say.
+    pub fn looks_at_tokens(&self) -> bool {
+        let of_token = |subject: &Subject| {
+            matches!(subject, Subject::RequestPrincipal(_) | Subject::Claim(..))
+        };
+        self.fields().any(|field| of_token(&field.subject))
+    }
+
     fn fields(&self) -> impl Iterator<Item = &Field> {
         self.from.iter().chain(&self.to).flatten().chain(&self.when)
     }

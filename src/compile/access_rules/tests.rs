@@ -32,13 +32,15 @@ fn passes(action: &str, rule: &str, change: impl FnOnce(&mut Request)) -> bool {
         ..fixture::settings()
     };
     let mut findings = Findings::default();
-    let Authorization::Enforce(policies) = authorization(&set, &settings, &mut findings) else {
+    let none = &mut |_: &str, _: &mut Findings| Err(String::new());
+    let outcome = authorization(&set, &settings, none, &mut findings);
+    let Authorization::Enforce(access) = outcome else {
         panic!("{rule}: {:?}", findings.finish());
     };
     let mut request = Request::default();
     change(&mut request);
     let verdict = request.verdict();
-    policies.judge(&request.facts(&verdict)).is_ok()
+    access.policies.judge(&request.facts(&verdict)).is_ok()
 }
 
 /// A request that tables change in a field or two.

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::body::ResponseBody;
+use super::external::{Denied, Refusal};
 use super::head::RequestValues;
 use super::service::Exchange;
 use crate::auth::jwt::challenge;
@@ -58,6 +60,37 @@ pub fn reject(
     finish(exchange, snapshot, response, Bytes::from(body.into_owned()))
 }
 
+/// Refuses a request that a provider did not let pass, in its words where it has some.
+pub fn refusal(
+    mut exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    refusal: Refusal,
+) -> Response<ResponseBody> {
+    let (denied, origin) = match refusal {
+        Refusal::Own(reason) => return reject(exchange, snapshot, &reason),
+        Refusal::Answer(denied, origin) => (denied, origin),
+    };
+    exchange.denied_by_provider(origin);
+    let Denied { status, headers, body } = *denied;
+    let mut response = Response::new(());
+    *response.headers_mut() = headers;
+    if exchange.is_grpc() {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_of(status)));
+        let message: String = percent_encode(&body, GRPC_MESSAGE_SET).collect();
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        return finish(exchange, snapshot, response, Bytes::new());
+    }
+    *response.status_mut() = status;
+    finish(exchange, snapshot, response, body)
+}
+
+/// What gRPC's `grpc-message` has to escape (gRPC over HTTP/2, `Percent-Encoded`).
+const GRPC_MESSAGE_SET: &AsciiSet = &CONTROLS.add(b'%');
+
 /// Says in the answer how to prove who one is, without the tokens that the request has in its query.
 fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
     let head = &exchange.head;
@@ -67,7 +100,7 @@ fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
         None => path,
     };
     let value = challenge(head.scheme, &head.authority, &path);
-    exchange.extra = Some(Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)])));
+    exchange.say_besides(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]));
 }
 
 /// Envoy's mapping from HTTP to gRPC.
@@ -76,14 +109,18 @@ fn grpc_status(reject: &Reject) -> u16 {
         Reject::Jwt(failure) => u16::from(failure.reason.grpc_status()),
         Reject::Fault(Abort::Grpc(status)) => *status,
         Reject::GrpcDeadline => 4,
-        _ => match reject.status().as_u16() {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502..=504 => 14,
-            _ => 2,
-        },
+        _ => grpc_of(reject.status()),
+    }
+}
+
+fn grpc_of(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }
 

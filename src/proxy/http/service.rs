@@ -16,7 +16,7 @@ use super::attempt::head_of;
 use super::body::ResponseBody;
 use super::head::{self, Plan};
 use super::upload::{Gate, RequestBody, Upload};
-use super::{HttpConnection, forward, respond};
+use super::{HttpConnection, external, forward, respond};
 use crate::base::header::{GRPC_STATUS, X_FORWARDED_FOR, X_REQUEST_ID};
 use crate::base::id::Origin;
 use crate::decide::head::Head;
@@ -153,6 +153,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Adds headers to what the answer says besides.
+    pub fn say_besides(&mut self, headers: HeaderMap) {
+        self.extra.get_or_insert_default().extend(headers);
+    }
+
     /// Notes the answer's head.
     pub fn answered<B>(&mut self, response: &Response<B>) {
         self.answered = true;
@@ -181,6 +186,16 @@ impl Exchange {
                 log.resource = Some(origin.clone());
             }
             log.upstream_transport_failure = reject.transport_failure().map(Into::into);
+        }
+    }
+
+    /// Notes that a provider refused, and the rule that had it asked.
+    pub fn denied_by_provider(&mut self, origin: Origin) {
+        self.record.flags = "UAEX";
+        self.record.reason = Some("external_authorization_denied");
+        self.record.details = "ext_authz_denied".into();
+        if let Some(log) = &mut self.record.log {
+            log.resource = Some(origin);
         }
     }
 
@@ -311,6 +326,13 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let Some(serving) = exchange.connection.serving.resolve(&snapshot) else {
         return respond::reject(exchange, &snapshot, &Reject::Misdirected);
     };
+    if snapshot.authorization.asks() {
+        // Boxed: most gateways ask nobody.
+        let asking = external::consult(&mut exchange, &snapshot, &serving);
+        if let Err(refusal) = Box::pin(asking).await {
+            return respond::refusal(exchange, &snapshot, refusal);
+        }
+    }
     let random = fastrand::u32(..);
     let Decided { outcome, delay, plan } = decided(&mut exchange, &snapshot, &serving, random);
     if let Some(delay) = delay {
@@ -361,7 +383,9 @@ fn decided<'a>(
     match (&outcome, &snapshot.authentication) {
         (Outcome::Forward(rule, _), _) => {
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
-            *extra = cors.map(Box::new);
+            if let Some(cors) = cors {
+                extra.get_or_insert_default().extend(cors);
+            }
             plan = head::prepare(snapshot, head, request, &verdict);
         }
         // Templates of the answer see what routes saw.

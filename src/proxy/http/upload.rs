@@ -4,6 +4,8 @@
 //! **Invariant:** a byte of the client's body is taken from it once, and only the latest try gets it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -43,6 +45,9 @@ pub struct Upload {
     turn: Cell<u32>,
     /// What was passed on, for another try.
     kept: RefCell<Kept>,
+    /// What was read before it is passed on.
+    early: RefCell<VecDeque<Piece>>,
+    early_bytes: Cell<usize>,
     /// Mirrors of it.
     copies: RefCell<SmallVec<[Rc<BodyCopy>; 1]>>,
 }
@@ -90,6 +95,43 @@ impl Upload {
     /// Counts gRPC messages from here on.
     pub fn count_messages(&self, meter: MessageMeter) {
         self.messages.replace(Some(Box::new(meter)));
+    }
+
+    /// Reads a frame before the body is passed on, for those that look at it first; nothing at its end.
+    pub async fn read_early(&self) -> Option<Result<(), hyper::Error>> {
+        let next = poll_fn(|cx| match self.incoming.borrow_mut().as_mut() {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx),
+            None => Poll::Ready(None),
+        });
+        let frame = match next.await? {
+            Ok(frame) => frame,
+            Err(error) => return Some(Err(error)),
+        };
+        if let Some(piece) = Piece::of(&frame) {
+            self.early_bytes.set(self.early_bytes.get() + piece.size());
+            self.early.borrow_mut().push_back(piece);
+        }
+        Some(Ok(()))
+    }
+
+    /// Whether all that is to come was read early.
+    pub fn is_read(&self) -> bool {
+        self.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// The body's length, as far as it was told.
+    pub fn told_length(&self) -> Option<u64> {
+        self.length.get()
+    }
+
+    /// Bytes read before the body is passed on.
+    pub fn early_bytes(&self) -> usize {
+        self.early_bytes.get()
+    }
+
+    /// Looks at what was read before the body is passed on.
+    pub fn each_early(&self, look: impl FnMut(&Piece)) {
+        self.early.borrow().iter().for_each(look);
     }
 
     /// Whether there is no body at all.
@@ -159,9 +201,16 @@ impl Upload {
             let rest = (!self.ended.get()).then_some(Err(BodyError::Abandoned));
             return Poll::Ready(rest);
         };
-        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
-            self.sender.replace(Some(cx.waker().clone()));
-            return Poll::Pending;
+        let early = self.early.borrow_mut().pop_front();
+        let frame = match early {
+            Some(piece) => Some(Ok(piece.frame())),
+            None => match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    self.sender.replace(Some(cx.waker().clone()));
+                    return Poll::Pending;
+                }
+            },
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -174,7 +223,8 @@ impl Upload {
             Some(Err(error)) => self.fault.set(Some(Fault::of(error))),
             None => {}
         }
-        if frame.is_none() || incoming.is_end_stream() {
+        let over = incoming.is_end_stream() && self.early.borrow().is_empty();
+        if frame.is_none() || over {
             self.ended.set(true);
             self.end.notify_waiters();
             self.copies.borrow().iter().for_each(|copy| copy.becomes(CopyState::Ended));
@@ -252,6 +302,16 @@ enum Source {
     Client { upload: Rc<Upload>, turn: u32, next: usize },
     /// What went through.
     Copy(Rc<BodyCopy>),
+    /// Bytes of our own; empty once they are handed over.
+    Own(Bytes),
+}
+
+impl RequestBody {
+    /// A body of our own.
+    pub fn own(bytes: Bytes) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { source: Source::Own(bytes), gate: None, length, stall: None }
+    }
 }
 
 impl Source {
@@ -261,6 +321,8 @@ impl Source {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Copy(copy) => copy.poll_frame(cx),
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Client { upload, turn, .. } if *turn != upload.turn.get() => {
                 Poll::Ready(Some(Err(BodyError::Abandoned)))
             }
@@ -332,6 +394,7 @@ impl Body for RequestBody {
                 upload.ended.get() && upload.recall(*next).is_none()
             }
             Source::Copy(copy) => copy.is_over(),
+            Source::Own(bytes) => bytes.is_empty(),
         }
     }
 

@@ -1,0 +1,201 @@
+//! A check by gRPC (`envoyExtAuthzGrpc`): Envoy's `Authorization/Check`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, TE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
+use prost::Message as _;
+
+use super::body::Beginning;
+use super::{Answer, Changes, Denied, Failure, How, Said, may_change};
+use crate::base::header::{GRPC_STATUS, X_ENVOY_AUTH_PARTIAL_BODY, X_REQUEST_ID};
+use crate::decide::head::Head;
+use crate::grpc::ext_authz::{
+    Address, AttributeContext, CHECK, CheckRequest, CheckResponse, DeniedHttpResponse,
+    HeaderValueOption, HttpRequest, OkHttpResponse, Peer, Request as Asked, SocketAddress,
+    Timestamp,
+};
+use crate::proxy::http::HttpConnection;
+use crate::snapshot::external::Provider;
+use crate::tls::identity::PeerIdentity;
+
+/// Bytes before each message: whether it is compressed, and its length (gRPC over HTTP/2).
+const PREFIX_BYTES: usize = 5;
+
+/// The check for a request.
+pub(super) fn check<B>(
+    provider: &Provider,
+    connection: &HttpConnection,
+    head: &Head,
+    request: &Request<B>,
+    body: Option<Beginning>,
+) -> Option<Request<Bytes>> {
+    let peer = |address: SocketAddr, principal: &str| Peer {
+        address: Some(Address {
+            socket_address: Some(SocketAddress {
+                address: address.ip().to_string(),
+                port_value: address.port().into(),
+            }),
+        }),
+        principal: principal.to_owned(),
+    };
+    let client = connection.client.identity.as_deref().map_or("", principal);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let message = CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(peer(connection.peer, client)),
+            destination: Some(peer(connection.local, "")),
+            request: Some(Asked {
+                time: Some(Timestamp {
+                    seconds: i64::try_from(since.as_secs()).ok()?,
+                    nanos: i32::try_from(since.subsec_nanos()).ok()?,
+                }),
+                http: Some(attributes(head, request, body)),
+            }),
+        }),
+    };
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.encoded_len()).ok()?);
+    message.encode(&mut framed).ok()?;
+    let mut check = Request::new(framed.freeze());
+    *check.method_mut() = Method::POST;
+    *check.uri_mut() = Uri::from_static(CHECK);
+    let headers = check.headers_mut();
+    headers.insert(HOST, provider.authority.clone());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    Some(check)
+}
+
+/// A URI of the certificate, else a DNS name, else the subject.
+fn principal(identity: &PeerIdentity) -> &str {
+    identity.uri_sans.first().or(identity.dns_sans.first()).unwrap_or(&identity.subject)
+}
+
+fn attributes<B>(head: &Head, request: &Request<B>, body: Option<Beginning>) -> HttpRequest {
+    let path = match request.uri().query() {
+        Some(query) => format!("{}?{query}", head.path),
+        None => head.path.clone(),
+    };
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut headers: HashMap<String, String> = HashMap::new();
+    for (name, value) in request.headers().iter().filter(|(name, _)| **name != HOST) {
+        let line = text(value);
+        headers
+            .entry(name.as_str().to_owned())
+            .and_modify(|all| all.extend([",", &line]))
+            .or_insert(line);
+    }
+    for (name, value) in [
+        (":method", request.method().as_str()),
+        (":path", &path),
+        (":authority", &head.authority),
+        (":scheme", head.scheme),
+    ] {
+        headers.insert(name.to_owned(), value.to_owned());
+    }
+    if let Some(body) = &body {
+        let name = X_ENVOY_AUTH_PARTIAL_BODY.as_str().to_owned();
+        headers.insert(name, body.partial.to_string());
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let (mut as_text, mut as_bytes) = (String::new(), Vec::new());
+    match body {
+        Some(body) if body.as_bytes => as_bytes = body.bytes.into(),
+        Some(body) => as_text = String::from_utf8_lossy(&body.bytes).into_owned(),
+        None => {}
+    }
+    let http2 = request.version() == Version::HTTP_2;
+    HttpRequest {
+        id: request.headers().get(X_REQUEST_ID).map(text).unwrap_or_default(),
+        method: request.method().as_str().to_owned(),
+        headers,
+        path,
+        host: head.authority.clone(),
+        scheme: head.scheme.to_owned(),
+        size: length.and_then(|length| length.parse().ok()).unwrap_or(-1),
+        protocol: if http2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
+        body: as_text,
+        raw_body: as_bytes,
+    }
+}
+
+/// What an answer says.
+pub(super) fn said((head, body, trailers): &Answer) -> Result<Said, Failure> {
+    if head.status != StatusCode::OK {
+        return Err(Failure("an answer that is not gRPC's"));
+    }
+    let status = trailers.as_ref().and_then(|trailers| trailers.get(GRPC_STATUS));
+    let status = status.or_else(|| head.headers.get(GRPC_STATUS));
+    if status.is_none_or(|status| status.as_bytes() != b"0") {
+        return Err(Failure("a call that failed"));
+    }
+    let answer = decode(body).ok_or(Failure("an answer that is no CheckResponse"))?;
+    match answer.status.map_or(0, |status| status.code) {
+        0 => Ok(Said::Allowed(allowed(answer.ok_response.unwrap_or_default()))),
+        _ => denied(answer.denied_response.unwrap_or_default()).map(Said::Denied),
+    }
+}
+
+/// The one message of an answer, not compressed.
+fn decode(body: &Bytes) -> Option<CheckResponse> {
+    let (prefix, message) = body.split_at_checked(PREFIX_BYTES)?;
+    let (compressed, length) = prefix.split_first()?;
+    let length = u32::from_be_bytes(length.try_into().ok()?);
+    let whole = *compressed == 0 && usize::try_from(length).is_ok_and(|n| n == message.len());
+    if whole { CheckResponse::decode(message).ok() } else { None }
+}
+
+fn allowed(answer: OkHttpResponse) -> Changes {
+    let mut changes = Changes::default();
+    let names = answer.headers_to_remove.iter();
+    changes.remove.extend(names.filter_map(|name| HeaderName::try_from(name.as_str()).ok()));
+    for option in answer.headers {
+        let append = option.append.is_some_and(|append| append.value);
+        let how = match option.append_action {
+            _ if append => How::Append,
+            1 => How::IfAbsent,
+            3 => How::IfPresent,
+            _ => How::Replace,
+        };
+        if let Some((name, value)) = header(option) {
+            changes.set.push((name, value, how));
+        }
+    }
+    changes.answer = collected(answer.response_headers_to_add);
+    changes
+}
+
+fn denied(answer: DeniedHttpResponse) -> Result<Denied, Failure> {
+    let status = match answer.status.map_or(0, |status| status.code) {
+        0 => StatusCode::FORBIDDEN,
+        code => u16::try_from(code)
+            .ok()
+            .filter(|code| (200..600).contains(code))
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .ok_or(Failure("a status that is none"))?,
+    };
+    Ok(Denied { status, headers: collected(answer.headers), body: answer.body.into() })
+}
+
+fn collected(options: Vec<HeaderValueOption>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in options.into_iter().filter_map(header) {
+        if may_change(&name) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// A header that can be sent; others are left out.
+fn header(option: HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
+    let header = option.header?;
+    let value =
+        if header.raw_value.is_empty() { header.value.into_bytes() } else { header.raw_value };
+    Some((HeaderName::try_from(header.key).ok()?, HeaderValue::try_from(value).ok()?))
+}
