@@ -13,7 +13,6 @@ mod workers;
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::Context as _;
 use rustls::RootCertStore;
@@ -105,10 +104,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         identity: IdentityLife::new(readiness.clone(), source),
     };
     control.first()?;
-    let control = thread::Builder::new()
-        .name("control".into())
-        .spawn(move || control.follow(files))
-        .context("the control thread cannot start")?;
+    let control = control.follow_beside(files)?;
     readiness.configured();
     readiness.serving();
     ready();

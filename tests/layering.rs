@@ -42,7 +42,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("identity", &["base", "tls", "grpc", "ca"]),
-    ("reload", &["base", "diag", "resources", "auth", "source", "identity", "compile", "snapshot"]),
+    (
+        "reload",
+        &["base", "diag", "resources", "auth", "tls", "source", "identity", "compile", "snapshot"],
+    ),
     ("admin", &["base", "diag", "snapshot", "net", "telemetry"]),
 ];
 

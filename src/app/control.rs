@@ -1,9 +1,10 @@
 //! The control thread: loads, adopts, publishes, reports; then waits for the next change.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use tokio::time::Instant;
 
 use crate::base::id::Generation;
@@ -87,8 +88,14 @@ impl Control {
         Ok(())
     }
 
+    /// Follows changes on a thread of its own.
+    pub(super) fn follow_beside(self, watch: Watch) -> anyhow::Result<JoinHandle<Workers>> {
+        let thread = thread::Builder::new().name("control".into());
+        thread.spawn(move || self.follow(watch)).context("the control thread cannot start")
+    }
+
     /// Follows changes until the watch is stopped; gives the workers back.
-    pub(super) fn follow(mut self, mut watch: Watch) -> Workers {
+    fn follow(mut self, mut watch: Watch) -> Workers {
         self.loader.heed(watch.writing());
         loop {
             while watch.include(self.loader.wanted()) {

@@ -163,7 +163,7 @@ mod tests {
         check("sockets: [{namespace: a, serviceAccount: b}]", "\"uid\" is missing");
         check(
             "sockets: [{uid: x, namespace: a, serviceAccount: b}]",
-            "w.yaml:1:12: expected a whole number",
+            "w.yaml:1:17: expected a whole number",
         );
         check("socket: []", "no field \"socket\"");
         let twice = "{uid: 1, namespace: a, serviceAccount: b}";

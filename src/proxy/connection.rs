@@ -28,6 +28,7 @@ use crate::snapshot::listener::{
     Chain, ListenAddress, Listener, ServerBlock, Servers, TcpBlock, Termination,
 };
 use crate::telemetry::downstream::{ConnectionKind, HandshakeOutcome, OpenConnection};
+use crate::telemetry::worker::WorkerMetrics;
 use crate::tls::identity::PeerIdentity;
 
 /// A socket as it was accepted.
@@ -251,16 +252,14 @@ pub(super) fn serving(connection: &Connection, block: Arc<ServerBlock>) -> Servi
 pub(super) const HELLO_WIRE_BYTES: usize =
     limit::CLIENT_HELLO_BYTES + (limit::CLIENT_HELLO_BYTES / 8);
 
-/// TLS, from its ClientHello on.
-pub(super) async fn hello<S: tcp::Raw>(
-    mut connection: Connection,
+/// The ClientHello; nothing when it is none, or does not come in time.
+async fn read_hello<S: tcp::Raw>(
+    metrics: &WorkerMetrics,
     recorded: Rewind<S>,
-) -> Option<Next<S>> {
-    let worker = connection.registered.worker.clone();
-    let metrics = &worker.telemetry.metrics;
+) -> Option<StartHandshake<Rewind<S>>> {
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), recorded);
-    let start = match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
-        Ok(Ok(start)) => start,
+    match timeout(limit::CLIENT_HELLO_TIME, &mut acceptor).await {
+        Ok(Ok(start)) => Some(start),
         Ok(Err(error)) => {
             let seen = acceptor.take_io();
             let first = seen.as_ref().and_then(|io| io.recorded().first().copied());
@@ -271,13 +270,23 @@ pub(super) async fn hello<S: tcp::Raw>(
             if let Some(seen) = seen.filter(|_| too_large) {
                 refuse(seen, DECODE_ERROR).await;
             }
-            return None;
+            None
         }
         Err(_) => {
             metrics.handshake("", HandshakeOutcome::HelloTimeout);
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// TLS, from its ClientHello on.
+pub(super) async fn hello<S: tcp::Raw>(
+    mut connection: Connection,
+    recorded: Rewind<S>,
+) -> Option<Next<S>> {
+    let worker = connection.registered.worker.clone();
+    let metrics = &worker.telemetry.metrics;
+    let start = read_hello(metrics, recorded).await?;
     connection.server_name = start.client_hello().server_name().map(Into::into);
     let listener = connection.listener.clone();
     let taken = match &listener.servers {

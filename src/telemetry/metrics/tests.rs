@@ -274,7 +274,8 @@ fn the_catalog_is_what_is_shown() {
     let upstream = worker.upstream("cart");
     upstream.overflow(0);
     upstream.ejected();
-    let _jwks = metrics.jwks("https://issuer", "");
+    let jwks = metrics.jwks("https://issuer", "");
+    jwks.failed("timeout");
     worker.handshake("443", HandshakeOutcome::Ok);
     worker.rejection("no_endpoint");
     metrics.set_certificates(vec![CertificateExpiry {
