@@ -6,8 +6,9 @@ use http::Uri;
 
 use super::request::{self, Arrived};
 use super::{Explanation, InvalidQuestion, Question, backend};
+use crate::auth::authz::Peer;
 use crate::base::host::without_port;
-use crate::decide::connection::choose;
+use crate::decide::connection::{ConnectionFacts, admit, choose, peer};
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
 use crate::snapshot::inbound::Inbound;
@@ -77,7 +78,10 @@ pub(super) fn tell(
     let written = format!("bound for port {}", listener.port);
     tale.step("listener", listener.address.to_string()).considered(mapped.then_some(written));
     match &listener.servers {
-        Servers::Tcp(block) => stream(tale, snapshot, block, "bytes pass as they come"),
+        Servers::Tcp(block) => {
+            let passed = Passed { listener, block, name: None, client: None };
+            stream(tale, snapshot, question, &passed, "bytes pass as they come");
+        }
         Servers::Http(_) if asked.tls => {
             tale.step("server", "plaintext: a TLS handshake fails here");
             tale.outcome.action = "close";
@@ -135,7 +139,10 @@ fn workload(
             tale.step("server", "mutual TLS is required: plaintext is refused");
             tale.outcome.action = "close";
         }
-        Some(Plain::Tcp(block)) => stream(tale, snapshot, block, "bytes pass as they come"),
+        Some(Plain::Tcp(block)) => {
+            let passed = Passed { listener, block, name: None, client: None };
+            stream(tale, snapshot, question, &passed, "bytes pass as they come");
+        }
         Some(Plain::Http(block, _)) => {
             tale.step("server", format!("{} serves plaintext HTTP", block.key)).by(&block.origin);
             let local = local(listener);
@@ -156,6 +163,7 @@ fn secure(
         "" => "a ClientHello without a name".to_owned(),
         name => format!("name {name}"),
     };
+    let name = Some(question.server_name.as_str()).filter(|name| !name.is_empty());
     match chain {
         None => {
             let text = format!("no server for {named}: alert unrecognized_name");
@@ -164,16 +172,13 @@ fn secure(
         }
         Some(Chain::Passthrough(block)) => {
             let how = format!("{named}: passed through undecrypted");
-            stream(tale, snapshot, block, &how);
+            stream(tale, snapshot, question, &Passed { listener, block, name, client: None }, &how);
         }
         Some(Chain::AutoPassthrough(auto)) => {
             if let Some(block) = auto.services.lookup(&question.server_name) {
-                stream(
-                    tale,
-                    snapshot,
-                    block,
-                    "the service that the name says, to the mesh's clients",
-                );
+                let how = "the service that the name says, to the mesh's clients";
+                let passed = Passed { listener, block, name, client: None };
+                stream(tale, snapshot, question, &passed, how);
             } else {
                 let text = format!("{named} is no service here: alert unrecognized_name");
                 tale.step("server", text).by(&auto.origin);
@@ -181,11 +186,14 @@ fn secure(
             }
         }
         Some(Chain::Tcp(block)) => {
-            let fine =
-                block.tls.as_ref().is_none_or(|tls| terminate(tale, question, tls).is_some());
-            if fine {
-                stream(tale, snapshot, block, &format!("{named}: decrypted"));
-            }
+            let shaken = match &block.tls {
+                Some(tls) => terminate(tale, question, tls),
+                None => Some(Shaken(None)),
+            };
+            let Some(Shaken(identity)) = shaken else { return };
+            let client = identity.as_ref().map(peer);
+            let passed = Passed { listener, block, name, client: client.as_ref() };
+            stream(tale, snapshot, question, &passed, &format!("{named}: decrypted"));
         }
         Some(Chain::Http(block)) => {
             tale.step("server", format!("{} for {named}", block.key)).by(&block.origin);
@@ -247,10 +255,33 @@ fn known_as(peer: &PeerIdentity) -> String {
 }
 
 /// A connection whose bytes are passed on.
-fn stream(tale: &mut Explanation, snapshot: &Snapshot, block: &TcpBlock, how: &str) {
+struct Passed<'a> {
+    listener: &'a Listener,
+    block: &'a TcpBlock,
+    name: Option<&'a str>,
+    client: Option<&'a Peer>,
+}
+
+fn stream(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    passed: &Passed<'_>,
+    how: &str,
+) {
+    let Passed { listener, block, name, client } = *passed;
     tale.step("server", format!("{}: {how}", block.key)).by(&block.origin);
-    tale.outcome.action = "stream";
     tale.outcome.server = Some(block.key.to_string());
+    let local = local(listener);
+    let facts = ConnectionFacts { client, source: question.source, local, server_name: name };
+    if let Err(denial) = admit(snapshot, block, &facts) {
+        let text = format!("the connection is closed: {}", denial.details);
+        tale.step("authorization", text).by(&denial.origin);
+        tale.outcome.policy = Some(denial.origin.resource.to_string());
+        tale.outcome.action = "close";
+        return;
+    }
+    tale.outcome.action = "stream";
     for (weight, id) in block.destinations.shares() {
         backend::cluster(tale, snapshot, *id, weight);
     }

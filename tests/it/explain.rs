@@ -133,6 +133,15 @@ fn connections_and_refusals_are_told() {
     check(&["https://a.com:444/"], "close", None, ("listener", "nothing listens"));
     check(&["http://a.com:443/"], "close", None, ("server", "TLS is expected"));
     check(&["tls://p.com:443"], "stream", None, ("server", "undecrypted"));
+    site.config(
+        "access",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {name: stop, namespace: istio-system}\nspec:\n  action: DENY\n  \
+         rules: [{from: [{source: {ipBlocks: [192.0.2.9]}}]}]\n",
+    );
+    check(&["tls://p.com:443"], "stream", None, ("server", "undecrypted"));
+    let denied = ("authorization", "the connection is closed");
+    check(&["tls://p.com:443", "--source-ip", "192.0.2.9"], "close", None, denied);
     let none = ("client certificate", "there is no client certificate");
     check(&["https://m.com/only"], "close", None, none);
     let foreign = ("client certificate", "UnknownIssuer");
