@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base::file::FileBytes;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
@@ -106,6 +107,27 @@ enum Parts<'a> {
     Folder(std::path::PathBuf),
 }
 
+/// A part of a credential, with its digest where that is known.
+#[derive(Clone, Copy)]
+struct Content<'a> {
+    bytes: &'a [u8],
+    digest: Option<Fingerprint>,
+}
+
+impl<'a> Content<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, digest: None }
+    }
+
+    fn of(file: &'a FileBytes) -> Self {
+        Self { bytes: file.bytes(), digest: Some(file.fingerprint()) }
+    }
+
+    fn fingerprint(self) -> Fingerprint {
+        self.digest.unwrap_or_else(|| Fingerprint::of(self.bytes))
+    }
+}
+
 impl<'a> Credentials<'a> {
     /// The Secrets of the gateway's namespace, and the files that were read.
     pub fn new(
@@ -124,14 +146,18 @@ impl<'a> Credentials<'a> {
         self.read.into_inner()
     }
 
-    fn parse(&self, chain: &[u8], key: &[u8]) -> Result<Arc<Material>, CredentialError> {
+    fn parse(
+        &self,
+        chain: Content<'_>,
+        key: Content<'_>,
+    ) -> Result<Arc<Material>, CredentialError> {
         let mut hasher = Hasher::default();
-        hasher.part(chain).part(key);
+        hasher.part(chain.fingerprint().as_bytes()).part(key.fingerprint().as_bytes());
         let fingerprint = hasher.finish();
         let known = self.read.borrow().get(&fingerprint).cloned();
         let material = match known.or_else(|| self.previous.get(&fingerprint).cloned()) {
             Some(known) => known,
-            None => Arc::new(Material::parse(chain, key)?),
+            None => Arc::new(Material::parse(chain.bytes, key.bytes)?),
         };
         self.read.borrow_mut().insert(fingerprint, material.clone());
         Ok(material)
@@ -169,8 +195,8 @@ impl<'a> Credentials<'a> {
             Some(ca) => (ca, self.part(parts, "crl")?),
             None => (self.needed(name, parts, "ca.crt")?, self.part(parts, "ca.crl")?),
         };
-        let crls = crl.map(Crls::parse).transpose()?.unwrap_or_default();
-        Ok((Roots::parse(ca)?, crls))
+        let crls = crl.map(|crl| Crls::parse(crl.bytes)).transpose()?.unwrap_or_default();
+        Ok((Roots::parse(ca.bytes)?, crls))
     }
 
     /// Chain and key from two files.
@@ -180,12 +206,12 @@ impl<'a> Credentials<'a> {
 
     /// A CA from a file.
     pub fn roots_file(&self, path: &str) -> Result<Roots, CredentialError> {
-        Ok(Roots::parse(self.file(path.as_ref())?)?)
+        Ok(Roots::parse(self.file(path.as_ref())?.bytes)?)
     }
 
     /// Revocation lists from a file.
     pub fn crl_file(&self, path: &str) -> Result<Crls, CredentialError> {
-        Ok(Crls::parse(self.file(path.as_ref())?)?)
+        Ok(Crls::parse(self.file(path.as_ref())?.bytes)?)
     }
 
     /// The mesh identity (`--identity`) if it is good at `now` (Unix seconds): it is never served
@@ -208,7 +234,7 @@ impl<'a> Credentials<'a> {
         }
         let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
         let key = self.file(&folder.join(IDENTITY_KEY))?;
-        let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?)?;
+        let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?.bytes)?;
         Ok((self.parse(cert, key)?, roots))
     }
 
@@ -235,19 +261,19 @@ impl<'a> Credentials<'a> {
         &self,
         parts: &Parts<'a>,
         key: &'static str,
-    ) -> Result<Option<&'a [u8]>, CredentialError> {
-        let bytes = match parts {
-            Parts::Secret(secret) => secret.spec.value(key),
+    ) -> Result<Option<Content<'a>>, CredentialError> {
+        let content = match parts {
+            Parts::Secret(secret) => secret.spec.value(key).map(Content::new),
             Parts::Folder(folder) => match self.files.file(&folder.join(key)) {
                 None => None,
-                Some(Ok(file)) => Some(&**file.bytes()),
+                Some(Ok(file)) => Some(Content::of(file)),
                 Some(Err(error)) => {
                     let path = folder.join(key).display().to_string();
                     return Err(CredentialError::File { path, source: error.clone() });
                 }
             },
         };
-        Ok(bytes.filter(|bytes| !bytes.is_empty()))
+        Ok(content.filter(|content| !content.bytes.is_empty()))
     }
 
     fn needed(
@@ -255,15 +281,15 @@ impl<'a> Credentials<'a> {
         name: &str,
         parts: &Parts<'a>,
         key: &'static str,
-    ) -> Result<&'a [u8], CredentialError> {
+    ) -> Result<Content<'a>, CredentialError> {
         self.part(parts, key)?
             .ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
     }
 
-    fn file(&self, path: &Path) -> Result<&'a [u8], CredentialError> {
+    fn file(&self, path: &Path) -> Result<Content<'a>, CredentialError> {
         let shown = || path.display().to_string();
         match self.files.file(path) {
-            Some(Ok(file)) => Ok(file.bytes()),
+            Some(Ok(file)) => Ok(Content::of(file)),
             Some(Err(error)) => Err(CredentialError::File { path: shown(), source: error.clone() }),
             None => {
                 Err(CredentialError::Incomplete { name: shown(), key: "content: no such file" })
@@ -275,7 +301,6 @@ impl<'a> Credentials<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::file::FileBytes;
     use crate::resources::{ConfigFile, parse};
     use crate::tls::pki::Authority;
 

@@ -4,7 +4,8 @@
 //!
 //! **Invariant:** nothing here touches a file; a path that is not in the store does not exist.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::base::file::FileBytes;
@@ -47,22 +48,22 @@ pub enum ReadError {
 
 /// The files that were read, by path as [`wanted`] gave it (with the key's name for folders).
 #[derive(Clone, Debug, Default)]
-pub struct FileStore(HashMap<PathBuf, Result<FileBytes, ReadError>>);
+pub struct FileStore(HashMap<OsString, Result<FileBytes, ReadError>>);
 
 impl FileStore {
     /// Adds a file that exists.
     pub fn insert(&mut self, path: PathBuf, content: Result<FileBytes, ReadError>) {
-        self.0.insert(path, content);
+        self.0.insert(path.into_os_string(), content);
     }
 
     /// A file; nothing when it does not exist.
     pub fn file(&self, path: &Path) -> Option<&Result<FileBytes, ReadError>> {
-        self.0.get(path)
+        self.0.get(path.as_os_str())
     }
 
     /// Every file, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &Result<FileBytes, ReadError>)> {
-        self.0.iter().map(|(path, content)| (path.as_path(), content))
+        self.0.iter().map(|(path, content)| (Path::new(path), content))
     }
 }
 
@@ -90,7 +91,8 @@ pub fn credential_name<'a>(written: &'a str, namespace: &str) -> Option<&'a str>
 
 /// Everything that compiling will look up, each once.
 pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
-    let mut list = List { settings, secrets: HashSet::new(), wanted: BTreeSet::new() };
+    let mut list =
+        List { settings, secrets: HashSet::new(), wanted: Vec::new(), listed: HashSet::new() };
     list.secrets = set
         .secrets
         .iter()
@@ -98,7 +100,7 @@ pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
         .map(|secret| &*secret.meta.name)
         .collect();
     for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT] {
-        list.wanted.insert(Wanted::File(settings.identity.join(name)));
+        list.add(settings.identity.join(name), Wanted::File);
     }
     for gateway in &set.gateways {
         for tls in gateway.spec.servers.iter().filter_map(|server| server.tls.as_ref()) {
@@ -111,13 +113,16 @@ pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
             list.policy(policy);
         }
     }
-    list.wanted.into_iter().collect()
+    list.wanted
 }
 
 struct List<'a> {
     settings: &'a CompileSettings,
     secrets: HashSet<&'a str>,
-    wanted: BTreeSet<Wanted>,
+    wanted: Vec<Wanted>,
+    /// Paths that are wanted already, as they are written: comparing part by part costs more than
+    /// reading one twice.
+    listed: HashSet<OsString>,
 }
 
 impl List<'_> {
@@ -166,14 +171,22 @@ impl List<'_> {
         let ca = with_ca.then(|| format!("{name}-cacert"));
         for name in [Some(name.to_owned()), ca].into_iter().flatten() {
             if !self.secrets.contains(name.as_str()) {
-                self.wanted.extend(folders(self.settings, &name).map(Wanted::Folder));
+                for folder in folders(self.settings, &name) {
+                    self.add(folder, Wanted::Folder);
+                }
             }
+        }
+    }
+
+    fn add(&mut self, path: PathBuf, kind: fn(PathBuf) -> Wanted) {
+        if self.listed.insert(path.clone().into_os_string()) {
+            self.wanted.push(kind(path));
         }
     }
 
     fn file(&mut self, path: &str) {
         if !path.is_empty() {
-            self.wanted.insert(Wanted::File(path.into()));
+            self.add(path.into(), Wanted::File);
         }
     }
 }
