@@ -16,6 +16,7 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::id::Generation;
 use crate::base::limit;
 use crate::compile::files::{FileStore, Wanted, wanted};
+use crate::compile::settings::Role;
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic, Location, catalog};
 use crate::identity::Feed;
@@ -189,7 +190,9 @@ impl Loader {
         let mut diagnostics = unreadable;
         let told = diagnostics.is_empty() && assembled.parsed.diagnostics.is_empty();
         if assembled.parsed.set.is_empty() && told {
-            diagnostics.extend(self.roots.first().map(|root| nothing_found(root)));
+            diagnostics.extend(
+                self.roots.first().map(|root| nothing_found(root, &self.mesh.settings.role)),
+            );
         }
         diagnostics.extend(self.mesh.diagnostics.iter().cloned());
         diagnostics.extend(assembled.parsed.diagnostics.iter().cloned());
@@ -236,8 +239,12 @@ impl Loader {
     }
 }
 
-fn nothing_found(root: &Path) -> Diagnostic {
-    let message = "there is no resource in the configuration: nothing is served";
+fn nothing_found(root: &Path, role: &Role) -> Diagnostic {
+    let so = match role {
+        Role::Gateway => "nothing is served",
+        Role::Sidecar(_) => "no policy restricts who may call",
+    };
+    let message = format!("there is no resource in the configuration: {so}");
     Diagnostic::new(&catalog::NOTHING_FOUND, message)
         .at(Location::new(root.display().to_string().into(), 1, 1))
         .help("check --config; files that end in .yaml, .yml or .json are read")

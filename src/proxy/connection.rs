@@ -106,22 +106,35 @@ impl ServingCell {
         {
             return Some(current.clone());
         }
-        let listener = find_listener(snapshot, &self.address)?.clone();
-        let block = match &listener.servers {
-            Servers::Http(block) => block.clone(),
-            Servers::Tls(chains) => match choose(chains, self.server_name.as_deref())? {
-                Chain::Http(block) => block.clone(),
-                _ => return None,
-            },
-            Servers::Inbound(inbound) => inbound.http(self.client_rule.is_some())?.clone(),
-            Servers::Tcp(_) => return None,
-        };
-        if block.key != self.key || client_rule(&block) != self.client_rule {
-            return None;
-        }
+        let (listener, block) = self.find(snapshot)?;
+        let (listener, block) = (listener.clone(), block.clone());
         let next = Rc::new(Serving { generation: snapshot.generation, listener, block });
         self.current.replace(Some(next.clone()));
         Some(next)
+    }
+
+    /// Whether a snapshot has the block still, with the same rule for clients. Where it has not, the
+    /// connection ends with what it carries.
+    pub fn is_served(&self, snapshot: &Snapshot) -> bool {
+        self.find(snapshot).is_some()
+    }
+
+    fn find<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+    ) -> Option<(&'a Arc<Listener>, &'a Arc<ServerBlock>)> {
+        let listener = find_listener(snapshot, &self.address)?;
+        let block = match &listener.servers {
+            Servers::Http(block) => block,
+            Servers::Tls(chains) => match choose(chains, self.server_name.as_deref())? {
+                Chain::Http(block) => block,
+                _ => return None,
+            },
+            Servers::Inbound(inbound) => inbound.http(self.client_rule.is_some())?,
+            Servers::Tcp(_) => return None,
+        };
+        let same = block.key == self.key && client_rule(block) == self.client_rule;
+        same.then_some((listener, block))
     }
 
     /// Lets go of a former snapshot, which an idle connection would keep alive.

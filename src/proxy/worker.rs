@@ -137,7 +137,13 @@ impl Worker {
                 live.listeners.iter().flat_map(|listener| listener.servers.tls_keys()).collect();
             self.telemetry.metrics.keep_servers(|server| servers.contains(server));
             let connections = self.connections.borrow();
-            connections.values().filter_map(|c| c.serving.upgrade()).for_each(|c| c.forget());
+            for Held { liveness, serving } in connections.values() {
+                let Some(serving) = serving.upgrade() else { continue };
+                serving.forget();
+                if !serving.is_served(live) {
+                    liveness.order(Order::Drain);
+                }
+            }
             *view = Rc::new(View(live.clone()));
         }
         view.clone()

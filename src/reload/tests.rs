@@ -174,6 +174,9 @@ fn a_policy_that_breaks_is_enforced_as_it_was_and_a_new_one_refuses() {
     assert!(!load(&mut folder, "kind: AuthorizationPolicy\nspec: ["), "a cut one, too");
     let second = policy("7").replace("name: p", "name: q");
     assert!(load(&mut folder, &second), "another one that is broken refuses");
+    assert!(!load(&mut folder, &policy("[/private]")));
+    let beside = format!("kind: [\n---\n{second}");
+    assert!(load(&mut folder, &beside), "beside a document that does not say what it is, too");
 }
 
 #[test]

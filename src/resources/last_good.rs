@@ -47,10 +47,13 @@ pub(super) fn take_over(
         taken.push(resource);
     }
     parsed.diagnostics.extend(maybe.iter().map(|(location, ids)| several(ids, location)));
+    // A document without a readable name is one of those that its file held; one with a name of its own
+    // is no other.
     let was = |broken: &Broken| {
-        let unnamed = maybe.iter().filter(|(at, _)| at.file == broken.location.file);
+        let held = maybe.iter().filter(|(at, _)| at.file == broken.location.file);
+        let mut held = held.flat_map(|(_, ids)| ids);
         parsed.last_good.contains_key(&broken.id)
-            || unnamed.flat_map(|(_, ids)| ids).any(|id| id.kind == broken.id.kind)
+            || (broken.id.name.is_empty() && held.any(|id| id.kind == broken.id.kind))
     };
     parsed.set.broken.retain(|broken| fresh.contains(&broken.id) || !was(broken));
     taken

@@ -42,6 +42,25 @@ async fn a_revoked_client_is_refused_and_a_new_list_is_taken_up() {
     assert!(gateway.metrics().contains("outcome=\"client_certificate\""));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_rule_for_clients_ends_the_connections_of_the_old_one() {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    let gateway = start(&site, "mode: MUTUAL, credentialName: a");
+    let one = site.clients.leaf(&["one"], 1);
+    for (alpn, revoked) in [("h2", 2), ("http/1.1", 3)] {
+        let trusted = tls(&site.edge, Some(&one), &[alpn]);
+        let mut http = Http::secure(&trusted, gateway.port(443), "a.com").await;
+        assert_eq!(http.get("https://a.com/").await.status, 200);
+        gateway.reload(|| site.write("certs/a/ca.crl", site.clients.revoke(&[revoked]).0));
+        let none = "portcullis_connections_active{kind=\"http\"} 0";
+        gateway.wait("it is closed", || gateway.metrics().contains(none));
+        let request = http.request("GET", "https://a.com/", &[], "");
+        assert!(http.try_send(request).await.is_err(), "{alpn}");
+    }
+}
+
 #[tokio::test]
 async fn names_and_pins_of_client_certificates_are_compared() {
     let site = Site::new();

@@ -23,7 +23,7 @@ use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use crate::decide::reject::{BadRequest, Reject};
+use crate::decide::reject::Reject;
 use crate::decide::sanitize::strip_hop_by_hop;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
@@ -96,21 +96,21 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             response.map(|incoming| ResponseBody::backend(incoming, lease, exchange, expiry))
         }
         Err(reject) => {
-            let reject = match exchange.upload.fault.get() {
-                None => reject,
-                Some(Fault::Stalled) => Reject::RequestTimeout,
-                Some(Fault::Malformed) => Reject::BadRequest(BadRequest::Body),
-                Some(Fault::Gone) => Reject::ClientGone,
-            };
+            let reject = exchange.upload.fault.get().map_or(reject, Fault::reject);
             respond::reject(exchange, work.snapshot, &reject)
         }
     }
 }
 
-/// Adds what the answer says besides.
+/// Adds what the answer says besides; of cross-origin sharing the rule alone speaks.
 fn mark(response: &mut Response<Incoming>, extra: Option<&HeaderMap>) {
+    let headers = response.headers_mut();
     for (name, value) in extra.iter().flat_map(|extra| extra.iter()) {
-        response.headers_mut().insert(name, value.clone());
+        if name.as_str().starts_with("access-control-") {
+            headers.insert(name, value.clone());
+        } else {
+            headers.append(name, value.clone());
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::body::BodyError;
 use super::tee::{BodyCopy, CopyState, Piece};
 use crate::base::limit;
+use crate::decide::reject::{BadRequest, Reject};
 use crate::telemetry::messages::MessageMeter;
 
 /// A client's body, shared by what sends it on and by the exchange it belongs to.
@@ -48,6 +49,8 @@ pub struct Upload {
     /// What was read before it is passed on.
     early: RefCell<VecDeque<Piece>>,
     early_bytes: Cell<usize>,
+    /// Reading early met the body's end.
+    read: Cell<bool>,
     /// Mirrors of it.
     copies: RefCell<SmallVec<[Rc<BodyCopy>; 1]>>,
 }
@@ -64,7 +67,17 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn of(error: &hyper::Error) -> Self {
+    /// Why a request with such a body is refused.
+    pub fn reject(self) -> Reject {
+        match self {
+            Self::Stalled => Reject::RequestTimeout,
+            Self::Malformed => Reject::BadRequest(BadRequest::Body),
+            Self::Gone => Reject::ClientGone,
+        }
+    }
+
+    /// What an error of the client's connection means.
+    pub fn of(error: &hyper::Error) -> Self {
         use io::ErrorKind::{InvalidData, InvalidInput};
         let source = std::error::Error::source(error);
         let kind = source.and_then(|inner| inner.downcast_ref::<io::Error>()).map(io::Error::kind);
@@ -103,7 +116,11 @@ impl Upload {
             Some(incoming) => Pin::new(incoming).poll_frame(cx),
             None => Poll::Ready(None),
         });
-        let frame = match next.await? {
+        let Some(frame) = next.await else {
+            self.read.set(true);
+            return None;
+        };
+        let frame = match frame {
             Ok(frame) => frame,
             Err(error) => return Some(Err(error)),
         };
@@ -116,7 +133,7 @@ impl Upload {
 
     /// Whether all that is to come was read early.
     pub fn is_read(&self) -> bool {
-        self.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
+        self.read.get() || self.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// The body's length, as far as it was told.

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use crate::base::limit;
 use crate::decide::reject::Reject;
 use crate::proxy::http::tee::Piece;
-use crate::proxy::http::upload::Upload;
+use crate::proxy::http::upload::{Fault, Upload};
 use crate::snapshot::external::BodyInCheck;
 
 /// A body as far as a provider is told it.
@@ -32,7 +32,7 @@ pub(super) async fn beginning(upload: &Upload, rule: &BodyInCheck) -> Result<Beg
     while upload.early_bytes() < enough && !upload.is_read() {
         match timeout(limit::STALL_TIME, upload.read_early()).await {
             Err(_) => return Err(Reject::RequestTimeout),
-            Ok(Some(Err(_))) => return Err(Reject::ClientGone),
+            Ok(Some(Err(error))) => return Err(Fault::of(&error).reject()),
             Ok(None) => break,
             Ok(Some(Ok(()))) if too_long(upload.early_bytes()) => {
                 return Err(Reject::ExternalBodyTooLong);
