@@ -19,7 +19,7 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 
 use crate::backend::Backend;
-use crate::client::Http;
+use crate::client::{Http, raw};
 use crate::gateway::{Gateway, Site, free_port, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
 
@@ -93,6 +93,7 @@ fn by_header(head: &request::Parts, _: &Bytes) -> Response<Body> {
         .header("x-user", "alice2")
         .header("x-internal", "secret")
         .header("x-seen", "yes")
+        .header("x-seen", "twice")
         .header("www-authenticate", "Custom")
         .header("x-envoy-auth-headers-to-remove", "x-drop, x-other")
         .body(Full::new(Bytes::from(text)).boxed())
@@ -159,6 +160,7 @@ async fn a_provider_by_http_allows_and_denies() {
         ];
         let reply = http.ask("http://a.com/private/x?q=1", &headers).await;
         assert_eq!((reply.status.as_u16(), reply.header("x-seen")), (200, "yes"));
+        assert_eq!(reply.headers.get_all("x-seen").iter().count(), 2, "each line is added");
         assert_eq!(reply.header("x-internal"), "");
         let seen = reply.json()["headers"].clone();
         assert_eq!(seen["x-user"], "alice, alice2", "{seen}");
@@ -255,6 +257,20 @@ async fn a_body_is_told_as_far_as_the_rule_says_and_reaches_the_backend_whole() 
                 assert_eq!(asked.headers["x-envoy-auth-partial-body"], "true");
             }
         }
+        let chunked = |body: &str| {
+            format!(
+                "POST /private HTTP/1.1\r\nhost: a.com\r\nx-ask: allow\r\nconnection: close\r\n\
+                 transfer-encoding: chunked\r\n\r\n{body}"
+            )
+        };
+        let whole = raw(gateway.port(80), chunked("5\r\nhello\r\n0\r\n\r\n").as_bytes()).await;
+        assert!(whole.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&whole));
+        let (asked, body) = provider.last();
+        assert_eq!(&*body, b"hello");
+        assert_eq!(asked.headers["x-envoy-auth-partial-body"], "false");
+        let malformed = raw(gateway.port(80), chunked("5\r\nhelloX\r\n").as_bytes()).await;
+        assert!(malformed.starts_with(b"HTTP/1.1 400 "));
+        gateway.wait("it is logged", || gateway.out().contains("http1.body_error"));
     }
 }
 
