@@ -196,8 +196,9 @@ async fn bytes_are_judged_too() {
             of_the_mesh(mesh, Some(&mesh.leaf(&[id], 3)), &["istio-peer-exchange", "istio"]);
         let mut stream = shake(&config, sidecar.port, "cart").await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), None);
-        stream.write_all(b"hello").await.unwrap();
-        stream.shutdown().await.unwrap();
+        // One that is refused may be closed before it has said anything.
+        let _ = stream.write_all(b"hello").await;
+        let _ = stream.shutdown().await;
         let mut said = String::new();
         let _ = timeout(PATIENCE, stream.read_to_string(&mut said)).await.unwrap();
         assert_eq!(said, answer, "{id}");
