@@ -1,6 +1,6 @@
 //! Which VirtualServices are bound to a server, and under which names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::base::host::HostPattern;
@@ -40,9 +40,8 @@ pub fn bindings<'a>(
     settings: &CompileSettings,
     findings: &mut Findings,
 ) -> Bindings<'a> {
-    let known = |namespace: &str, name: &str| {
-        set.gateways.iter().any(|g| *g.id.namespace == *namespace && *g.id.name == *name)
-    };
+    let known: HashSet<(&str, &str)> =
+        set.gateways.iter().map(|gateway| (&*gateway.id.namespace, &*gateway.id.name)).collect();
     let mut out: Bindings<'a> = HashMap::new();
     let mut sorted: Vec<_> = set.virtual_services.iter().collect();
     sorted.sort_by_key(|resource| {
@@ -67,7 +66,7 @@ pub fn bindings<'a>(
                 continue;
             }
             let (namespace, name) = reference(written, own);
-            if !known(namespace, name) {
+            if !known.contains(&(namespace, name)) {
                 let field = format!("spec.gateways[{index}]");
                 let message = format!("Gateway \"{namespace}/{name}\" does not exist");
                 findings.add(
