@@ -81,6 +81,7 @@ pub struct Liveness {
     blocked_since: AtomicU32,
     unread_responses: AtomicU32,
     response_progress: AtomicU32,
+    asked: AtomicBool,
     switched: AtomicBool,
     waker: AtomicWaker,
 }
@@ -99,6 +100,7 @@ impl Liveness {
             blocked_since: AtomicU32::new(0),
             unread_responses: AtomicU32::new(0),
             response_progress: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
             switched: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
@@ -152,6 +154,23 @@ impl Liveness {
     pub fn response_taken(&self) {
         self.unread_responses.store(self.unread_responses.load(Relaxed).saturating_sub(1), Relaxed);
         self.response_progress.store(self.ticks.now(), Relaxed);
+    }
+
+    /// The client asks for another protocol (RFC 9110 section 7.8): what it sends next is held back
+    /// until that is answered.
+    pub fn ask(&self) {
+        self.asked.store(true, Relaxed);
+    }
+
+    /// What was asked for is answered; wakes the connection, as it may hold bytes.
+    pub fn answer(&self) {
+        self.asked.store(false, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Whether the client waits to hear which protocol it may speak.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Relaxed)
     }
 
     /// The client asked for another protocol and gets it: what it sends is HTTP/1.1 no more.

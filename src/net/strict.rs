@@ -6,7 +6,11 @@
 //! trailers are looked at as they come; a line that is refused loses its LF, so that the parser
 //! answers 400 in its place.
 //!
-//! **Invariant:** bytes of bodies, and of a connection that was switched, are never touched.
+//! What follows a message that asks for another protocol is held back until it is answered: after a
+//! `101` it passes as it is, after anything else it is judged as the next message.
+//!
+//! **Invariant:** bytes of bodies, and of a connection that was switched, are never touched; no byte
+//! reaches the parser unjudged before that.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -54,6 +58,8 @@ struct Framing {
     /// The beginning of a line whose end has not come, and the last byte of it that has.
     line: Vec<u8>,
     last: u8,
+    /// The message at hand asks for another protocol and is not answered.
+    asked: bool,
     /// A line was refused: nothing that follows means anything.
     refused: bool,
 }
@@ -61,12 +67,17 @@ struct Framing {
 impl Framing {
     fn new() -> Self {
         let (place, length, line) = (Place::Start, Length::Absent, Vec::new());
-        Self { place, length, line, last: 0, refused: false }
+        Self { place, length, line, last: 0, asked: false, refused: false }
     }
 
-    /// Looks at the next bytes, and spoils the end of a line that is refused.
-    fn judge(&mut self, mut bytes: &mut [u8]) {
+    /// Looks at the next bytes, and spoils the end of a line that is refused; how many may pass. The
+    /// others follow a message that has to be answered first.
+    fn judge(&mut self, mut bytes: &mut [u8]) -> usize {
+        let all = bytes.len();
         while !bytes.is_empty() && !self.refused {
+            if self.waits() {
+                return all - bytes.len();
+            }
             let taken = match &mut self.place {
                 Place::Body(left) | Place::Chunk(left) => {
                     let taken = usize::try_from(*left).map_or(bytes.len(), |l| l.min(bytes.len()));
@@ -82,6 +93,12 @@ impl Framing {
             };
             bytes = bytes.get_mut(taken..).unwrap_or_default();
         }
+        all
+    }
+
+    /// Whether what comes next depends on an answer.
+    fn waits(&self) -> bool {
+        self.asked && self.place == Place::Start
     }
 
     /// Takes bytes up to the end of the line; how many.
@@ -145,6 +162,7 @@ impl Framing {
 
     /// A header line: at most one may say where the body ends.
     fn field(&mut self, line: &[u8]) -> Option<Place> {
+        self.asked |= value_of(line, b"upgrade:").is_some();
         let length = if let Some(value) = value_of(line, b"content-length:") {
             Length::Bytes(decimal(value)?)
         } else if value_of(line, b"transfer-encoding:").is_some() {
@@ -178,18 +196,53 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     (digits < LINE_BYTES / 2).then(|| u64::from_str_radix(size, 16).ok()).flatten()
 }
 
+/// Judges bytes as far as the connection's state wants it; how many may pass.
+fn judge(liveness: &Liveness, framing: &mut Framing, bytes: &mut [u8]) -> io::Result<usize> {
+    if liveness.is_switched() {
+        return Ok(bytes.len());
+    }
+    if framing.refused {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    framing.asked = liveness.is_asked();
+    let passed = framing.judge(bytes);
+    if framing.asked {
+        liveness.ask();
+    }
+    Ok(passed)
+}
+
 /// An HTTP/1.1 client's stream.
 #[derive(Debug)]
 pub struct Strict<S> {
     stream: S,
     liveness: Arc<Liveness>,
     framing: Framing,
+    /// What was read and waits for an answer; less than one read of the parser's.
+    held: Vec<u8>,
 }
 
 impl<S> Strict<S> {
     /// Judges a stream from its beginning, until its connection is switched.
     pub fn new(stream: S, liveness: Arc<Liveness>) -> Self {
-        Self { stream, liveness, framing: Framing::new() }
+        Self { stream, liveness, framing: Framing::new(), held: Vec::new() }
+    }
+
+    /// Passes on of what is held as much as may pass; nothing while an answer is awaited, which wakes
+    /// the connection.
+    fn pass_held(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let count = self.held.len().min(buf.remaining());
+        let next = self.held.get_mut(..count).unwrap_or_default();
+        let passed = judge(&self.liveness, &mut self.framing, next)?;
+        if passed == 0 {
+            return Poll::Pending;
+        }
+        buf.put_slice(next.get(..passed).unwrap_or_default());
+        self.held.drain(..passed);
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -199,13 +252,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.held.is_empty() {
+            return this.pass_held(buf);
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if !self.liveness.is_switched() {
-            if self.framing.refused {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let new = buf.filled_mut().get_mut(before..).unwrap_or_default();
+        let passed = judge(&this.liveness, &mut this.framing, new)?;
+        if passed < new.len() {
+            this.held.extend_from_slice(new.get(passed..).unwrap_or_default());
+            buf.set_filled(before + passed);
+            if passed == 0 {
+                return Poll::Pending;
             }
-            self.framing.judge(buf.filled_mut().get_mut(before..).unwrap_or_default());
         }
         Poll::Ready(Ok(()))
     }
@@ -243,15 +303,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
+    use crate::net::liveness::Ticks;
 
     /// What is left of `bytes` that come in pieces of `size`.
     fn judged(bytes: &[u8], size: usize) -> (Vec<u8>, Framing) {
         let mut framing = Framing::new();
         let mut all = bytes.to_vec();
-        all.chunks_mut(size).for_each(|piece| framing.judge(piece));
+        all.chunks_mut(size).for_each(|piece| assert_eq!(framing.judge(piece), piece.len()));
         (all, framing)
     }
 
@@ -318,6 +381,50 @@ mod tests {
         check(&format!("{chunked}{}1\r\n", "0".repeat(80)), Some("01\r"));
         check(&format!("{chunked}0\r\na: b\nc: d\r\n\r\n"), Some("a: b"));
         check(&format!("{chunked}0\r\n\r\nGET / HTTP/1.1\n\r\n"), Some("GET / HTTP/1.1"));
+    }
+
+    /// A client that sends `head` and `rest` by pieces of `size` and hears the answer after it: what
+    /// passes before and after that.
+    fn check_held(head: &str, rest: &[u8], size: usize, switched: bool) -> (Vec<u8>, Vec<u8>) {
+        let liveness = Liveness::new(Ticks::default());
+        let sent = [head.as_bytes(), rest].concat();
+        let mut strict = Strict::new(sent.as_slice(), liveness.clone());
+        let mut passed = [Vec::new(), Vec::new()];
+        for passed in &mut passed {
+            let mut piece = vec![0; size];
+            while let Some(Ok(count @ 1..)) = strict.read(&mut piece).now_or_never() {
+                passed.extend_from_slice(&piece[..count]);
+            }
+            if switched {
+                liveness.switch();
+            }
+            liveness.answer();
+        }
+        passed.into()
+    }
+
+    #[test]
+    fn what_follows_a_wish_for_another_protocol_waits_for_the_answer() {
+        let fields = "connection: upgrade\r\nUPGRADE: websocket\r\n";
+        let plain = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+        let sized = format!("PUT / HTTP/1.1\r\n{fields}content-length: 2\r\n\r\n\n\n");
+        let chunked = "transfer-encoding: chunked\r\n\r\n1\r\n\n\r\n0\r\n\r\n";
+        let chunked = format!("PUT / HTTP/1.1\r\n{fields}{chunked}");
+        for head in [plain, sized, chunked] {
+            for size in 1..200 {
+                let (before, after) = check_held(&head, b"\x81\x03a\nb\r\n\n", size, true);
+                assert_eq!(before, head.as_bytes(), "by {size}");
+                assert_eq!(after, b"\x81\x03a\nb\r\n\n", "by {size}");
+                let next = b"GET / HTTP/1.1\r\nx: y\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+                let (before, after) = check_held(&head, next, size, false);
+                assert_eq!(before, head.as_bytes(), "by {size}");
+                assert_eq!(after, next, "by {size}");
+                let (before, after) = check_held(&head, b"GET / HTTP/1.1\nx", size, false);
+                assert_eq!(before, head.as_bytes(), "by {size}");
+                assert!(b"GET / HTTP/1.1\0x".starts_with(&after), "by {size}: {after:?}");
+                assert!(after.contains(&0), "by {size}");
+            }
+        }
     }
 
     fn message() -> impl Strategy<Value = Vec<u8>> {

@@ -14,6 +14,7 @@ pub mod upgrade;
 pub mod upload;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -141,8 +142,8 @@ where
 {
     connection.open.becomes(ConnectionKind::Http);
     let mut stream = Rewind::record(stream, limit::HTTP1_HEAD_BYTES);
-    let http2 = version(&mut stream, http2).await?;
     let liveness = connection.registered.liveness.clone();
+    let http2 = version(&mut stream, http2, &liveness).await?;
     let peer_ip = HeaderValue::try_from(connection.peer.ip().to_string());
     let Connection { registered, open, listener, peer, local, server_name, .. } = connection;
     let inbound = matches!(listener.servers, Servers::Inbound(_));
@@ -183,8 +184,13 @@ where
     }
 }
 
-/// Whether HTTP/2 is spoken: by ALPN, or by the client's first bytes.
-async fn version<S>(stream: &mut Rewind<S>, agreed: Option<bool>) -> Option<bool>
+/// Whether HTTP/2 is spoken: by ALPN, or by the client's first bytes. A client that is asked to end
+/// before it sent them has no request that could be lost.
+async fn version<S>(
+    stream: &mut Rewind<S>,
+    agreed: Option<bool>,
+    liveness: &Liveness,
+) -> Option<bool>
 where
     S: AsyncRead + Unpin,
 {
@@ -194,7 +200,16 @@ where
     }
     let differs = |seen: &[u8]| !PREFACE.starts_with(seen);
     let peek = stream.peek(PREFACE.len(), differs);
-    let seen = timeout(limit::REQUEST_HEAD_TIME, peek).await.ok()?.ok()?;
+    let ordered = poll_fn(|cx| match liveness.watch(cx.waker()) {
+        Order::Drain | Order::Cut => Poll::Ready(()),
+        Order::Serve => Poll::Pending,
+    });
+    let seen = tokio::select! {
+        // What has come already is served.
+        biased;
+        seen = timeout(limit::REQUEST_HEAD_TIME, peek) => seen.ok()?.ok()?,
+        () = ordered => return None,
+    };
     let http2 = seen.starts_with(PREFACE);
     let empty = seen.is_empty();
     stream.replay();
@@ -240,7 +255,7 @@ async fn supervise<C>(
 {
     let mut drained = false;
     let mut ended = false;
-    std::future::poll_fn(move |cx: &mut Context<'_>| {
+    poll_fn(move |cx: &mut Context<'_>| {
         match liveness.watch(cx.waker()) {
             Order::Cut => return Poll::Ready(()),
             Order::Drain if !drained => {
@@ -269,25 +284,51 @@ async fn supervise<C>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncWriteExt as _, duplex};
     use tokio::time::Instant;
 
     use super::*;
+    use crate::net::liveness::Ticks;
 
-    /// What a client that sends this and then waits is taken for, and after how many seconds.
-    async fn check(sent: &str, expected: (Option<bool>, u64)) {
+    /// What a client that sends this and then waits is taken for, and after how many seconds; the
+    /// worker gives the order after one.
+    async fn check(sent: &str, order: Order, expected: (Option<bool>, u64)) {
         let (mut client, server) = duplex(64);
         client.write_all(sent.as_bytes()).await.unwrap();
         let start = Instant::now();
-        let spoken = version(&mut Rewind::record(server, 64), None).await;
-        assert_eq!((spoken, start.elapsed().as_secs()), expected, "{sent:?}");
+        let liveness = Liveness::new(Ticks::default());
+        let mut stream = Rewind::record(server, 64);
+        let told = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            liveness.order(order);
+            std::future::pending::<()>().await;
+        };
+        let spoken = tokio::select! {
+            spoken = version(&mut stream, None, &liveness) => spoken,
+            () = told => None,
+        };
+        assert_eq!((spoken, start.elapsed().as_secs()), expected, "{sent:?} {order:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn first_bytes_tell_the_version_or_the_connection_ends() {
-        check("G", (Some(false), 0)).await;
-        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (Some(true), 0)).await;
-        check("PRI * HTTP/2", (None, limit::REQUEST_HEAD_TIME.as_secs())).await;
-        check("", (None, limit::REQUEST_HEAD_TIME.as_secs())).await;
+        let most = limit::REQUEST_HEAD_TIME.as_secs();
+        check("G", Order::Serve, (Some(false), 0)).await;
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Order::Serve, (Some(true), 0)).await;
+        check("PRI * HTTP/2", Order::Serve, (None, most)).await;
+        check("", Order::Serve, (None, most)).await;
+        check("", Order::Drain, (None, 1)).await;
+        check("PRI", Order::Cut, (None, 1)).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_come_is_served_though_its_worker_drains() {
+        let (mut client, server) = duplex(64);
+        client.write_all(b"GET").await.unwrap();
+        let liveness = Liveness::new(Ticks::default());
+        liveness.order(Order::Drain);
+        assert_eq!(version(&mut Rewind::record(server, 64), None, &liveness).await, Some(false));
     }
 }

@@ -55,6 +55,21 @@ async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_said_a_word_does_not_hold_the_end_back() {
+    let (_site, _echo, gateway) = start(&[]).await;
+    let mut silent = connect(gateway.port(80)).await;
+    let one = "portcullis_connections_active{kind=\"http\"} 1";
+    gateway.wait("it is accepted", || gateway.metrics().contains(one));
+    let asked = Instant::now();
+    gateway.signal("-TERM");
+    assert!(gateway.ended().success());
+    // A head may take 10 s.
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(!gateway.err().contains("cut"), "{}", gateway.err());
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_reader_of_the_access_log_that_stopped_reading_does_not_hold_the_end_back() {
     let site = Site::new();
     site.config(

@@ -1,14 +1,22 @@
 //! What a client may not send: refused with a reason, and never passed on.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::client::{connect, raw};
-use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
 
 /// A plaintext server for `a.com` before an echoing backend.
 async fn start() -> (Site, Backend, Gateway) {
     let backend = Backend::http1().await;
+    let (site, gateway) = before(backend.port);
+    (site, backend, gateway)
+}
+
+/// The same before a backend on this port.
+fn before(port: u16) -> (Site, Gateway) {
     let site = Site::new();
     site.certificate("a", &["a.com"]);
     site.config(
@@ -16,10 +24,10 @@ async fn start() -> (Site, Backend, Gateway) {
         &(gateway("plain", 80, "HTTP", "'*'", "")
             + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
             + &routes("r", "istio-system/plain", "a.com", &to("echo"))
-            + &service("echo", "HTTP", backend.port)),
+            + &service("echo", "HTTP", port)),
     );
-    let gateway = site.start(&[80, 443]);
-    (site, backend, gateway)
+    let gateway = site.start_with(&[80, 443], &["--workers", "1"]);
+    (site, gateway)
 }
 
 const NEXT: &str = "GET /next HTTP/1.1\r\nhost: a.com\r\n\r\n";
@@ -96,6 +104,100 @@ async fn a_client_that_leaves_within_its_body_is_logged_as_gone() {
     gateway.wait("the log tells", || {
         gateway.out().matches(" 0 DC downstream_remote_disconnect").count() == 2
     });
+}
+
+const UPGRADE: &str =
+    "GET /up HTTP/1.1\r\nhost: a.com\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// Reads a head and nothing after it.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+async fn exactly(stream: &mut TcpStream, expected: &[u8]) {
+    let mut seen = vec![0; expected.len()];
+    timeout(PATIENCE, stream.read_exact(&mut seen)).await.unwrap().unwrap();
+    assert!(seen == expected, "{} is not {}", seen.escape_ascii(), expected.escape_ascii());
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut seen = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut seen)).await.unwrap().unwrap();
+    seen
+}
+
+#[tokio::test]
+async fn bytes_that_come_before_the_protocol_is_switched_reach_the_backend_as_they_are() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_site, gateway) = before(listener.local_addr().unwrap().port());
+    let long: Vec<u8> = (0..30_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    for early in [b"\x81\x03a\nb", &b"\n\n"[..], b"GET / HTTP/1.1\nx: y\n\n", &long] {
+        for together in [true, false] {
+            let mut client = connect(gateway.port(80)).await;
+            let first = if together { early } else { b"" };
+            client.write_all(&[UPGRADE.as_bytes(), first].concat()).await.unwrap();
+            let (mut backend, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+            assert!(head(&mut backend).await.contains("upgrade: websocket"));
+            if !together {
+                client.write_all(early).await.unwrap();
+            }
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                          upgrade: websocket\r\n\r\n";
+            backend.write_all(switch.as_bytes()).await.unwrap();
+            exactly(&mut backend, early).await;
+            assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+            client.write_all(b"\nlater\n").await.unwrap();
+            exactly(&mut backend, b"\nlater\n").await;
+            backend.write_all(b"\nback").await.unwrap();
+            exactly(&mut client, b"\nback").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_come_before_an_upgrade_is_refused_are_judged() {
+    const REFUSAL: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_site, gateway) = before(listener.local_addr().unwrap().port());
+    let mut client = connect(gateway.port(80)).await;
+    client.write_all(format!("{UPGRADE}{NEXT}{UPGRADE}GET /last").as_bytes()).await.unwrap();
+    let (mut backend, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    for path in ["/up", "/next", "/up"] {
+        assert!(head(&mut backend).await.starts_with(&format!("GET {path} ")));
+        backend.write_all(REFUSAL).await.unwrap();
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+        exactly(&mut client, b"no").await;
+    }
+    client.write_all(b" HTTP/1.1\nhost: a.com\r\n\r\n").await.unwrap();
+    assert!(rest(&mut client).await.starts_with("HTTP/1.1 400 "));
+
+    for early in ["\u{1}\u{3}a\nb", "GET /next HTTP/1.1\nhost: a.com\n\n"] {
+        let mut client = connect(gateway.port(80)).await;
+        client.write_all(format!("{UPGRADE}{early}").as_bytes()).await.unwrap();
+        // The connection of the first client is idle and used again.
+        assert!(head(&mut backend).await.starts_with("GET /up "));
+        backend.write_all(REFUSAL).await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("noHTTP/1.1 400 "), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
+    }
+    // One that the gateway itself answers, and one that it does not understand.
+    let elsewhere = UPGRADE.replace("a.com", "b.com");
+    let answer = raw(gateway.port(80), format!("{elsewhere}GET / HTTP/1.1\n\n").as_bytes()).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("HTTP/1.1 400 "), "{answer}");
+    let other = UPGRADE.replace("websocket", "tls");
+    let answer = raw(gateway.port(80), format!("{other}{NEXT}").as_bytes()).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    drop(gateway);
+    assert_eq!(rest(&mut backend).await, "");
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::HeaderMap;
+use futures_util::FutureExt as _;
+use http::header::{HeaderMap, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
@@ -315,7 +316,14 @@ pub fn serve(
     connection: Rc<HttpConnection>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> {
-    phases(Exchange::begin(connection, request))
+    let liveness = &connection.registered.liveness;
+    let asks = liveness.is_asked() && request.headers().contains_key(UPGRADE);
+    let asked = asks.then(|| liveness.clone());
+    phases(Exchange::begin(connection, request)).inspect(move |_| {
+        if let Some(liveness) = asked {
+            liveness.answer();
+        }
+    })
 }
 
 async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
