@@ -7,7 +7,9 @@
 //! **Invariant:** nothing here blocks, parses YAML or reads files.
 
 pub mod connection;
+mod hello;
 pub mod http;
 pub mod inbound;
+pub mod serving;
 pub mod tcp;
 pub mod worker;

@@ -3,10 +3,12 @@
 pub mod attempt;
 pub mod body;
 pub mod deadline;
+pub mod exchange;
 pub mod external;
 pub mod forward;
 pub mod head;
 pub mod mirror;
+pub mod request_body;
 pub mod respond;
 pub mod service;
 pub mod tee;
@@ -32,7 +34,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use self::body::ResponseBody;
-use super::connection::{Connection, ServingCell};
+use super::connection::Connection;
+use super::serving::ServingCell;
 use super::worker::Registered;
 use crate::auth::authz::Peer;
 use crate::base::limit;

@@ -2,7 +2,9 @@
 
 use tokio::time::timeout;
 
-use super::connection::{Connection, HELLO_WIRE_BYTES, Next, hello, serving};
+use super::connection::{Connection, Next};
+use super::hello::{HELLO_WIRE_BYTES, hello};
+use super::serving::serving;
 use super::tcp;
 use crate::base::limit;
 use crate::decide::inbound::{self, Opening, Plain};

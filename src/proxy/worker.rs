@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::{self, Accepted, ServingCell};
-use super::http::upload::RequestBody;
+use super::connection::{self, Accepted};
+use super::http::request_body::RequestBody;
+use super::serving::ServingCell;
 use crate::auth::jwt::TokenCache;
 use crate::base::limit;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};

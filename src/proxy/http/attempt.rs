@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
-use super::service::Exchange;
-use super::upload::RequestBody;
+use super::exchange::Exchange;
+use super::request_body::RequestBody;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};

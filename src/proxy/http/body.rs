@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::service::Exchange;
-use super::upload::{RequestBody, Upload};
+use super::exchange::Exchange;
+use super::request_body::RequestBody;
+use super::upload::Upload;
 use crate::decide::reject::Reject;
 use crate::upstream::pool::lease::Lease;
 

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use super::attempt::head_of;
 use super::body::{Expiry, ResponseBody};
+use super::exchange::Exchange;
 use super::head::{Plan, RequestValues};
-use super::service::Exchange;
-use super::upload::{Fault, Gate};
+use super::request_body::Gate;
+use super::upload::Fault;
 use super::{attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{

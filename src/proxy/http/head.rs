@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Request, Version};
 use uuid::Uuid;
 
 use super::HttpConnection;
-use super::service::Exchange;
+use super::exchange::Exchange;
 use crate::auth::jwt::Verdict;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::decide::head::Head;

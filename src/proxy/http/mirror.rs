@@ -15,9 +15,9 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::attempt::head_of;
+use super::exchange::Exchange;
 use super::forward::{Work, address};
-use super::service::Exchange;
-use super::upload::RequestBody;
+use super::request_body::RequestBody;
 use crate::base::host::without_port;
 use crate::base::limit;
 use crate::proxy::worker::Worker;

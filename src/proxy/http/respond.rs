@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::body::ResponseBody;
+use super::exchange::Exchange;
 use super::external::{Denied, Refusal};
 use super::head::RequestValues;
-use super::service::Exchange;
 use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::decide::reject::Reject;

@@ -7,8 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
 use super::body::ResponseBody;
-use super::service::Exchange;
-use super::upload::RequestBody;
+use super::exchange::Exchange;
+use super::request_body::RequestBody;
 use crate::base::limit;
 use crate::net::copy::{self, Moved};
 use crate::net::liveness::Order;

@@ -1,5 +1,4 @@
-//! Bodies of requests on their way to backends: counted, kept for another try as far as that is
-//! allowed, copied to mirrors, with a deadline on a client that stalls.
+//! Clients' bodies: counted, kept for another try as far as that is allowed, copied to mirrors.
 //!
 //! **Invariant:** a byte of the client's body is taken from it once, and only the latest try gets it.
 
@@ -9,19 +8,16 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::BodyError;
+use super::request_body::RequestBody;
 use super::tee::{BodyCopy, CopyState, Piece};
 use crate::base::limit;
 use crate::decide::reject::{BadRequest, Reject};
@@ -35,7 +31,7 @@ pub struct Upload {
     pub bytes: Cell<u64>,
     /// What went wrong with it.
     pub fault: Cell<Option<Fault>>,
-    ended: Cell<bool>,
+    pub(super) ended: Cell<bool>,
     /// Counts its gRPC messages.
     messages: RefCell<Option<Box<MessageMeter>>>,
     /// Its length, when the client told it.
@@ -43,7 +39,7 @@ pub struct Upload {
     sender: RefCell<Option<Waker>>,
     end: Notify,
     /// Which try sends it on; earlier ones get nothing more.
-    turn: Cell<u32>,
+    pub(super) turn: Cell<u32>,
     /// What was passed on, for another try.
     kept: RefCell<Kept>,
     /// What was read before it is passed on.
@@ -172,8 +168,7 @@ impl Upload {
     /// The body from its beginning, for another try; the tries before get nothing more.
     pub fn again(self: &Rc<Self>) -> RequestBody {
         self.turn.set(self.turn.get() + 1);
-        let source = Source::Client { upload: self.clone(), turn: self.turn.get(), next: 0 };
-        RequestBody { source, gate: None, length: self.length.get(), stall: None }
+        RequestBody::of_client(self.clone(), self.turn.get(), self.length.get())
     }
 
     /// A copy of the body for a mirror.
@@ -184,12 +179,7 @@ impl Upload {
         } else {
             self.copies.borrow_mut().push(copy.clone());
         }
-        RequestBody {
-            source: Source::Copy(copy),
-            gate: None,
-            length: self.length.get(),
-            stall: None,
-        }
+        RequestBody::of_copy(copy, self.length.get())
     }
 
     /// Whether all of it came.
@@ -212,7 +202,11 @@ impl Upload {
         }
     }
 
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// The next frame, counted and kept as far as that is wanted.
+    pub(super) fn poll_frame(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut slot = self.incoming.borrow_mut();
         let Some(incoming) = slot.as_mut() else {
             let rest = (!self.ended.get()).then_some(Err(BodyError::Abandoned));
@@ -268,7 +262,7 @@ impl Upload {
     }
 
     /// A kept frame.
-    fn recall(&self, index: usize) -> Option<Piece> {
+    pub(super) fn recall(&self, index: usize) -> Option<Piece> {
         match &*self.kept.borrow() {
             Kept::All(pieces, _) => pieces.get(index).cloned(),
             Kept::Off => None,
@@ -279,143 +273,5 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.copies.borrow().iter().for_each(|copy| copy.becomes(CopyState::Broken));
-    }
-}
-
-/// Holds a body back until the backend asks for it (`Expect: 100-continue`), or for
-/// [`limit::EXPECT_TIME`]: many a backend never asks (RFC 9110 section 10.1.1).
-#[derive(Debug, Default)]
-pub struct Gate {
-    open: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Gate {
-    /// The backend wants the body.
-    pub fn open(&self) {
-        self.open.store(true, Relaxed);
-        self.waker.wake();
-    }
-
-    fn is_shut(&self, cx: &Context<'_>) -> bool {
-        self.waker.register(cx.waker());
-        !self.open.load(Relaxed)
-    }
-}
-
-/// A client's body on its way to the backend.
-#[derive(Debug)]
-pub struct RequestBody {
-    source: Source,
-    gate: Option<Arc<Gate>>,
-    /// As it was before the first byte.
-    length: Option<u64>,
-    stall: Option<Pin<Box<Sleep>>>,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// What the client sends; `next` is the kept frame to begin with.
-    Client { upload: Rc<Upload>, turn: u32, next: usize },
-    /// What went through.
-    Copy(Rc<BodyCopy>),
-    /// Bytes of our own; empty once they are handed over.
-    Own(Bytes),
-}
-
-impl RequestBody {
-    /// A body of our own.
-    pub fn own(bytes: Bytes) -> Self {
-        let length = Some(bytes.len() as u64);
-        Self { source: Source::Own(bytes), gate: None, length, stall: None }
-    }
-}
-
-impl Source {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self {
-            Self::Copy(copy) => copy.poll_frame(cx),
-            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Client { upload, turn, .. } if *turn != upload.turn.get() => {
-                Poll::Ready(Some(Err(BodyError::Abandoned)))
-            }
-            Self::Client { upload, next, .. } => {
-                let kept = upload.recall(*next);
-                *next += 1;
-                if let Some(piece) = kept {
-                    return Poll::Ready(Some(Ok(piece.frame())));
-                }
-                let frame = upload.poll_frame(cx);
-                if frame.is_pending() {
-                    *next -= 1;
-                }
-                frame
-            }
-        }
-    }
-
-    fn stalled(&self) {
-        if let Self::Client { upload, .. } = self {
-            upload.fault.set(Some(Fault::Stalled));
-        }
-    }
-}
-
-impl RequestBody {
-    /// Held back by a gate, if there is one.
-    #[must_use]
-    pub fn gated(self, gate: Option<Arc<Gate>>) -> Self {
-        Self { gate, ..self }
-    }
-
-    /// The gate, of a body that was not sent.
-    pub fn into_gate(self) -> Option<Arc<Gate>> {
-        self.gate
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.gate.as_ref().is_some_and(|gate| gate.is_shut(cx)) {
-            let patience = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::EXPECT_TIME)));
-            ready!(patience.as_mut().poll(cx));
-        }
-        if self.gate.take().is_some() {
-            self.stall = None;
-        }
-        let Poll::Ready(frame) = self.source.poll_frame(cx) else {
-            let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit::STALL_TIME)));
-            ready!(stall.as_mut().poll(cx));
-            self.source.stalled();
-            return Poll::Ready(Some(Err(BodyError::Stalled)));
-        };
-        if let Some(stall) = &mut self.stall {
-            stall.as_mut().reset(Instant::now() + limit::STALL_TIME);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Client { upload, next, .. } => {
-                upload.ended.get() && upload.recall(*next).is_none()
-            }
-            Source::Copy(copy) => copy.is_over(),
-            Source::Own(bytes) => bytes.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

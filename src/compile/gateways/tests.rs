@@ -1,0 +1,120 @@
+use super::*;
+use crate::resources::{ConfigFile, parse};
+
+fn check(servers: &str) -> (Vec<(u16, Vec<Kind>)>, Vec<&'static str>) {
+    let yaml = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  \
+         selector: {{istio: ingressgateway}}\n  servers:\n{servers}"
+    );
+    let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+    let parsed = parse(&[file]);
+    let mut findings = Findings::default();
+    let drafts = listeners(&parsed.set, &CompileSettings::default(), &mut findings);
+    let kinds = |l: &ListenerDraft<'_>| (l.port, l.servers.iter().map(|s| s.kind).collect());
+    let codes = findings.finish().iter().map(|d| d.code.id).collect();
+    (drafts.iter().map(kinds).collect(), codes)
+}
+
+fn server(port: u16, name: &str, protocol: &str, host: &str, tls: &str) -> String {
+    format!(
+        "  - port: {{number: {port}, name: {name}, protocol: {protocol}}}\n    hosts: \
+         [\"{host}\"]\n{tls}"
+    )
+}
+
+#[test]
+fn termination_and_passthrough_share_a_port() {
+    let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+    let yaml = server(443, "a", "HTTPS", "a.com", simple)
+        + &server(443, "b", "TLS", "b.com", "    tls: {mode: PASSTHROUGH}\n")
+        + &server(80, "c", "HTTP", "*", "");
+    assert_eq!(
+        check(&yaml),
+        (vec![(80, vec![Kind::Http]), (443, vec![Kind::Https, Kind::Passthrough])], vec![])
+    );
+}
+
+#[test]
+fn a_server_with_a_field_that_does_not_exist_is_not_open() {
+    let cases = [
+        ("HTTP", "tls: {httpRedirect: true}", None),
+        ("HTTP", "tsl: {httpsRedirect: true}", None),
+        ("TCP", "tsl: {mode: MUTUAL, credentialName: a}", None),
+        ("HTTP", "bnid: 127.0.0.1", None),
+        // Handshakes are refused, and the host goes to no other server.
+        ("HTTPS", "tsl: {mode: MUTUAL, credentialName: a}", Some(Kind::Https)),
+        ("HTTPS", "tls: {mdoe: MUTUAL, credentialName: a}", Some(Kind::Https)),
+        ("TLS", "tls: {mdoe: MUTUAL, credentialName: a}", Some(Kind::Https)),
+        ("HTTP", "tls: {httpsRedirect: true}", Some(Kind::Http)),
+    ];
+    for (protocol, field, kind) in cases {
+        let (listeners, codes) =
+            check(&server(80, "a", protocol, "a.com", &format!("    {field}\n")));
+        let kinds: Vec<Kind> = listeners.into_iter().flat_map(|(_, kinds)| kinds).collect();
+        assert_eq!(kinds, Vec::from_iter(kind), "{protocol} {field}");
+        let told = if kind.is_none() { vec!["PC052"] } else { vec![] };
+        assert_eq!(codes, told, "{protocol} {field}");
+    }
+}
+
+#[test]
+fn the_earlier_server_wins_a_port() {
+    let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+    let yaml = server(443, "a", "HTTPS", "a.com", simple) + &server(443, "b", "HTTP", "b.com", "");
+    assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC030"]));
+}
+
+#[test]
+fn listeners_that_the_system_would_refuse_are_told() {
+    let on =
+        |bind: &str, port| server(port, "a", "HTTP", "*", "") + &format!("    bind: '{bind}'\n");
+    let refused = |first: &str, second: &str| {
+        let (listeners, codes) = check(&(on(first, 80) + &on(second, 80) + &on(second, 81)));
+        assert_eq!(listeners.len(), 3 - codes.len());
+        codes == ["PC030"]
+    };
+    for (first, second) in [
+        ("", "127.0.0.1"),
+        ("127.0.0.1", ""),
+        ("::1", ""),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "::"),
+        ("::", "127.0.0.1"),
+    ] {
+        assert!(refused(first, second), "{first} {second}");
+    }
+    for (first, second) in [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "::1"), ("::1", "127.0.0.1")] {
+        assert!(!refused(first, second), "{first} {second}");
+    }
+}
+
+#[test]
+fn ports_mapped_to_one_are_told() {
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw}\nspec:\n  \
+                selector: {istio: ingressgateway}\n  servers:\n"
+        .to_owned()
+        + &server(80, "a", "HTTP", "*", "")
+        + &server(81, "b", "HTTP", "*", "");
+    let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+    let set = parse(&[file]).set;
+    let port_map = [(80, 8080), (81, 8080)].into_iter().collect();
+    let settings = CompileSettings { port_map, ..CompileSettings::default() };
+    let mut findings = Findings::default();
+    assert_eq!(listeners(&set, &settings, &mut findings).len(), 1);
+    let told = findings.finish();
+    let places: Vec<_> = told.iter().map(|d| (d.code.id, d.field.as_str())).collect();
+    assert_eq!(places, [("PC030", "spec.servers[1].port")]);
+}
+
+#[test]
+fn a_repeated_tls_host_drops_the_later_server() {
+    let simple = "    tls: {mode: SIMPLE, credentialName: a}\n";
+    let yaml =
+        server(443, "a", "HTTPS", "a.com", simple) + &server(443, "b", "HTTPS", "a.com", simple);
+    assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC031"]));
+}
+
+#[test]
+fn a_bad_host_drops_its_server() {
+    assert_eq!(check(&server(80, "a", "HTTP", "a*.com", "")), (vec![], vec!["PC032"]));
+}
