@@ -52,7 +52,7 @@ use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::diag::Diagnostic;
-use crate::resources::{self, ResourceSet};
+use crate::resources::ResourceSet;
 use crate::snapshot::listener::Listener;
 use crate::snapshot::{Authorization, Snapshot};
 
@@ -137,8 +137,8 @@ impl fmt::Debug for Output {
 pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let Input { set, files, settings, .. } = *input;
     let mut findings = Findings::default();
-    for diagnostic in resources::validate(set) {
-        findings.add(diagnostic);
+    for diagnostic in set.findings() {
+        findings.add(diagnostic.clone());
     }
     let credentials = Credentials::new(set, files, settings, &previous.materials);
     let services = Services::new(set, settings, &mut findings);

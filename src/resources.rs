@@ -51,7 +51,6 @@ pub use request_authentication::RequestAuthentication;
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
 pub use single::{Placed, parse_placed, parse_single};
-pub use validate::validate;
 pub use virtual_service::VirtualService;
 
 use place::Places;
@@ -76,6 +75,8 @@ pub struct Resource<T> {
     pub spec: T,
     /// Paths of fields that the kind does not have: reported, and left out of `spec`.
     pub unread: Box<[Box<str>]>,
+    /// What Istio's webhook would refuse or warn about.
+    pub findings: Box<[Diagnostic]>,
     places: Places,
 }
 

@@ -1,6 +1,7 @@
 //! SHA-256 fingerprints of configuration and key material.
 
 use std::fmt;
+use std::hash::Hash;
 
 use aws_lc_rs::digest;
 
@@ -50,6 +51,12 @@ impl Hasher {
         self.update(bytes)
     }
 
+    /// Adds a value as one process sees it: not to be compared with another process's.
+    pub fn value(&mut self, value: &impl Hash) -> &mut Self {
+        value.hash(&mut Parts(&mut self.0));
+        self
+    }
+
     /// The fingerprint of everything added.
     pub fn finish(self) -> Fingerprint {
         let mut out = [0; 32];
@@ -60,6 +67,20 @@ impl Hasher {
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.update(bytes);
         self
+    }
+}
+
+/// Takes the parts of a value; types see to it that they do not run together.
+struct Parts<'a>(&'a mut digest::Context);
+
+impl std::hash::Hasher for Parts<'_> {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Nobody asks: the digest is the whole [`Hasher`]'s.
+    fn finish(&self) -> u64 {
+        0
     }
 }
 
@@ -77,6 +98,18 @@ mod tests {
             hasher.finish()
         };
         assert_ne!(of(&[b"ab", b"c"]), of(&[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn values_differ_in_every_part() {
+        let of = |value: (&[&str], Option<bool>)| {
+            let mut hasher = Hasher::default();
+            hasher.value(&value);
+            hasher.finish()
+        };
+        assert_eq!(of((&["ab"], None)), of((&["ab"], None)));
+        assert_ne!(of((&["ab", "c"], None)), of((&["a", "bc"], None)));
+        assert_ne!(of((&["ab"], None)), of((&["ab"], Some(false))));
     }
 
     #[test]

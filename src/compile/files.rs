@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use foldhash::fast::RandomState;
+
 use crate::base::file::FileBytes;
 use crate::resources::ResourceSet;
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode, TrafficPolicy};
@@ -48,7 +50,7 @@ pub enum ReadError {
 
 /// The files that were read, by path as [`wanted`] gave it (with the key's name for folders).
 #[derive(Clone, Debug, Default)]
-pub struct FileStore(HashMap<OsString, Result<FileBytes, ReadError>>);
+pub struct FileStore(HashMap<OsString, Result<FileBytes, ReadError>, RandomState>);
 
 impl FileStore {
     /// Adds a file that exists.
@@ -92,7 +94,7 @@ pub fn credential_name<'a>(written: &'a str, namespace: &str) -> Option<&'a str>
 /// Everything that compiling will look up, each once.
 pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
     let mut list =
-        List { settings, secrets: HashSet::new(), wanted: Vec::new(), listed: HashSet::new() };
+        List { settings, secrets: HashSet::new(), wanted: Vec::new(), listed: HashSet::default() };
     list.secrets = set
         .secrets
         .iter()
@@ -122,7 +124,7 @@ struct List<'a> {
     wanted: Vec<Wanted>,
     /// Paths that are wanted already, as they are written: comparing part by part costs more than
     /// reading one twice.
-    listed: HashSet<OsString>,
+    listed: HashSet<OsString, RandomState>,
 }
 
 impl List<'_> {

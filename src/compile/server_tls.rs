@@ -77,8 +77,7 @@ impl ServerTlsPass<'_> {
         let default = Written::default();
         let written = draft.server.tls.as_ref().unwrap_or(&default);
         let mut hasher = Hasher::default();
-        hasher.part(draft.key().as_bytes()).part(format!("{written:?}").as_bytes());
-        hasher.part(format!("{:?}", self.crypto_spec(written)).as_bytes());
+        hasher.part(draft.key().as_bytes()).value(written).value(&self.crypto_spec(written));
         let asked = hasher.finish();
         if let Some(field) = draft.unread() {
             return refused(draft, field, findings);
@@ -249,7 +248,7 @@ impl ServerTlsPass<'_> {
         let client_rule = client_rule(mesh, &client_auth);
         let mut hasher = Hasher::default();
         hasher.part(key.as_bytes()).part(client_auth.fingerprint().as_bytes());
-        hasher.part(format!("{spec:?}{alpn:?}").as_bytes());
+        hasher.value(spec).value(&alpn);
         for material in &materials {
             hasher.part(material.fingerprint().as_bytes());
         }

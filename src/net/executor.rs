@@ -10,8 +10,10 @@ pub struct LocalExecutor;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
+        // Boxed: tasks are aligned to 128 bytes, and only for a small one has the allocator room at hand.
+        let boxed = Box::pin(future);
         spawn_local(async move {
-            future.await;
+            boxed.await;
         });
     }
 }

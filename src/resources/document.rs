@@ -14,6 +14,9 @@ use super::name::{is_dns_label, is_dns_subdomain};
 use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Scalar, Value};
 use super::place::collect;
 use super::set::AnyResource;
+use super::validate::{
+    self, Check, destination_rule, gateway, security, service_entry, virtual_service,
+};
 use super::{Broken, ConfigFile, Labels, Meta, ParsedFile, Resource, nearest, salvage};
 use crate::base::id::ResourceId;
 use crate::base::limit;
@@ -183,22 +186,25 @@ impl Reader {
     }
 
     fn resource(&mut self, kind: Kind, root: &Node<'_>) {
-        let read = match kind {
-            Kind::Gateway => self.typed(kind, root).map(AnyResource::Gateway),
-            Kind::VirtualService => self.typed(kind, root).map(AnyResource::VirtualService),
-            Kind::DestinationRule => self.typed(kind, root).map(AnyResource::DestinationRule),
-            Kind::ServiceEntry => self.typed(kind, root).map(AnyResource::ServiceEntry),
-            Kind::WorkloadEntry => self.typed(kind, root).map(AnyResource::WorkloadEntry),
-            Kind::RequestAuthentication => {
-                self.typed(kind, root).map(AnyResource::RequestAuthentication)
-            }
-            Kind::AuthorizationPolicy => {
-                self.typed(kind, root).map(AnyResource::AuthorizationPolicy)
-            }
-            Kind::PeerAuthentication => self.typed(kind, root).map(AnyResource::PeerAuthentication),
-            Kind::Secret => self.typed(kind, root).map(AnyResource::Secret),
-            Kind::Service => self.typed(kind, root).map(AnyResource::Service),
-            Kind::EndpointSlice => self.typed(kind, root).map(AnyResource::EndpointSlice),
+        macro_rules! read {
+            ($($kind:ident: $check:path,)+) => {
+                match kind {
+                    $(Kind::$kind => self.typed(kind, root, $check).map(AnyResource::$kind),)+
+                }
+            };
+        }
+        let read = read! {
+            Gateway: gateway::check,
+            VirtualService: virtual_service::check,
+            DestinationRule: destination_rule::check,
+            ServiceEntry: service_entry::check,
+            WorkloadEntry: service_entry::check_workload,
+            RequestAuthentication: security::request_authentication,
+            AuthorizationPolicy: security::authorization_policy,
+            PeerAuthentication: security::peer_authentication,
+            Secret: validate::nothing,
+            Service: validate::nothing,
+            EndpointSlice: validate::nothing,
         };
         match read {
             Some(resource) => self.file.resources.push(resource),
@@ -210,6 +216,7 @@ impl Reader {
         &mut self,
         kind: Kind,
         root: &Node<'_>,
+        check: Check<T>,
     ) -> Option<Arc<Resource<T>>> {
         let id = identify(kind, root);
         let mut unknown = Vec::new();
@@ -233,7 +240,8 @@ impl Reader {
         let (meta, spec) = (meta?, spec?);
         let unread = unknown.into_iter().map(|field| field.path.into_boxed_str()).collect();
         let places = collect(root, self.location(root.position));
-        Some(Arc::new(Resource { id, meta, spec, unread, places }))
+        let findings = validate::validate(&id, &spec, &places, check);
+        Some(Arc::new(Resource { id, meta, spec, unread, findings, places }))
     }
 
     fn meta(

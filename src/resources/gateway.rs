@@ -40,7 +40,7 @@ pub struct ServerPort {
 }
 
 /// `Gateway.spec.servers[].tls`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerTls {
     pub https_redirect: bool,
@@ -64,7 +64,7 @@ pub struct ServerTls {
 }
 
 /// `Gateway.spec.servers[].tls.tlsCertificates[]`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TlsCertificate {
     pub server_certificate: String,
@@ -73,7 +73,7 @@ pub struct TlsCertificate {
 }
 
 /// `Gateway.spec.servers[].tls.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TlsMode {
     #[default]
@@ -86,7 +86,7 @@ pub enum TlsMode {
 }
 
 /// `minProtocolVersion` and `maxProtocolVersion` of `Gateway.spec.servers[].tls`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub enum TlsProtocol {
     #[default]
     #[serde(rename = "TLS_AUTO")]

@@ -69,6 +69,13 @@ macro_rules! kinds {
                 $(let all = all.chain(self.$list.iter().cloned().map(AnyResource::$kind));)+
                 all
             }
+
+            /// What Istio's webhook would refuse or warn about, resource by resource.
+            pub fn findings(&self) -> impl Iterator<Item = &Diagnostic> {
+                let all = std::iter::empty();
+                $(let all = all.chain(self.$list.iter().flat_map(|one| &one.findings));)+
+                all
+            }
         }
     };
 }

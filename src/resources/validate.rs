@@ -7,47 +7,41 @@
 
 use std::collections::BTreeSet;
 
-use super::{Resource, ResourceSet};
+use super::place::Places;
 use crate::base::host::HostPattern;
+use crate::base::id::ResourceId;
 use crate::diag::{Code, Diagnostic, catalog};
 
-mod destination_rule;
-mod gateway;
-mod security;
-mod service_entry;
+pub(super) mod destination_rule;
+pub(super) mod gateway;
+pub(super) mod security;
+pub(super) mod service_entry;
 mod traffic;
-mod virtual_service;
+pub(super) mod virtual_service;
 
-/// Checks every resource of a set.
-pub fn validate(set: &ResourceSet) -> Vec<Diagnostic> {
+/// What is checked of a kind.
+pub(super) type Check<T> = fn(&T, &mut Findings<'_>);
+
+/// Nothing is: for kinds that are not Istio's.
+pub(super) fn nothing<T>(_: &T, _: &mut Findings<'_>) {}
+
+/// Checks one resource.
+pub(super) fn validate<T>(
+    id: &ResourceId,
+    spec: &T,
+    places: &Places,
+    check: Check<T>,
+) -> Box<[Diagnostic]> {
     let mut out = Vec::new();
-    each(&set.gateways, &mut out, gateway::check);
-    each(&set.virtual_services, &mut out, virtual_service::check);
-    each(&set.destination_rules, &mut out, destination_rule::check);
-    each(&set.service_entries, &mut out, service_entry::check);
-    each(&set.workload_entries, &mut out, service_entry::check_workload);
-    each(&set.request_authentications, &mut out, security::request_authentication);
-    each(&set.authorization_policies, &mut out, security::authorization_policy);
-    each(&set.peer_authentications, &mut out, security::peer_authentication);
-    out
-}
-
-fn each<T>(
-    resources: &[std::sync::Arc<Resource<T>>],
-    out: &mut Vec<Diagnostic>,
-    check: fn(&T, &mut Findings<'_>),
-) {
-    for resource in resources {
-        let place = |diagnostic: Diagnostic, path: &str| {
-            diagnostic.at(resource.location(path)).field(path).resource(resource.id.clone())
-        };
-        let namespace = &resource.id.namespace;
-        check(&resource.spec, &mut Findings { namespace, place: &place, out });
-    }
+    let place = |diagnostic: Diagnostic, path: &str| {
+        diagnostic.at(places.location(path)).field(path).resource(id.clone())
+    };
+    check(spec, &mut Findings { namespace: &id.namespace, place: &place, out: &mut out });
+    out.into_boxed_slice()
 }
 
 /// Collects the findings about one resource.
-struct Findings<'a> {
+pub(super) struct Findings<'a> {
     namespace: &'a str,
     place: &'a dyn Fn(Diagnostic, &str) -> Diagnostic,
     out: &'a mut Vec<Diagnostic>,

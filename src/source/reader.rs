@@ -82,16 +82,19 @@ impl Reader {
     }
 }
 
+/// Paths are the operator's: nobody chooses them to collide.
+type Paths<T> = HashMap<PathBuf, T, foldhash::fast::RandomState>;
+
 /// What paths held in this round and in the last.
 #[derive(Debug)]
 struct Remembered<T> {
-    now: HashMap<PathBuf, (Option<Stamp>, T)>,
-    before: HashMap<PathBuf, (Option<Stamp>, T)>,
+    now: Paths<(Option<Stamp>, T)>,
+    before: Paths<(Option<Stamp>, T)>,
 }
 
 impl<T> Default for Remembered<T> {
     fn default() -> Self {
-        Self { now: HashMap::new(), before: HashMap::new() }
+        Self { now: Paths::default(), before: Paths::default() }
     }
 }
 
@@ -115,6 +118,9 @@ impl<T: Clone> Remembered<T> {
             None => (path.to_owned(), (stamp.settled(SystemTime::now()), read(&meta)?)),
         };
         self.now.insert(path, (stamp, content.clone()));
+        if self.before.is_empty() {
+            self.before = Paths::default();
+        }
         Ok(content)
     }
 }

@@ -111,8 +111,8 @@ pub enum Finding {
 /// A chain and its private key.
 pub struct Material {
     key: Arc<CertifiedKey>,
-    chain: Vec<CertFacts>,
     leaf: CertFacts,
+    issuers: Box<[CertFacts]>,
     fingerprint: Fingerprint,
 }
 
@@ -125,23 +125,25 @@ impl Material {
             }
         }
         let certificates = read_chain(chain_pem)?;
-        let chain = facts_of(&certificates)?;
-        let leaf = chain.first().ok_or(MaterialError::NoCertificate)?.clone();
+        let mut facts = facts_of(&certificates)?.into_iter();
+        let leaf = facts.next().ok_or(MaterialError::NoCertificate)?;
+        let issuers: Box<[CertFacts]> = facts.collect();
         let key = read_key(key_pem)?;
         let key = any_supported_type(&key).map_err(|_| MaterialError::UnreadableKey)?;
         let public = key.public_key().ok_or(MaterialError::UnreadableKey)?;
         let spki = Fingerprint::of(&public);
-        match chain.iter().position(|facts| facts.spki == spki) {
-            Some(0) => {}
-            Some(at) => return Err(MaterialError::LeafNotFirst { position: at + 1 }),
-            None => return Err(MaterialError::Mismatch { subject: leaf.subject }),
+        if leaf.spki != spki {
+            return Err(match issuers.iter().position(|facts| facts.spki == spki) {
+                Some(at) => MaterialError::LeafNotFirst { position: at + 2 },
+                None => MaterialError::Mismatch { subject: leaf.subject },
+            });
         }
         let mut hasher = Hasher::default();
         for certificate in &certificates {
             hasher.part(certificate);
         }
         let key = Arc::new(CertifiedKey::new(certificates, key));
-        Ok(Self { key, chain, leaf, fingerprint: hasher.finish() })
+        Ok(Self { key, leaf, issuers, fingerprint: hasher.finish() })
     }
 
     /// Facts of the leaf.
@@ -150,8 +152,8 @@ impl Material {
     }
 
     /// Facts of the whole chain, leaf first.
-    pub fn chain(&self) -> &[CertFacts] {
-        &self.chain
+    fn chain(&self) -> impl Iterator<Item = &CertFacts> {
+        std::iter::once(&self.leaf).chain(&self.issuers)
     }
 
     /// Digest of the chain; the key is settled by its leaf.
@@ -173,14 +175,14 @@ impl Material {
     /// than `warn_days` left are reported.
     pub fn findings(&self, now: i64, warn_days: u32) -> Vec<Finding> {
         let mut findings: Vec<_> =
-            self.chain.iter().filter_map(|facts| date_finding(facts, now, warn_days)).collect();
-        let links = self.chain.iter().zip(self.chain.iter().skip(1)).enumerate();
+            self.chain().filter_map(|facts| date_finding(facts, now, warn_days)).collect();
+        let links = self.chain().zip(&self.issuers).enumerate();
         findings.extend(
             links
                 .filter(|(_, (subject, issuer))| subject.issuer != issuer.subject)
                 .map(|(at, _)| Finding::ChainBroken { position: at + 1 }),
         );
-        if self.chain.len() == 1 && !self.leaf.is_self_signed && self.leaf.names_issuer_location {
+        if self.issuers.is_empty() && !self.leaf.is_self_signed && self.leaf.names_issuer_location {
             findings.push(Finding::ChainIncomplete { issuer: self.leaf.issuer.clone() });
         }
         findings
@@ -188,7 +190,7 @@ impl Material {
 
     /// When the findings about dates will be others, Unix seconds.
     pub fn findings_change(&self, now: i64, warn_days: u32) -> Option<i64> {
-        self.chain.iter().filter_map(|facts| date_change(facts, now, warn_days)).min()
+        self.chain().filter_map(|facts| date_change(facts, now, warn_days)).min()
     }
 
     /// One finding for each host that the leaf does not cover.

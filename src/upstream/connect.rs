@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::base::limit;
+use crate::net::lone::Lone;
 use crate::snapshot::cluster::{Address, Keepalive};
 
 /// How a connection is secured.
@@ -43,9 +44,9 @@ pub enum Stream {
     /// Unix domain socket.
     Unix(UnixStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Lone<TcpStream>>>),
     /// TLS over a Unix domain socket.
-    UnixTls(Box<TlsStream<UnixStream>>),
+    UnixTls(Box<TlsStream<Lone<UnixStream>>>),
     /// Through a proxy that was asked by CONNECT, and this end's address of the connection to it.
     Tunnel(TokioIo<Upgraded>, Option<SocketAddr>),
 }
@@ -159,8 +160,8 @@ async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
     socket: S,
-) -> Result<Box<TlsStream<S>>, ConnectError> {
-    let stream = TlsConnector::from(config).connect(name, socket).await;
+) -> Result<Box<TlsStream<Lone<S>>>, ConnectError> {
+    let stream = TlsConnector::from(config).connect(name, Lone::new(socket)).await;
     stream.map(Box::new).map_err(ConnectError::Tls)
 }
 
@@ -196,7 +197,7 @@ impl Stream {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.stream().local_addr().ok(),
             Self::Unix(_) | Self::UnixTls(_) => None,
             Self::Tunnel(_, local) => *local,
         }

@@ -11,7 +11,7 @@ use crate::resources::destination_rule::{
 };
 use crate::resources::name::is_dns_label;
 
-pub(super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
+pub(in super::super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     findings.export_to(&rule.export_to);
     findings.not_empty(&rule.host, "spec.host");
     if !rule.host.is_empty() {

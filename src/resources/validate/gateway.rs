@@ -9,7 +9,7 @@ use super::{Findings, is_protocol};
 use crate::resources::gateway::{Gateway, Server, ServerPort, ServerTls, TlsMode, TlsProtocol};
 use crate::resources::name::is_dns_label;
 
-pub(super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
+pub(in super::super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
     findings.error_if(gateway.servers.is_empty(), "spec.servers", "a Gateway needs a server");
     let mut names = BTreeSet::new();
     for (index, server) in gateway.servers.iter().enumerate() {

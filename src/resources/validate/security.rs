@@ -25,7 +25,10 @@ fn target(
     }
 }
 
-pub(super) fn peer_authentication(policy: &PeerAuthentication, findings: &mut Findings<'_>) {
+pub(in super::super) fn peer_authentication(
+    policy: &PeerAuthentication,
+    findings: &mut Findings<'_>,
+) {
     target(policy.selector.as_ref(), (None, &[]), findings);
     let selects = policy.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
     let path = "spec.portLevelMtls";
@@ -36,7 +39,10 @@ pub(super) fn peer_authentication(policy: &PeerAuthentication, findings: &mut Fi
     }
 }
 
-pub(super) fn request_authentication(policy: &RequestAuthentication, findings: &mut Findings<'_>) {
+pub(in super::super) fn request_authentication(
+    policy: &RequestAuthentication,
+    findings: &mut Findings<'_>,
+) {
     target(policy.selector.as_ref(), (policy.target_ref.as_ref(), &policy.target_refs), findings);
     for (index, rule) in policy.jwt_rules.iter().enumerate() {
         jwt_rule(rule, &format!("spec.jwtRules[{index}]"), findings);
@@ -94,7 +100,10 @@ fn inline_keys(jwks: &str, path: &str, findings: &mut Findings<'_>) {
     }
 }
 
-pub(super) fn authorization_policy(policy: &AuthorizationPolicy, findings: &mut Findings<'_>) {
+pub(in super::super) fn authorization_policy(
+    policy: &AuthorizationPolicy,
+    findings: &mut Findings<'_>,
+) {
     target(policy.selector.as_ref(), (policy.target_ref.as_ref(), &policy.target_refs), findings);
     let custom = policy.action == Action::Custom;
     if policy.rules.is_empty() && matches!(policy.action, Action::Deny | Action::Custom) {

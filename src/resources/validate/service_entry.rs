@@ -10,7 +10,7 @@ use crate::base::host::HostPattern;
 use crate::diag::catalog;
 use crate::resources::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
 
-pub(super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
+pub(in super::super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     findings.export_to(&entry.export_to);
     findings.error_if(entry.hosts.is_empty(), "spec.hosts", "a ServiceEntry needs a host");
     for (index, host) in entry.hosts.iter().enumerate() {
@@ -133,7 +133,7 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     }
 }
 
-pub(super) fn check_workload(entry: &WorkloadEntry, findings: &mut Findings<'_>) {
+pub(in super::super) fn check_workload(entry: &WorkloadEntry, findings: &mut Findings<'_>) {
     address(entry, "spec", findings);
 }
 

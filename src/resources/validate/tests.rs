@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use super::validate;
 use crate::resources::{ConfigFile, parse};
 
 /// Compares the findings about a spec, as `code field`.
@@ -15,7 +14,7 @@ fn check(kind: &str, spec: &str, expected: &[&str]) {
     let file = ConfigFile { path: "a.yaml".into(), bytes: Arc::from(text.as_bytes()) };
     let parsed = parse(&[file]);
     assert_eq!(parsed.diagnostics, [], "{spec}");
-    let findings = validate(&parsed.set);
+    let findings: Vec<_> = parsed.set.findings().collect();
     assert!(findings.iter().all(|d| d.location.is_some() && d.resource.is_some()));
     let found: Vec<_> = findings.iter().map(|d| format!("{} {}", d.code.id, d.field)).collect();
     assert_eq!(found, expected, "{spec}: {findings:#?}");

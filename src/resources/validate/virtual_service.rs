@@ -15,7 +15,7 @@ use crate::resources::virtual_service::{
     TlsMatch,
 };
 
-pub(super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
+pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     findings.export_to(&service.export_to);
     let delegate = service.hosts.is_empty();
     if delegate {
