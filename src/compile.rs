@@ -144,7 +144,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
-    let rules = DestinationRules::new(set, settings);
+    let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     let upstream_tls =
         UpstreamTlsPass::new(&credentials, settings, &previous.originations, input.now);

@@ -26,6 +26,7 @@ pub mod request_authentication;
 pub mod service_entry;
 pub mod virtual_service;
 
+mod broken;
 mod de;
 mod document;
 mod kind;
@@ -40,6 +41,7 @@ mod single;
 mod validate;
 
 pub use authorization_policy::AuthorizationPolicy;
+pub use broken::{Broken, Restricted};
 pub use core::{EndpointSlice, Secret, Service};
 pub use destination_rule::DestinationRule;
 pub use document::parse_file;
@@ -92,18 +94,6 @@ impl<T> Resource<T> {
         let location = self.location(path);
         Origin { resource: self.id.clone(), file: location.file, line: location.line }
     }
-}
-
-/// A document that is there and could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken {
-    /// What it said it was; a name that could not be read is empty.
-    pub id: ResourceId,
-    /// Where it begins.
-    pub location: Location,
-    /// `spec.selector.matchLabels`, when it could be read; `None` when absent or unreadable, which
-    /// selects everything in its namespace.
-    pub selector: Option<Labels>,
 }
 
 /// Every resource of a configuration, in order.

@@ -18,6 +18,8 @@ macro_rules! limits {
 limits! {
     /// A configuration file larger than this is refused: a snapshot of thousands of hosts needs less.
     CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
+    /// Of a document that is not YAML: a longer one may be about every host.
+    BROKEN_TEXT_BYTES: usize = 1 << 20, "1 MiB";
     /// Files read from one configuration source.
     CONFIG_FILES: usize = 20_000, "20,000 files";
     /// Folders below each other in a configuration source; deeper ones are left out.

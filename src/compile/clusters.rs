@@ -147,7 +147,8 @@ impl<'a> ClusterPass<'a> {
         let governing = self.rules.governing(service);
         let name = written.destination.subset.as_str();
         let subset = governing.as_ref().and_then(|rule| rule.subset(name));
-        if subset.is_none() && !name.is_empty() {
+        let refused = self.rules.refusing(service).is_some();
+        if subset.is_none() && !name.is_empty() && !refused {
             findings.add(written.missing(
                 "subset",
                 format!("\"{host}\" has no subset \"{name}\""),

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::base::id::Origin;
+use crate::diag::{Diagnostic, catalog};
 use crate::resources::destination_rule::{
     ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol,
     RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
-use crate::resources::{Resource, ResourceSet};
+use crate::resources::{Broken, Labels, Resource, ResourceSet, Restricted};
 
+use super::findings::{Findings, at};
 use super::names::{exported, qualified, selects};
 use super::selection::unread;
 use super::services::Service;
@@ -42,64 +45,165 @@ pub struct Policy<'a> {
     pub retry_budget: Option<&'a RetryBudget>,
 }
 
-/// Every rule that applies to this gateway, by the host it is for.
+/// Every rule that applies to this gateway, by namespace and host.
 #[derive(Debug)]
 pub struct DestinationRules<'a> {
-    exact: HashMap<(&'a str, String), Rules<'a>>,
-    /// Longest first.
-    wildcards: Vec<(&'a str, String, Rules<'a>)>,
+    namespaces: HashMap<&'a str, Namespace<'a>>,
     settings: &'a CompileSettings,
 }
 
-type Rules<'a> = Vec<&'a Arc<Resource<DestinationRule>>>;
+#[derive(Debug, Default)]
+struct Namespace<'a> {
+    exact: HashMap<String, Rules<'a>>,
+    /// By suffix, longest first.
+    wildcards: Vec<(String, Rules<'a>)>,
+    /// Those that may be for any host.
+    anywhere: Option<Rules<'a>>,
+}
+
+#[derive(Debug, Default)]
+struct Rules<'a> {
+    usable: Vec<&'a Arc<Resource<DestinationRule>>>,
+    /// One that cannot be used: nothing is sent, because it may have asked for TLS.
+    unusable: Option<Origin>,
+}
 
 impl<'a> DestinationRules<'a> {
-    /// Sorts the rules by namespace and host.
-    pub fn new(set: &'a ResourceSet, settings: &'a CompileSettings) -> Self {
-        let own = settings.namespace.as_str();
-        let mut exact: HashMap<(&str, String), Rules<'a>> = HashMap::new();
-        let mut wildcards: Vec<(&str, String, Rules<'a>)> = Vec::new();
+    /// Sorts the rules by namespace and host; tells those that cannot be used.
+    pub fn new(
+        set: &'a ResourceSet,
+        settings: &'a CompileSettings,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut rules = Self { namespaces: HashMap::new(), settings };
         for rule in &set.destination_rules {
+            let spec = &rule.spec;
             let from = &*rule.id.namespace;
-            let selector = rule.spec.workload_selector.as_ref();
-            let applies =
-                selector.is_none_or(|s| from == own && selects(&s.match_labels, &settings.labels));
-            if !applies || !exported(&rule.spec.export_to, from, own) {
+            let selector = spec.workload_selector.as_ref().map(|selector| &selector.match_labels);
+            if !rules.applies(from, selector, &spec.export_to) {
                 continue;
             }
-            let host = qualified(&rule.spec.host, from, &settings.cluster_domain);
-            let Some(suffix) = host.strip_prefix('*') else {
-                exact.entry((from, host)).or_default().push(rule);
+            let misspelt = unread(rule).find(|field| may_secure(field));
+            let host = (!spec.host.is_empty()).then_some(spec.host.as_str());
+            // A rule that names no host is for none, unless it was meant to.
+            if host.is_none() && misspelt.is_none() {
                 continue;
-            };
-            match wildcards.iter_mut().find(|(space, known, _)| *space == from && known == suffix) {
-                Some((_, _, rules)) => rules.push(rule),
-                None => wildcards.push((from, suffix.to_owned(), vec![rule])),
+            }
+            let Some(found) = rules.entry(from, host) else { continue };
+            match misspelt {
+                Some(field) => {
+                    found.unusable.get_or_insert_with(|| rule.origin(field));
+                    let message =
+                        "a rule with a field that does not exist may demand less than it says";
+                    let finding = at(rule, field, &catalog::POLICY_FAILS_CLOSED, message);
+                    findings.add(finding.help(UNTIL_MENDED));
+                }
+                None => found.usable.push(rule),
             }
         }
-        wildcards.sort_by_key(|(_, suffix, _)| std::cmp::Reverse(suffix.len()));
-        Self { exact, wildcards, settings }
+        for broken in set.broken.iter().filter(|broken| broken.id.kind == "DestinationRule") {
+            rules.add_broken(broken, findings);
+        }
+        for namespace in rules.namespaces.values_mut() {
+            namespace.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        }
+        rules
+    }
+
+    fn add_broken(&mut self, broken: &'a Broken, findings: &mut Findings) {
+        let from = &*broken.id.namespace;
+        if !self.applies(from, broken.selector.as_ref(), &broken.export_to) {
+            return;
+        }
+        let hosts: &[Box<str>] = match &broken.restricted {
+            Restricted::Nothing => return,
+            Restricted::Hosts(hosts) => hosts,
+            Restricted::Anything => &[],
+        };
+        let all = hosts.is_empty().then_some(None);
+        for host in all.into_iter().chain(hosts.iter().map(|host| Some(&**host))) {
+            if let Some(rules) = self.entry(from, host) {
+                rules.unusable.get_or_insert_with(|| broken.origin());
+            }
+        }
+        let message = format!("{} cannot be used and may ask for TLS", broken.id);
+        findings.add(
+            Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)
+                .at(broken.location.clone())
+                .resource(broken.id.clone())
+                .help(UNTIL_MENDED),
+        );
+    }
+
+    /// Whether a rule of a namespace counts for connections of this gateway.
+    fn applies(&self, from: &str, selector: Option<&Labels>, export_to: &[String]) -> bool {
+        let own = self.settings.namespace.as_str();
+        selector.is_none_or(|labels| from == own && selects(labels, &self.settings.labels))
+            && exported(export_to, from, own)
+    }
+
+    /// The rules of a namespace for a host as written, or for any; nothing for an empty one.
+    fn entry(&mut self, from: &'a str, host: Option<&str>) -> Option<&mut Rules<'a>> {
+        let namespace = self.namespaces.entry(from).or_default();
+        let Some(host) = host else {
+            return Some(namespace.anywhere.get_or_insert_default());
+        };
+        if host.is_empty() {
+            return None;
+        }
+        let host = qualified(host, from, &self.settings.cluster_domain);
+        let Some(suffix) = host.strip_prefix('*') else {
+            return Some(namespace.exact.entry(host).or_default());
+        };
+        let wildcards = &mut namespace.wildcards;
+        let known = wildcards.iter().position(|(known, _)| known == suffix);
+        let index = known.unwrap_or_else(|| {
+            wildcards.push((suffix.to_owned(), Rules::default()));
+            wildcards.len() - 1
+        });
+        wildcards.get_mut(index).map(|(_, rules)| rules)
+    }
+
+    fn find(&self, service: &Service) -> Option<&Rules<'a>> {
+        let (own, root) = (self.settings.namespace.as_str(), self.settings.root_namespace.as_str());
+        let host = service.host.as_str();
+        let fits = |suffix: &str| {
+            suffix.is_empty() || (host.len() > suffix.len() && host.ends_with(suffix))
+        };
+        [own, service.namespace.as_str(), root].into_iter().find_map(|name| {
+            let namespace = self.namespaces.get(name)?;
+            let wildcard = || namespace.wildcards.iter().find(|(suffix, _)| fits(suffix));
+            let anywhere = namespace.anywhere.as_ref();
+            anywhere
+                .or_else(|| namespace.exact.get(host))
+                .or_else(|| wildcard().map(|(_, rules)| rules))
+        })
     }
 
     /// The rule of a service.
     pub fn governing(&self, service: &Service) -> Option<Governing<'a>> {
-        let (own, root) = (self.settings.namespace.as_str(), self.settings.root_namespace.as_str());
-        let rules = [own, service.namespace.as_str(), root].into_iter().find_map(|namespace| {
-            self.exact.get(&(namespace, service.host.clone())).or_else(|| {
-                let fits = |suffix: &str| {
-                    suffix.is_empty()
-                        || (service.host.len() > suffix.len() && service.host.ends_with(suffix))
-                };
-                self.wildcards
-                    .iter()
-                    .find(|(space, suffix, _)| *space == namespace && fits(suffix))
-                    .map(|(_, _, rules)| rules)
-            })
-        })?;
+        let rules = &self.find(service)?.usable;
         let main = rules.iter().position(|rule| rule.spec.traffic_policy.is_some());
         let rule = *rules.get(main.unwrap_or(0))?;
         Some(Governing { rule, others: rules.clone() })
     }
+
+    /// The rule because of which nothing is sent to a service.
+    pub fn refusing(&self, service: &Service) -> Option<&Origin> {
+        self.find(service)?.unusable.as_ref()
+    }
+}
+
+/// What becomes of a destination whose rule cannot be used as written.
+pub const UNTIL_MENDED: &str =
+    "until it is mended, connections to this destination fail; nothing is sent in clear";
+
+/// Whether a field that does not exist may have been one that decides where or how connections are
+/// secured. Those within a `tls` block are found by [`Governing::unread`].
+fn may_secure(field: &str) -> bool {
+    const OTHERS: &[&str] =
+        &[".tls.", ".loadBalancer.", ".connectionPool.", ".outlierDetection.", ".retryBudget."];
+    !OTHERS.iter().any(|part| field.contains(part))
 }
 
 impl<'a> Governing<'a> {
@@ -205,7 +309,6 @@ fn at_port(policy: &TrafficPolicy, port: u16) -> Option<Policy<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::findings::Findings;
     use crate::compile::services::Services;
     use crate::resources::{ConfigFile, parse};
 
@@ -221,7 +324,8 @@ mod tests {
         let settings = CompileSettings::default();
         let services = Services::new(&parsed.set, &settings, &mut Findings::default());
         let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
-        test(DestinationRules::new(&parsed.set, &settings).governing(service));
+        let rules = DestinationRules::new(&parsed.set, &settings, &mut Findings::default());
+        test(rules.governing(service));
     }
 
     fn rule(name: &str, namespace: &str, spec: &str) -> String {
@@ -237,6 +341,87 @@ mod tests {
             + &rule("near", "istio-system", "{host: '*.example'}");
         check(&rules, |found| assert_eq!(&*found.unwrap().rule.id.name, "near"));
         check(&rule("x", "other", "{host: a.shop.example}"), |found| assert!(found.is_none()));
+    }
+
+    /// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`.
+    fn refuses(rules: &str) -> bool {
+        let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, \
+                     namespace: shop}\nspec:\n  hosts: [a.shop.example]\n";
+        let bytes = format!("{entry}{rules}").into_bytes().into();
+        let set = parse(&[ConfigFile { path: "a.yaml".into(), bytes }]).set;
+        let settings = CompileSettings::default();
+        let mut findings = Findings::default();
+        let services = Services::new(&set, &settings, &mut findings);
+        let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
+        let rules = DestinationRules::new(&set, &settings, &mut findings);
+        assert!(rules.refusing(service).is_none() || !findings.finish().is_empty());
+        rules.refusing(service).is_some()
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_used_refuses_what_it_would_govern() {
+        let tls = "trafficPolicy: {tls: {mode: SIMPEL}}";
+        let broken =
+            |namespace: &str, rest: &str| rule("r", namespace, &format!("{{{rest}, {tls}}}"));
+        for host in ["a.shop.example", "'*.example'", "'*'", "5", "[a.shop.example]"] {
+            assert!(refuses(&broken("shop", &format!("host: {host}"))), "{host}");
+        }
+        assert!(refuses(&broken("shop", "subsets: []")), "a host that is missing may be any");
+        assert!(!refuses(&broken("shop", "host: b.shop.example")));
+        assert!(!refuses(&broken("other", "host: a.shop.example")));
+        assert!(!refuses(&broken("shop", "host: a.shop.example, exportTo: [.]")));
+        let elsewhere = "host: a.shop.example, workloadSelector: {matchLabels: {app: x}}";
+        assert!(!refuses(&broken("istio-system", elsewhere)));
+
+        let good = |namespace: &str, host: &str| {
+            rule(
+                "good",
+                namespace,
+                &format!("{{host: {host}, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}"),
+            )
+        };
+        let own = good("istio-system", "a.shop.example");
+        assert!(!refuses(&(own.clone() + &broken("shop", "host: a.shop.example"))), "not reached");
+        assert!(!refuses(&(own.clone() + &broken("istio-system", "host: '*.example'"))), "wider");
+        assert!(refuses(&(own.clone() + &broken("istio-system", "host: a.shop.example"))));
+        assert!(refuses(&(own + &broken("istio-system", "host: 5"))));
+    }
+
+    #[test]
+    fn a_rule_with_a_slip_in_its_text_refuses_every_host_that_it_names() {
+        let check =
+            |spec: &str, expected: bool| assert_eq!(refuses(&rule("r", "shop", spec)), expected);
+        check("{host: a.shop.example, trafficPolicy: [}", true);
+        check("{host: \"*.example\", trafficPolicy: [}", true);
+        check("{host: b.shop.example, trafficPolicy: [}", false);
+    }
+
+    #[test]
+    fn a_misspelt_field_refuses_when_it_may_have_been_one_that_secures() {
+        let check =
+            |spec: &str, expected: bool| assert_eq!(refuses(&rule("r", "shop", spec)), expected);
+        check("{host: a.shop.example, trafficPolicyy: {tls: {mode: SIMPLE}}}", true);
+        check("{host: a.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", true);
+        check("{hots: a.shop.example, trafficPolicy: {tls: {mode: SIMPLE}}}", true);
+        check("{host: b.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", false);
+        check("{trafficPolicy: {tls: {mode: SIMPLE}}}", false);
+        let port = "{host: a.shop.example, trafficPolicy: {portLevelSettings: [{port: {nr: 80}}]}}";
+        check(port, true);
+        let balancer = "{host: a.shop.example, trafficPolicy: {loadBalancer: {simpel: RANDOM}}}";
+        check(balancer, false);
+    }
+
+    #[test]
+    fn two_rules_of_one_name_that_differ_refuse() {
+        let one = |mode: &str| {
+            rule(
+                "r",
+                "shop",
+                &format!("{{host: a.shop.example, trafficPolicy: {{tls: {{mode: {mode}}}}}}}"),
+            )
+        };
+        assert!(refuses(&(one("DISABLE") + &one("SIMPLE"))));
+        assert!(!refuses(&(one("SIMPLE") + &one("SIMPLE"))));
     }
 
     #[test]

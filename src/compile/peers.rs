@@ -159,11 +159,7 @@ impl Policy<'_> {
     fn origin(&self, field: &str) -> Origin {
         match self.written {
             Written::Whole(resource) => resource.origin(field),
-            Written::Broken(broken) => Origin {
-                resource: broken.id.clone(),
-                file: broken.location.file.clone(),
-                line: broken.location.line,
-            },
+            Written::Broken(broken) => broken.origin(),
         }
     }
 }

@@ -96,11 +96,7 @@ pub fn broken(
                 .resource(broken.id.clone())
                 .help("every request gets 403 until it is corrected or removed"),
         );
-        first.get_or_insert_with(|| Origin {
-            resource: broken.id.clone(),
-            file: broken.location.file.clone(),
-            line: broken.location.line,
-        });
+        first.get_or_insert_with(|| broken.origin());
     }
     first
 }

@@ -1,5 +1,6 @@
 //! Services that routes can name, with their ports and endpoints, from every kind that defines some.
 
+mod unusable;
 mod workload;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::snapshot::cluster::Address;
 use super::findings::{Findings, at};
 use super::names::{exported, selects};
 use super::settings::CompileSettings;
+use unusable::Unusable;
 
 /// A service.
 #[derive(Debug)]
@@ -139,6 +141,7 @@ pub enum Place {
 pub struct Services<'a> {
     by_host: HashMap<String, Vec<(Service, Source<'a>)>>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a Resource<EndpointSlice>>>,
+    unusable: Unusable,
     set: &'a ResourceSet,
     cluster_domain: &'a str,
 }
@@ -186,7 +189,8 @@ impl<'a> Services<'a> {
                 slices.entry((&*slice.id.namespace, owner.as_str())).or_default().push(slice);
             }
         }
-        Self { by_host, slices, set, cluster_domain: &settings.cluster_domain }
+        let unusable = Unusable::new(set, |host| by_host.contains_key(host), findings);
+        Self { by_host, slices, unusable, set, cluster_domain: &settings.cluster_domain }
     }
 
     /// A service by its full name, as a namespace sees it: its own first, then the gateway's, then
@@ -199,6 +203,11 @@ impl<'a> Services<'a> {
             .find(|s| s.namespace == from)
             .or_else(|| visible().find(|s| s.namespace == gateway))
             .or_else(|| visible().next())
+    }
+
+    /// The entry that cannot be used and because of which nothing is sent to a host.
+    pub fn refusing(&self, host: &str) -> Option<&Origin> {
+        self.unusable.find(host)
     }
 
     /// Every service, by host.

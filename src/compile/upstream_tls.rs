@@ -50,7 +50,7 @@ pub struct Secured {
 impl Secured {
     /// Connections that always fail.
     pub fn broken(reason: &str) -> Self {
-        let rule = Fingerprint::of(b"broken");
+        let rule = Fingerprint::of(format!("broken {reason}").as_bytes());
         Self { tls: UpstreamTls::Broken(reason.into()), rule, names: Vec::new() }
     }
 }

@@ -1,23 +1,24 @@
 //! From a file's documents to typed resources: envelope, kind, metadata, spec.
 //!
-//! **Invariant**: every document of a known kind ends as a resource or as a [`Broken`] one, with a
+//! **Invariant**: every document of a known kind ends as a resource or as a broken one, with a
 //! diagnostic for the latter.
 
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::broken::{self, identify};
 use super::de::{self, UnknownField};
 use super::kind::{self, Kind, Lookup};
 use super::meta::ObjectMeta;
 use super::name::{is_dns_label, is_dns_subdomain};
-use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Scalar, Value};
+use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Value};
 use super::place::collect;
 use super::set::AnyResource;
 use super::validate::{
     self, Check, destination_rule, gateway, security, service_entry, virtual_service,
 };
-use super::{Broken, ConfigFile, Labels, Meta, ParsedFile, Resource, nearest, salvage};
+use super::{ConfigFile, Meta, ParsedFile, Resource, nearest, salvage};
 use crate::base::id::ResourceId;
 use crate::base::limit;
 use crate::diag::{Code, Diagnostic, Location, catalog};
@@ -108,11 +109,8 @@ impl Reader {
     fn salvage(&mut self, text: &str, lines_before: u32) {
         for found in salvage::scan(text) {
             let line = found.line.saturating_add(lines_before);
-            self.file.broken.push(Broken {
-                id: found.id,
-                location: Location::new(self.file.path.clone(), line, 1),
-                selector: None,
-            });
+            let location = Location::new(self.file.path.clone(), line, 1);
+            self.file.broken.push(broken::of_text(found.id, location, text));
         }
     }
 
@@ -178,11 +176,8 @@ impl Reader {
     }
 
     fn set_aside(&mut self, kind: Kind, root: &Node<'_>) {
-        self.file.broken.push(Broken {
-            id: identify(kind, root),
-            location: self.location(root.position),
-            selector: selector(root),
-        });
+        let location = self.location(root.position);
+        self.file.broken.push(broken::read(kind, root, location));
     }
 
     fn resource(&mut self, kind: Kind, root: &Node<'_>) {
@@ -352,30 +347,6 @@ fn explain(error: &DocumentError) -> (&'static Code, &'static str) {
             "write a name before the colon; nothing of this document is used",
         ),
     }
-}
-
-fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
-    let metadata = root.entry("metadata").map(|entry| &entry.value);
-    let text = |key| metadata.and_then(|node| node.text(key)).filter(|text| !text.is_empty());
-    ResourceId::new(
-        kind.name(),
-        text("namespace").unwrap_or("default"),
-        text("name").unwrap_or_default(),
-    )
-}
-
-/// `spec.selector.matchLabels`; `None` when any part of it is not as it should be.
-fn selector(root: &Node<'_>) -> Option<Labels> {
-    let spec = &root.entry("spec")?.value;
-    let labels = &spec.entry("selector")?.value.entry("matchLabels")?.value;
-    if !matches!(labels.value, Value::Mapping(_)) {
-        return None;
-    }
-    let label = |entry: &Entry<'_>| match entry.value.scalar() {
-        Some(Scalar::Text(text)) => Some((entry.key.clone().into_owned(), text.to_owned())),
-        _ => None,
-    };
-    labels.entries().iter().map(label).collect()
 }
 
 fn entry_position(node: &Node<'_>, key: &str) -> Position {

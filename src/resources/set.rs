@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::{
     AuthorizationPolicy, Broken, ConfigFile, DestinationRule, EndpointSlice, Gateway, Meta, Parsed,
-    ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Secret, Service,
-    ServiceEntry, VirtualService, WorkloadEntry, last_good,
+    ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Restricted,
+    Secret, Service, ServiceEntry, VirtualService, WorkloadEntry, last_good,
 };
 use crate::base::id::{Generation, ResourceId};
 use crate::diag::{self, Diagnostic, Location, catalog};
@@ -107,9 +107,26 @@ impl AnyResource {
             Self::RequestAuthentication(resource) => &resource.spec.selector,
             Self::AuthorizationPolicy(resource) => &resource.spec.selector,
             Self::PeerAuthentication(resource) => &resource.spec.selector,
+            Self::DestinationRule(resource) => &resource.spec.workload_selector,
             _ => return None,
         };
         selector.as_ref().map(|selector| selector.match_labels.clone())
+    }
+
+    /// What it takes away when it is set aside.
+    fn broken(&self, location: Location) -> Broken {
+        let mut broken = Broken {
+            id: self.id().clone(),
+            location,
+            selector: self.selector(),
+            export_to: Vec::new(),
+            restricted: Restricted::Nothing,
+        };
+        if let Self::DestinationRule(rule) = self {
+            broken.export_to.clone_from(&rule.spec.export_to);
+            broken.restricted = Restricted::Hosts([rule.spec.host.as_str().into()].into());
+        }
+        broken
     }
 }
 
@@ -170,7 +187,6 @@ fn set_aside(later: &AnyResource, first: &AnyResource, parsed: &mut Parsed) {
         .help("remove one of the two, or give it another name; this one is not used"),
     );
     if !later.same_meaning(first) {
-        let (id, selector) = (later.id().clone(), later.selector());
-        parsed.set.broken.push(Broken { id, location, selector });
+        parsed.set.broken.push(later.broken(location));
     }
 }

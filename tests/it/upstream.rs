@@ -274,3 +274,30 @@ async fn an_endpoint_that_is_gone_is_left_for_one_that_is_there() {
     }
     assert_eq!(attempts, HashSet::from(["1".to_owned(), "2".to_owned()]));
 }
+
+#[tokio::test]
+async fn a_rule_that_is_broken_from_the_start_never_lets_anything_go_in_clear() {
+    let (echo, open) = (Scripted::start(&[]).await, Backend::http1().await);
+    let rule = |text: &str| {
+        let tls = policy("echo", "tls: {mode: SIMPLE, insecureSkipVerify: true}");
+        tls.replace("{mode: SIMPLE", text)
+    };
+    let front = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+        + &routes("open", "istio-system/plain", "open.com", &to("open"))
+        + &service("echo", "HTTP", echo.port)
+        + &service("open", "HTTP", open.port);
+    let named = "DestinationRule shop/echo";
+    for (broken, reason) in
+        [("{mode: SIMPEL", named), ("[}", named), ("{mod: SIMPLE", "a field that does not exist")]
+    {
+        let site = Site::new();
+        site.config("all", &front).config("rule", &rule(broken));
+        let gateway = site.start(&[80]);
+        let mut http = Http::plain(gateway.port(80)).await;
+        assert_eq!(http.get("http://a.com/").await.status, 503, "{broken}");
+        assert_eq!(http.get("http://open.com/").await.status, 200, "{broken}");
+        assert_eq!(echo.heads(), 0, "{broken}");
+        gateway.wait("the log tells why", || gateway.out().contains(reason));
+    }
+}

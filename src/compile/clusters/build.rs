@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::{ClusterPass, Target, Use};
 use crate::base::hash::Hasher;
+use crate::base::id::Origin;
 use crate::base::labels::DestinationLabels;
 use crate::compile::credentials::CredentialError;
 use crate::compile::destination_labels::labels;
-use crate::compile::destination_rules::Policy;
+use crate::compile::destination_rules::{Policy, UNTIL_MENDED};
 use crate::compile::findings::{Findings, at};
 use crate::compile::mesh_tls::{server_names, speaks_mesh, wants_mesh};
 use crate::compile::names::selects;
@@ -87,6 +88,11 @@ impl<'a> ClusterPass<'a> {
         members: &[Member],
     ) -> (Vec<bool>, Secured, Option<Diagnostic>) {
         let written = policy.tls.filter(|_| usage != Use::Sealed);
+        let refusing = self.refusing(target.service).filter(|_| usage != Use::Sealed);
+        if let Some(origin) = refusing {
+            let message = format!("{origin} cannot be used, and what it demands is not known");
+            return (vec![true; members.len()], Secured::broken(&message), None);
+        }
         let governing = target.governing.as_ref();
         if let Some((rule, field)) = governing.zip(written).and_then(|(g, tls)| g.unread(tls)) {
             let message =
@@ -101,6 +107,11 @@ impl<'a> ClusterPass<'a> {
         let tls = written.unwrap_or(&automatic);
         let (secured, error) = self.secure(target, (subset, protocol), tls, members);
         (flags, secured, error.map(|error| untrusted(target, &error)))
+    }
+
+    /// The resource that cannot be used and because of which nothing is sent to a service.
+    fn refusing(&self, service: &Service) -> Option<&Origin> {
+        self.rules.refusing(service).or_else(|| self.services.refusing(&service.host))
     }
 
     /// Whether an endpoint is spoken to through TLS.
@@ -147,9 +158,6 @@ impl<'a> ClusterPass<'a> {
         self.known_labels(labels)
     }
 }
-
-const UNTIL_MENDED: &str =
-    "until it is mended, connections to this destination fail; nothing is sent in clear";
 
 fn untrusted(target: &Target<'_, '_>, error: &CredentialError) -> Diagnostic {
     let own = target.subset.filter(|(_, subset)| {

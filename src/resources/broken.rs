@@ -1,0 +1,188 @@
+//! What is known of a document that could not be read.
+//!
+//! **Invariant**: what could not be read counts for more, never for less: a selector selects everything,
+//! a host is every host.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Labels;
+use super::kind::Kind;
+use super::node::{Entry, Node, Scalar, Value};
+use crate::base::id::{Origin, ResourceId};
+use crate::base::limit;
+use crate::diag::Location;
+
+/// A document that is there and could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What it said it was; a name that could not be read is empty.
+    pub id: ResourceId,
+    /// Where it begins.
+    pub location: Location,
+    /// `spec.selector.matchLabels`, when it could be read; `None` when absent or unreadable, which
+    /// selects everything in its namespace. A DestinationRule's is `spec.workloadSelector`.
+    pub selector: Option<Labels>,
+    /// `spec.exportTo`, when it could be read.
+    pub export_to: Vec<String>,
+    /// Hosts whose connections it may have restricted.
+    pub restricted: Restricted,
+}
+
+/// Hosts whose connections a broken document may have restricted: those of a DestinationRule, and those
+/// of a ServiceEntry that names the identities of its servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Restricted {
+    /// None.
+    #[default]
+    Nothing,
+    /// These, as written; of a text that is not YAML, every word.
+    Hosts(Arc<[Box<str>]>),
+    /// They could not be read.
+    Anything,
+}
+
+impl Broken {
+    /// Where it stands.
+    pub fn origin(&self) -> Origin {
+        let Location { file, line, .. } = self.location.clone();
+        Origin { resource: self.id.clone(), file, line }
+    }
+}
+
+/// Of a document that is YAML.
+pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
+    Broken {
+        id: identify(kind, root),
+        location,
+        selector: selector(kind, root),
+        export_to: spec(root, "exportTo").and_then(texts).unwrap_or_default(),
+        restricted: restricted(kind, root),
+    }
+}
+
+/// Of a text that seems to hold a resource.
+pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken {
+    let restricts = match id.kind {
+        "DestinationRule" => true,
+        "ServiceEntry" => text.contains(IDENTITIES),
+        _ => false,
+    };
+    let restricted = match restricts {
+        false => Restricted::Nothing,
+        true if text.len() > limit::BROKEN_TEXT_BYTES => Restricted::Anything,
+        true => {
+            let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '*');
+            let words: BTreeSet<&str> = text.split(|c| !host(c)).collect();
+            Restricted::Hosts(words.into_iter().map(Box::from).collect())
+        }
+    };
+    Broken { id, location, selector: None, export_to: Vec::new(), restricted }
+}
+
+const IDENTITIES: &str = "subjectAltNames";
+
+fn restricted(kind: Kind, root: &Node<'_>) -> Restricted {
+    let hosts = match kind {
+        Kind::DestinationRule => spec(root, "host"),
+        Kind::ServiceEntry if spec(root, IDENTITIES).is_some() => spec(root, "hosts"),
+        _ => return Restricted::Nothing,
+    };
+    match hosts.and_then(texts) {
+        Some(hosts) if !hosts.is_empty() => {
+            Restricted::Hosts(hosts.into_iter().map(String::into_boxed_str).collect())
+        }
+        _ => Restricted::Anything,
+    }
+}
+
+fn spec<'n, 'i>(root: &'n Node<'i>, field: &str) -> Option<&'n Node<'i>> {
+    Some(&root.entry("spec")?.value.entry(field)?.value)
+}
+
+/// A text, or each of a list; nothing when any is something else.
+fn texts(node: &Node<'_>) -> Option<Vec<String>> {
+    let text = |node: &Node<'_>| match node.scalar() {
+        Some(Scalar::Text(text)) if !text.is_empty() => Some(text.to_owned()),
+        _ => None,
+    };
+    match &node.value {
+        Value::Sequence(items) => items.iter().map(text).collect(),
+        _ => text(node).map(|text| vec![text]),
+    }
+}
+
+/// What a document says it is.
+pub(super) fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
+    let metadata = root.entry("metadata").map(|entry| &entry.value);
+    let text = |key| metadata.and_then(|node| node.text(key)).filter(|text| !text.is_empty());
+    ResourceId::new(
+        kind.name(),
+        text("namespace").unwrap_or("default"),
+        text("name").unwrap_or_default(),
+    )
+}
+
+/// `matchLabels` of the selector; `None` when any part of it is not as it should be.
+fn selector(kind: Kind, root: &Node<'_>) -> Option<Labels> {
+    let name = if kind == Kind::DestinationRule { "workloadSelector" } else { "selector" };
+    let labels = &root.entry("spec")?.value.entry(name)?.value.entry("matchLabels")?.value;
+    if !matches!(labels.value, Value::Mapping(_)) {
+        return None;
+    }
+    let label = |entry: &Entry<'_>| match entry.value.scalar() {
+        Some(Scalar::Text(text)) => Some((entry.key.clone().into_owned(), text.to_owned())),
+        _ => None,
+    };
+    labels.entries().iter().map(label).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{ConfigFile, parse};
+
+    /// Hosts that a broken document may have restricted; `*` for every one.
+    fn check(kind: &str, spec: &str, expected: &[&str]) {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: text.into_bytes().into() };
+        let set = parse(&[file]).set;
+        let found: Vec<&str> = match &set.broken.first().unwrap().restricted {
+            Restricted::Nothing => Vec::new(),
+            Restricted::Hosts(hosts) => hosts.iter().map(|host| &**host).collect(),
+            Restricted::Anything => vec!["*"],
+        };
+        assert_eq!(found, expected, "{spec}");
+    }
+
+    #[test]
+    fn a_rule_restricts_its_host_and_a_host_that_cannot_be_read_is_every_one() {
+        check("DestinationRule", "{host: a.com, subsets: 1}", &["a.com"]);
+        check("DestinationRule", "{host: '', subsets: 1}", &["*"]);
+        check("DestinationRule", "{host: {a: b}}", &["*"]);
+        check("DestinationRule", "5", &["*"]);
+        check("VirtualService", "{hosts: [a.com], http: 1}", &[]);
+    }
+
+    #[test]
+    fn an_entry_restricts_when_it_names_identities() {
+        check("ServiceEntry", "{hosts: [a.com], ports: 1}", &[]);
+        check("ServiceEntry", "{hosts: [a.com, b.com], subjectAltNames: 1}", &["a.com", "b.com"]);
+        check("ServiceEntry", "{hosts: a.com, subjectAltNames: [x]}", &["a.com"]);
+        check("ServiceEntry", "{hosts: 5, subjectAltNames: [x]}", &["*"]);
+    }
+
+    #[test]
+    fn a_text_restricts_every_host_in_it() {
+        let hosts = |text: &str| {
+            let id = ResourceId::new("DestinationRule", "default", "a");
+            of_text(id, Location::new("a.yaml".into(), 1, 1), text).restricted
+        };
+        let words = ["", "*.b", "a.com", "host"].map(Box::from);
+        assert_eq!(hosts("host: \"a.com, '*.b'"), Restricted::Hosts(words.into()));
+        assert_eq!(hosts(&"a ".repeat(limit::BROKEN_TEXT_BYTES)), Restricted::Anything);
+        check("ServiceEntry", "{hosts: [a.com}", &[]);
+    }
+}
