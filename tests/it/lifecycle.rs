@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 
 use crate::backend::Backend;
 use crate::client::{Http, connect, tls};
@@ -52,6 +53,78 @@ async fn sigterm_finishes_what_is_under_way_and_exits_with_0() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     assert!(gateway.ended().success());
+}
+
+/// Reads one HTTP/2 frame: type, flags, stream, payload.
+async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    stream.read_exact(&mut payload).await.ok()?;
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], head[4], id, payload))
+}
+
+const GOAWAY: u8 = 7;
+
+/// Reads frames, answering SETTINGS and PING, until one of a type comes; nothing at the end.
+async fn await_frame(stream: &mut TcpStream, wanted: u8) -> Option<(u8, u32, Vec<u8>)> {
+    loop {
+        let (kind, flags, id, payload) = timeout(PATIENCE, frame(stream)).await.unwrap()?;
+        if matches!(kind, 4 | 6) && flags & 1 == 0 {
+            let body = if kind == 6 { payload.as_slice() } else { &[] };
+            let length = u8::try_from(body.len()).unwrap();
+            let head = [0, 0, length, kind, 1, 0, 0, 0, 0];
+            stream.write_all(&[&head, body].concat()).await.unwrap();
+        }
+        if kind == wanted {
+            return Some((flags, id, payload));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_2_client_is_told_to_go_away_and_its_stream_is_finished() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("slow"))
+            + &service("slow", "HTTP", listener.local_addr().unwrap().port())),
+    );
+    let gateway = site.start(&[80]);
+    let mut client = connect(gateway.port(80)).await;
+    let start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    // GET http://a.com/ on stream 1, from HPACK's static table.
+    let request = b"\x00\x00\x0a\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x05a.com";
+    client.write_all(&[&start[..], request].concat()).await.unwrap();
+    let (mut backend, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(backend.read_u8().await.unwrap());
+    }
+    gateway.signal("-TERM");
+    let (_, _, said) = await_frame(&mut client, GOAWAY).await.expect("a GOAWAY before the end");
+    assert_eq!(said[4..8], [0; 4], "NO_ERROR");
+    backend.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+    let (_, id, head) = await_frame(&mut client, 1).await.unwrap();
+    assert_eq!((id, head[0]), (1, 0x88), ":status 200");
+    let mut body = Vec::new();
+    loop {
+        let (flags, id, data) = await_frame(&mut client, 0).await.unwrap();
+        assert_eq!(id, 1);
+        body.extend(data);
+        if flags & 1 == 1 {
+            break;
+        }
+    }
+    assert_eq!(body, b"done");
+    while let Some((_, _, said)) = await_frame(&mut client, GOAWAY).await {
+        assert_eq!(said[..8], [0, 0, 0, 1, 0, 0, 0, 0], "the last stream, NO_ERROR");
+    }
+    assert!(gateway.ended().success());
+    assert!(!gateway.err().contains("cut"), "{}", gateway.err());
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ mod ca;
 mod check;
 mod client;
 mod credentials;
+mod demo;
+mod edges;
 mod expectations;
 mod explain;
 mod external;
@@ -39,6 +41,7 @@ mod outlier;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod policies;
+mod pressure;
 mod reload;
 mod retries;
 mod routes;

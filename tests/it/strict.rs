@@ -1,11 +1,11 @@
 //! What a client may not send: refused with a reason, and never passed on.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::backend::Backend;
-use crate::client::{connect, raw};
+use crate::client::{connect, raw, shake, tls};
 use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
 
 /// A plaintext server for `a.com` before an echoing backend.
@@ -23,7 +23,7 @@ fn before(port: u16) -> (Site, Gateway) {
         "all",
         &(gateway("plain", 80, "HTTP", "'*'", "")
             + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
-            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("echo"))
             + &service("echo", "HTTP", port)),
     );
     let gateway = site.start_with(&[80, 443], &["--workers", "1"]);
@@ -110,7 +110,7 @@ const UPGRADE: &str =
     "GET /up HTTP/1.1\r\nhost: a.com\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
 
 /// Reads a head and nothing after it.
-async fn head(stream: &mut TcpStream) -> String {
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut seen = Vec::new();
     while !seen.ends_with(b"\r\n\r\n") {
         seen.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
@@ -118,7 +118,7 @@ async fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(seen).unwrap()
 }
 
-async fn exactly(stream: &mut TcpStream, expected: &[u8]) {
+async fn exactly(stream: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
     let mut seen = vec![0; expected.len()];
     timeout(PATIENCE, stream.read_exact(&mut seen)).await.unwrap().unwrap();
     assert!(seen == expected, "{} is not {}", seen.escape_ascii(), expected.escape_ascii());
@@ -133,29 +133,43 @@ async fn rest(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn bytes_that_come_before_the_protocol_is_switched_reach_the_backend_as_they_are() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (_site, gateway) = before(listener.local_addr().unwrap().port());
+    let (site, gateway) = before(listener.local_addr().unwrap().port());
+    let tls = tls(&site.edge, None, &["http/1.1"]);
     let long: Vec<u8> = (0..30_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     for early in [b"\x81\x03a\nb", &b"\n\n"[..], b"GET / HTTP/1.1\nx: y\n\n", &long] {
         for together in [true, false] {
-            let mut client = connect(gateway.port(80)).await;
-            let first = if together { early } else { b"" };
-            client.write_all(&[UPGRADE.as_bytes(), first].concat()).await.unwrap();
-            let (mut backend, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-            assert!(head(&mut backend).await.contains("upgrade: websocket"));
-            if !together {
-                client.write_all(early).await.unwrap();
-            }
-            let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
-                          upgrade: websocket\r\n\r\n";
-            backend.write_all(switch.as_bytes()).await.unwrap();
-            exactly(&mut backend, early).await;
-            assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
-            client.write_all(b"\nlater\n").await.unwrap();
-            exactly(&mut backend, b"\nlater\n").await;
-            backend.write_all(b"\nback").await.unwrap();
-            exactly(&mut client, b"\nback").await;
+            let client = connect(gateway.port(80)).await;
+            switched(client, &listener, early, together).await;
+            let client = shake(&tls, gateway.port(443), "a.com").await.unwrap();
+            switched(client, &listener, early, together).await;
         }
     }
+}
+
+/// Sends bytes with the wish for another protocol, or while it is considered; then uses the protocol.
+async fn switched(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    listener: &TcpListener,
+    early: &[u8],
+    together: bool,
+) {
+    let first = if together { early } else { b"" };
+    client.write_all(&[UPGRADE.as_bytes(), first].concat()).await.unwrap();
+    let (mut backend, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    assert!(head(&mut backend).await.contains("upgrade: websocket"));
+    if !together {
+        client.write_all(early).await.unwrap();
+        client.flush().await.unwrap();
+    }
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: \
+                  websocket\r\n\r\n";
+    backend.write_all(switch.as_bytes()).await.unwrap();
+    exactly(&mut backend, early).await;
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+    client.write_all(b"\nlater\n").await.unwrap();
+    exactly(&mut backend, b"\nlater\n").await;
+    backend.write_all(b"\nback").await.unwrap();
+    exactly(&mut client, b"\nback").await;
 }
 
 #[tokio::test]

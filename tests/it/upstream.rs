@@ -54,6 +54,28 @@ fn gateway_and(resources: &str) -> String {
 }
 
 #[tokio::test]
+async fn an_entry_without_resolution_leads_nowhere_unless_workloads_are_selected() {
+    let echo = Backend::http1().await;
+    let (site, gateway) = start(&entry("resolution: NONE"));
+    let mut http = Http::plain(gateway.port(80)).await;
+    let reply = http.get("http://a.com/").await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (503, "no healthy upstream"));
+    gateway.wait("the log tells", || gateway.out().contains(" 503 UH "));
+    let told = gateway.admin("/diagnostics").to_string();
+    assert!(told.contains("PC042"), "{told}");
+
+    let workload = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: w, namespace: \
+         shop}}\nspec: {{address: 127.0.0.1, ports: {{p: {}}}, labels: {{app: echo}}}}\n",
+        echo.port
+    );
+    let selected = entry("resolution: NONE, workloadSelector: {labels: {app: echo}}") + &workload;
+    gateway.reload(|| _ = site.config("all", &gateway_and(&selected)));
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    assert_eq!(echo.requests(), 1);
+}
+
+#[tokio::test]
 async fn a_unix_socket_is_an_endpoint() {
     let site = Site::new();
     let path = site.path("backend.sock");
