@@ -1,6 +1,6 @@
 //! Sockets and streams that know nothing of routes: binding, the coarse clock that ends stuck
-//! connections, replaying what was read to look at it, judging HTTP/1.1 before it is parsed, and
-//! passing bytes on without copying them.
+//! connections, replaying what was read to look at it, judging HTTP/1.1 before it is parsed and HTTP/2
+//! by its frames' headers, and passing bytes on without copying them.
 //!
 //! **Invariant:** nothing here knows a snapshot.
 
@@ -53,6 +53,8 @@ macro_rules! write_through {
 pub mod coalesce;
 pub mod copy;
 pub mod executor;
+pub mod flood;
+pub mod frames;
 pub mod guarded;
 pub mod listener;
 pub mod liveness;

@@ -52,7 +52,7 @@ limits! {
     REQUEST_LINE_SEEN_BYTES: usize = 16 << 10, "16 KiB";
     /// From ClientHello to the end of the handshake.
     HANDSHAKE_TIME: Duration = Duration::from_secs(10), "10 s";
-    /// From the first byte of a request head to its end; from accept, or a handshake without ALPN, to
+    /// From the first byte of a request head, or of an HTTP/2 frame that is no content, to its end; from accept, or a handshake without ALPN, to
     /// the bytes that tell HTTP/1.1 from HTTP/2.
     REQUEST_HEAD_TIME: Duration = Duration::from_secs(10), "10 s";
     /// HTTP/1.1 connection without a request.
@@ -113,6 +113,18 @@ limits! {
     HTTP2_PENDING_RESETS: usize = 20, "20 streams";
     /// Streams we reset for the client's protocol errors (made-you-reset).
     HTTP2_LOCAL_RESETS: usize = 500, "500 streams";
+    /// HTTP/2 frames without content (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA,
+    /// unknown ones) that a peer may send at once; then its connection ends with ENHANCE_YOUR_CALM.
+    HTTP2_CONTROL_FRAMES: u32 = 1_000, "1,000 frames";
+    /// How many of them more each second.
+    HTTP2_CONTROL_FRAMES_RATE: u32 = 100, "100 frames";
+    /// How many of them more for each stream that is opened and each DATA frame that the peer gets
+    /// (Envoy's default for the latter).
+    HTTP2_CONTROL_FRAMES_EARNED: u32 = 10, "10 frames";
+    /// Streams that a client may reset at once beyond every second one that it opens (rapid reset).
+    HTTP2_RESETS: u32 = 200, "200 streams";
+    /// How many of them more each second.
+    HTTP2_RESETS_RATE: u32 = 50, "50 streams";
     /// Connections the process holds, when the limit on files allows it.
     CONNECTIONS: usize = 100_000, "100,000 connections, at most half of the file limit";
 

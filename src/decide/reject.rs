@@ -51,6 +51,8 @@ pub enum Reject {
     UpstreamReset,
     /// The endpoint answered with something that is not HTTP.
     UpstreamProtocol,
+    /// The endpoint flooded its HTTP/2 connection.
+    UpstreamFlood,
     /// The route's time ran out.
     Timeout,
     /// The last try's own time ran out.
@@ -65,6 +67,8 @@ pub enum Reject {
     RequestTimeout,
     /// The client went away.
     ClientGone,
+    /// The client flooded its HTTP/2 connection: our reason code names the kind of frames.
+    Flood(&'static str),
 }
 
 /// What is wrong with a request head.
@@ -248,6 +252,10 @@ impl Reject {
                 reset!(502, "UPE", "protocol error", "protocol_error", "upstream_protocol_error")
                     .blame(Upstream)
             }
+            Self::UpstreamFlood => {
+                reset!(502, "UPE", "protocol error", "protocol_error", "upstream_flood")
+                    .blame(Upstream)
+            }
             Self::Timeout => {
                 answer(504, "upstream request timeout", "UT", "response_timeout", "route_timeout")
                     .blame(Upstream)
@@ -280,6 +288,7 @@ impl Reject {
                 answer(408, "request timeout", "-", "request_body_stalled", "request_stalled")
             }
             Self::ClientGone => answer(0, "", "DC", "downstream_remote_disconnect", "client_gone"),
+            Self::Flood(code) => answer(0, "", "DPE", "http2.frames_flood", code),
         }
     }
 

@@ -78,6 +78,7 @@ pub struct Liveness {
     active: AtomicU32,
     idle_since: AtomicU32,
     head_since: AtomicU32,
+    frame_since: AtomicU32,
     blocked_since: AtomicU32,
     unread_responses: AtomicU32,
     response_progress: AtomicU32,
@@ -97,6 +98,7 @@ impl Liveness {
             active: AtomicU32::new(0),
             idle_since: AtomicU32::new(now),
             head_since: AtomicU32::new(0),
+            frame_since: AtomicU32::new(0),
             blocked_since: AtomicU32::new(0),
             unread_responses: AtomicU32::new(0),
             response_progress: AtomicU32::new(0),
@@ -116,6 +118,17 @@ impl Liveness {
     pub fn bytes_read(&self) {
         if self.active.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(self.ticks.now(), Relaxed);
+        }
+    }
+
+    /// HTTP/2 frames were read; whether a head, or a frame that is no content, `began` among them, and
+    /// whether the last is `open` still.
+    pub fn frames_read(&self, began: bool, open: bool) {
+        let since = self.frame_since.load(Relaxed);
+        if !open && since != 0 {
+            self.frame_since.store(0, Relaxed);
+        } else if open && (began || since == 0) {
+            self.frame_since.store(self.ticks.now(), Relaxed);
         }
     }
 
@@ -226,6 +239,9 @@ impl Liveness {
         if unread || over(self.blocked_since.load(Relaxed), limit::STALL_TIME) {
             return Some(Stuck::Write);
         }
+        if over(self.frame_since.load(Relaxed), limit::REQUEST_HEAD_TIME) {
+            return Some(Stuck::Head);
+        }
         if self.active.load(Relaxed) > 0 {
             return None;
         }
@@ -233,7 +249,12 @@ impl Liveness {
             return Some(Stuck::Head);
         }
         let bound = if http2 { limit::IDLE_HTTP2_TIME } else { limit::IDLE_HTTP1_TIME };
-        over(self.idle_since.load(Relaxed), bound).then_some(Stuck::Idle)
+        let idle = self.idle_since.load(Relaxed);
+        if over(idle, bound + limit::STALL_TIME) {
+            // It was drained, and does not answer.
+            return Some(Stuck::Write);
+        }
+        over(idle, bound).then_some(Stuck::Idle)
     }
 }
 
@@ -258,6 +279,8 @@ mod tests {
         check(61, Kind::Http1, |_| {}, Some(Stuck::Idle));
         check(61, Kind::Http2, |_| {}, None);
         check(301, Kind::Http2, |_| {}, Some(Stuck::Idle));
+        check(360, Kind::Http2, |_| {}, Some(Stuck::Idle));
+        check(361, Kind::Http2, |_| {}, Some(Stuck::Write));
         check(301, Kind::Stream, |_| {}, None);
     }
 
@@ -265,6 +288,17 @@ mod tests {
     fn a_head_that_does_not_end_is_cut_early() {
         check(11, Kind::Http1, Liveness::bytes_read, Some(Stuck::Head));
         check(10, Kind::Http1, Liveness::bytes_read, None);
+        let busy = |l: &Liveness| {
+            l.request_began();
+            l.frames_read(true, true);
+        };
+        check(10, Kind::Http2, busy, None);
+        check(11, Kind::Http2, busy, Some(Stuck::Head));
+        let ended = |l: &Liveness| {
+            busy(l);
+            l.frames_read(false, false);
+        };
+        check(11, Kind::Http2, ended, None);
     }
 
     #[test]

@@ -43,6 +43,8 @@ use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::head::Sender;
 use crate::net::coalesce::coalesce;
 use crate::net::executor::LocalExecutor;
+use crate::net::flood::Metered;
+use crate::net::frames::PREFACE;
 use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
@@ -127,8 +129,6 @@ impl HttpConnection {
     }
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// HTTP on a connection, ready to run to its end.
 pub type Served = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -165,14 +165,16 @@ where
     });
     let io = Guarded::new(stream, liveness.clone());
     let refused = shared.clone();
-    let ended = move |error: &hyper::Error| service::ended(&refused, error);
     let service = service_fn(move |request: Request<Incoming>| {
         // Boxed: the connection holds the future's place even while it is idle.
         Box::pin(service::serve(shared.clone(), request).map(Ok)) as ServiceFuture
     });
     if http2 {
         liveness.begin(Kind::Http2);
+        let io = Metered::client(io, liveness.clone());
+        let flooded = io.flooded();
         let (io, waiting) = coalesce(io);
+        let ended = move |error: &hyper::Error| service::ended(&refused, error, flooded.get());
         let served = Box::pin(http2_builder().serve_connection(TokioIo::new(io), service));
         let finish = http2::Connection::graceful_shutdown;
         let flush = move |cx: &mut Context<'_>| waiting.poll_drain(cx);
@@ -180,6 +182,7 @@ where
     } else {
         liveness.begin(Kind::Http1);
         let io = TokioIo::new(Strict::new(io, liveness.clone()));
+        let ended = move |error: &hyper::Error| service::ended(&refused, error, None);
         let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         let flush = |_: &mut Context<'_>| Poll::Ready(Ok(()));

@@ -39,7 +39,8 @@ pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 impl LogLevel {
     /// The level now, as [`LogLevel::set`] reads it.
     pub fn current(&self) -> Result<String, LogsError> {
-        Ok(self.0.with_current(ToString::to_string)?)
+        let level = self.0.with_current(ToString::to_string)?;
+        Ok(level.strip_prefix(QUIET).map_or(level.clone(), ToOwned::to_owned))
     }
 
     /// Changes the level: `debug`, or `info,portcullis::proxy=trace`.
@@ -72,6 +73,10 @@ pub(crate) fn reloadable(level: &str) -> Result<(Reloadable, LogLevel), LogsErro
     Ok((layer, LogLevel(handle)))
 }
 
+/// The HTTP/2 library warns of each frame that a peer should not have sent: as many lines as the peer
+/// likes. What is said of the library expressly comes after this, and counts.
+const QUIET: &str = "h2=error,";
+
 /// `EnvFilter` takes a lone word that is no level for a module and shuts all others up; refused here.
 fn filter(level: &str) -> Result<EnvFilter, LogsError> {
     let invalid = || LogsError::Level(level.to_owned());
@@ -82,6 +87,8 @@ fn filter(level: &str) -> Result<EnvFilter, LogsError> {
     if !level.split(',').map(str::trim).all(plausible) {
         return Err(invalid());
     }
+    let quiet = if level == "off" { "" } else { QUIET };
+    let level = format!("{quiet}{level}");
     EnvFilter::builder().with_regex(false).parse(level).map_err(|_| invalid())
 }
 
@@ -101,7 +108,8 @@ mod tests {
     fn level_changes_at_run_time() {
         check("debug", Some("debug"));
         check("off", Some("off"));
-        check("warn,portcullis::proxy=trace", Some("portcullis::proxy=trace,warn"));
+        check("info,h2=trace", Some("h2=trace,info"));
+        check("warn,portcullis::proxy=trace", Some("portcullis::proxy=trace,h2=error,warn"));
     }
 
     #[test]

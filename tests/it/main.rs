@@ -27,6 +27,8 @@ mod external;
 mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
+mod floods;
+mod frames;
 mod gateway;
 mod http;
 mod identity;

@@ -307,6 +307,8 @@ fn failure(error: &hyper::Error) -> Reject {
         Reject::UpstreamProtocol
     } else if error.is_user() {
         Reject::ClientGone
+    } else if is_flood(error) {
+        Reject::UpstreamFlood
     } else if stream.is_some_and(h2::Error::is_library) {
         Reject::UpstreamProtocol
     } else if stream.is_some_and(h2::Error::is_reset) {
@@ -323,6 +325,13 @@ fn is_refused(error: &hyper::Error) -> bool {
         Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
         Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
         _ => false,
+    })
+}
+
+/// Whether this end closed an HTTP/2 connection because its peer flooded it.
+pub(super) fn is_flood(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| {
+        error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
     })
 }
 

@@ -78,6 +78,9 @@ impl ResponseBody {
             Self { content, exchange: Some(exchange), unfinished, handed: false, expiry };
         if body.is_end_stream() {
             body.complete();
+        } else {
+            // Asked for once the client lets anything be sent.
+            body.hand(true);
         }
         body
     }

@@ -10,27 +10,31 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::attempt::is_flood;
 use super::body::ResponseBody;
 use super::exchange::{DELAYED, Exchange};
 use super::head::{self, Plan};
 use super::{HttpConnection, external, forward, respond};
 use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
+use crate::net::frames::Kind;
 use crate::proxy::serving::Serving;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Protocol, RequestRecord};
 
-/// A connection ended before its time. A head that cannot be read was answered by the codec; it is
-/// counted and logged here, as every answer of our own is.
-pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
+/// A connection ended before its time, `flooded` with HTTP/2 frames of a kind. A head that cannot be read
+/// was answered by the codec, and a flood by the end of the connection; they are counted and logged
+/// here, as every answer of our own is.
+pub fn ended(connection: &HttpConnection, error: &hyper::Error, flooded: Option<Kind>) {
     tracing::debug!(peer = %connection.peer, %error, "connection ended");
-    if !error.is_parse() {
-        return;
-    }
-    let reject = if error.is_parse_too_large() {
+    let reject = if is_flood(error) {
+        Reject::Flood(flooded.unwrap_or(Kind::Headers).flood())
+    } else if error.is_parse_too_large() {
         Reject::TooManyHeaders
-    } else {
+    } else if error.is_parse() {
         Reject::BadRequest(BadRequest::Unreadable)
+    } else {
+        return;
     };
     let telemetry = &connection.registered.worker.telemetry;
     let mut log = telemetry.log.fields();
@@ -41,7 +45,7 @@ pub fn ended(connection: &HttpConnection, error: &hyper::Error) {
         log.server_name.clone_from(&connection.server_name);
     }
     let mut record = RequestRecord::new(Instant::now(), Protocol::Http, log);
-    record.code = reject.status().as_u16();
+    record.code = reject.answer().status;
     record.flags = reject.answer().flag;
     record.reason = Some(reject.answer().code);
     record.details = reject.details();

@@ -16,6 +16,7 @@ use super::host::{Connection, Facts, Host, Open, Purpose};
 use super::lease::Sender;
 use crate::base::limit;
 use crate::net::executor::LocalExecutor;
+use crate::net::flood::Metered;
 use crate::net::proxy_protocol;
 use crate::snapshot::cluster::{Address, Cluster, Protocol, ProxyVersion, Sni, UpstreamTls};
 use crate::upstream::connect::{ConnectError, Opening, Security, Stream};
@@ -87,7 +88,8 @@ where
             .keep_alive_timeout(ping.timeout)
             .keep_alive_while_idle(true);
     }
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (sender, connection) =
+        builder.handshake(TokioIo::new(Metered::backend(stream))).await.map_err(failed)?;
     spawn_local(async move {
         let _ = connection.await;
         drop(open);
