@@ -32,6 +32,7 @@ mod frames;
 mod gateway;
 mod http;
 mod identity;
+mod informational;
 mod jwt;
 mod keys;
 mod lifecycle;

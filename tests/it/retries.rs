@@ -132,3 +132,52 @@ async fn the_mesh_may_set_the_policy_of_rules_without_one() {
     assert_eq!(http.get("http://a.com/").await.status, 503);
     assert_eq!(backend.heads(), 2);
 }
+
+/// What becomes of a request when the HTTP/2 backend ends its connections without having looked at it.
+async fn unprocessed(retries: &str, refusal: fn(u32) -> Vec<u8>) -> u16 {
+    use crate::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, fields, frame};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for first in [true, false] {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut raw = Raw::server(stream, &[]).await;
+            let stream = raw.wait(HEADERS).await.unwrap().stream;
+            if first {
+                raw.send(&refusal(stream)).await;
+                continue;
+            }
+            let head = fields(&[(":status", "200")]);
+            raw.send(&frame(HEADERS, END_HEADERS, stream, &head)).await;
+            raw.send(&frame(DATA, END_STREAM, stream, b"ok")).await;
+            raw.ended().await;
+        }
+    });
+    let rules =
+        format!("  http: [{{route: [{{destination: {{host: echo.shop.internal}}}}]{retries}}}]\n");
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)
+            + &crate::gateway::service("echo", "HTTP2", port)),
+    );
+    let gateway = site.start_with(&[80], &["--workers", "1"]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let request = http.request("POST", "http://a.com/", &[], "body");
+    http.send(request).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn what_was_not_processed_is_sent_again_unless_the_rule_forbids_any_retry() {
+    use crate::frames::{GOAWAY, RST_STREAM, frame};
+
+    let refused: fn(u32) -> Vec<u8> = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 7]);
+    let ended: fn(u32) -> Vec<u8> = |_| frame(GOAWAY, 0, 0, &[0; 8]);
+    for refusal in [refused, ended] {
+        assert_eq!(unprocessed("", refusal).await, 200);
+        // As Envoy without a retry policy.
+        assert_eq!(unprocessed(", retries: {attempts: 0}", refusal).await, 503);
+    }
+}
