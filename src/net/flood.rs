@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::frames::{Header, Kind, PREFACE, Walk};
@@ -120,6 +121,30 @@ impl Account {
 /// has bounds of its own for.
 pub type Flooded = Rc<Cell<Option<Kind>>>;
 
+/// Whether the peer has said its settings.
+#[derive(Clone, Debug, Default)]
+pub struct Greeted(Rc<Greeting>);
+
+#[derive(Debug, Default)]
+struct Greeting {
+    said: Cell<bool>,
+    told: Notify,
+}
+
+impl Greeted {
+    /// Waits until the peer has said its settings; what waits runs after they were taken in.
+    pub async fn wait(&self) {
+        while !self.0.said.get() {
+            self.0.told.notified().await;
+        }
+    }
+
+    fn said(&self) {
+        self.0.said.set(true);
+        self.0.told.notify_waiters();
+    }
+}
+
 /// A stream of HTTP/2 frames whose peer is kept within its credit.
 #[derive(Debug)]
 pub struct Metered<S> {
@@ -129,6 +154,7 @@ pub struct Metered<S> {
     account: Account,
     last: Kind,
     flooded: Flooded,
+    greeted: Option<Greeted>,
     /// Bytes fed instead of the peer's, once it has no credit.
     fed: Option<usize>,
     /// Told of frames that take their time.
@@ -141,9 +167,10 @@ impl<S> Metered<S> {
         Self::new(stream, (PREFACE.len(), 0), Some(liveness))
     }
 
-    /// A connection to a backend.
-    pub fn backend(stream: S) -> Self {
-        Self::new(stream, (0, PREFACE.len()), None)
+    /// A connection to a backend, that tells when the backend has said its settings.
+    pub fn backend(stream: S, greeted: Greeted) -> Self {
+        let metered = Self::new(stream, (0, PREFACE.len()), None);
+        Self { greeted: Some(greeted), ..metered }
     }
 
     fn new(stream: S, (read, written): (usize, usize), liveness: Option<Arc<Liveness>>) -> Self {
@@ -154,6 +181,7 @@ impl<S> Metered<S> {
             account: Account::new(),
             last: Kind::Settings,
             flooded: Flooded::default(),
+            greeted: None,
             fed: None,
             liveness,
         }
@@ -166,7 +194,7 @@ impl<S> Metered<S> {
 
     /// Looks at what was read; how much of it may pass.
     fn judge(&mut self, bytes: &[u8]) -> usize {
-        let Self { read, account, last, flooded, fed, liveness, .. } = self;
+        let Self { read, account, last, flooded, greeted, fed, liveness, .. } = self;
         let mut began = false;
         let passed = read.pass(bytes, |header| {
             began |= account.block.is_none();
@@ -181,6 +209,13 @@ impl<S> Metered<S> {
             }
             !paid
         });
+        // Settings are what comes first.
+        if passed > 0
+            && read.is_between()
+            && let Some(greeted) = greeted.take()
+        {
+            greeted.said();
+        }
         if let Some(liveness) = liveness {
             let inside = !read.is_between() && (*last != Kind::Data || read.is_in_header());
             liveness.frames_read(began, inside || account.block.is_some());

@@ -14,6 +14,7 @@ pub mod service;
 pub mod tee;
 pub mod upgrade;
 pub mod upload;
+pub mod websocket;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -236,6 +237,7 @@ fn http1_builder() -> http1::Builder {
 fn http2_builder() -> http2::Builder<LocalExecutor> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
+        .enable_connect_protocol()
         .max_concurrent_streams(limit::HTTP2_STREAMS)
         .initial_stream_window_size(limit::HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(limit::HTTP2_CONNECTION_WINDOW)

@@ -55,3 +55,4 @@ mod strict;
 mod tcp;
 mod token_rules;
 mod upstream;
+mod websockets;

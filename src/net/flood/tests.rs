@@ -19,7 +19,7 @@ const PING: (u8, u8, u8) = (8, 6, 0);
 /// How many of so many such frames on stream 1 pass, the last of them included.
 fn passing((length, kind, flags): (u8, u8, u8), count: usize) -> usize {
     let one = frame(length, kind, flags, 1);
-    let mut metered = Metered::backend(tokio::io::empty());
+    let mut metered = Metered::backend(tokio::io::empty(), Greeted::default());
     metered.judge(&one.repeat(count)) / one.len()
 }
 
@@ -37,7 +37,7 @@ async fn each_kind_without_content_has_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn time_gives_credit() {
-    let mut metered = Metered::backend(tokio::io::empty());
+    let mut metered = Metered::backend(tokio::io::empty(), Greeted::default());
     let second = frame(8, 6, 0, 0).repeat(limit::HTTP2_CONTROL_FRAMES_RATE.try_into().unwrap());
     for _ in 0..100 {
         assert_eq!(metered.judge(&second), second.len());
@@ -47,7 +47,7 @@ async fn time_gives_credit() {
 
 /// How many streams one can open and reset each so-manieth of them.
 fn reset(every: usize, opened_by_peer: bool) -> usize {
-    let mut metered = Metered::backend(tokio::io::empty());
+    let mut metered = Metered::backend(tokio::io::empty(), Greeted::default());
     for (index, stream) in (1..20_001_u32).step_by(2).enumerate() {
         let head = frame(1, 1, 5, stream);
         if opened_by_peer {
@@ -75,7 +75,7 @@ async fn a_client_may_reset_every_other_stream_and_a_backend_each() {
 
 /// The frames that a reader gets, by pieces of a size, of a peer that sends these.
 async fn frames(sent: &[u8], size: usize) -> Vec<(Kind, u32, bool)> {
-    let mut metered = Metered::backend(sent);
+    let mut metered = Metered::backend(sent, Greeted::default());
     let mut walk = Walk::default();
     let mut seen = Vec::new();
     while seen.len() < 5_000 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
@@ -66,6 +66,11 @@ pub async fn send(
             tries.acquire(pool, &demand).await?
         };
         lease.deadline = aim.deadline;
+        // Boxed: few requests are WebSockets.
+        let connects = *exchange.request.method() == Method::CONNECT;
+        if connects && !Box::pin(lease.takes_connects()).await {
+            return Err(Reject::UpstreamProtocol);
+        }
         if tries.failed > 0 {
             let attempt = HeaderValue::from(tries.failed + 1);
             exchange.request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, attempt);
@@ -185,6 +190,9 @@ pub(super) fn head_of<B>(request: &Request<B>) -> Request<()> {
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
+    if let Some(protocol) = request.extensions().get::<hyper::ext::Protocol>() {
+        copy.extensions_mut().insert(protocol.clone());
+    }
     copy
 }
 

@@ -16,6 +16,7 @@ use super::attempt::head_of;
 use super::head::{self};
 use super::request_body::{Gate, RequestBody};
 use super::upload::Upload;
+use super::websocket;
 use crate::base::header::{GRPC_STATUS, X_FORWARDED_FOR, X_REQUEST_ID};
 use crate::base::id::Origin;
 use crate::decide::head::Head;
@@ -136,6 +137,7 @@ impl Exchange {
     /// Reads the head, and takes out of it what the client may not say.
     pub(super) fn read(&mut self, snapshot: &Snapshot) -> Result<(), Reject> {
         let sender = self.connection.sender();
+        websocket::arrived(&mut self.request);
         self.head = Head::read(sender, &snapshot.edge, &self.request)?;
         let arrival = Arrival {
             peer: &self.connection.peer_ip,

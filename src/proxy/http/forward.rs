@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::head::{Plan, RequestValues};
 use super::request_body::Gate;
 use super::upload::Fault;
+use super::websocket::Handshake;
 use super::{attempt, deadline, mirror, respond, upgrade};
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{
@@ -54,7 +55,7 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         worker.upstreams.pool(&cluster, &worker.telemetry.metrics)
     };
     exchange.goes_to(pool.destination());
-    let Prepared { received, client_upgrade, hashed, mut expiry } =
+    let Prepared { received, client_upgrade, handshake, hashed, mut expiry } =
         prepare(&mut exchange, &work, &cluster);
     mirror::start(&exchange, &work);
     let aim = attempt::Aim {
@@ -66,17 +67,19 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         let sending = pin!(attempt::send(&mut exchange, (&cluster, &pool), &aim));
         deadline::within(&mut expiry, sending).await
     };
-    let sent = sent.and_then(|sent| {
-        let framed = is_framed(&sent.0, client_upgrade.is_some());
-        if framed { Ok(sent) } else { Err(Reject::UpstreamProtocol) }
+    let sent = sent.and_then(|mut sent| {
+        if !is_framed(&sent.0, handshake.is_some()) {
+            return Err(Reject::UpstreamProtocol);
+        }
+        let switched = handshake.map(|handshake| handshake.answer(&mut sent.0)).transpose()?;
+        Ok((sent, switched.unwrap_or(false)))
     });
     match sent {
-        Ok((mut response, lease, began)) => {
+        Ok(((mut response, lease, began), switched)) => {
             let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Some(log) = &mut exchange.record.log {
                 log.upstream_service_milliseconds = Some(millis);
             }
-            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             finish_head(&work, &mut response, millis, (switched, exchange.is_http2()));
             if let Some(received) = received {
                 let upstream = lease.peer();
@@ -152,6 +155,7 @@ struct Prepared {
     /// Its head before the rule's operations, where operations on the answer's headers may ask for it.
     received: Option<Box<Request<()>>>,
     client_upgrade: Option<OnUpgrade>,
+    handshake: Option<Handshake>,
     hashed: Hashed,
     expiry: Option<Expiry>,
 }
@@ -185,9 +189,15 @@ fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepa
         headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(millis));
     }
     gate(exchange, cluster);
+    let http2 = exchange.is_http2();
+    let handshake = exchange
+        .head
+        .upgrade
+        .then(|| Handshake::ask(&mut exchange.request, cluster.protocol, http2));
     Prepared {
         received: received.filter(|_| answered),
         client_upgrade,
+        handshake,
         hashed: hash(exchange, cluster),
         expiry: deadline::expiry(&exchange.upload, work.rule.timeout, grpc),
     }
@@ -279,7 +289,7 @@ fn finish_head(
     *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    strip_hop_by_hop(headers, switched);
+    strip_hop_by_hop(headers, switched && !http2);
     if empty {
         // A length here is no length of anything (RFC 9110 section 8.6).
         headers.remove(CONTENT_LENGTH);

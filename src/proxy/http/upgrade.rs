@@ -1,4 +1,4 @@
-//! WebSockets: after `101` both sides speak freely until one ends.
+//! WebSockets: once one is granted both sides speak freely until one ends.
 
 use hyper::Response;
 use hyper::body::Incoming;
@@ -15,7 +15,7 @@ use crate::net::liveness::Order;
 use crate::proxy::tcp::{STOPPED, verdict};
 use crate::upstream::pool::lease::Lease;
 
-/// Passes a `101` on and joins the two sides once it is sent.
+/// Passes on that it is granted, and joins the two sides once that is sent.
 pub fn switch(
     exchange: Box<Exchange>,
     mut response: Response<Incoming>,

@@ -3,7 +3,7 @@
 //! **Invariant:** a connection is used again only for the purpose it was made for, and never beyond
 //! its rules.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -78,11 +78,42 @@ pub(super) struct Facts {
     pub(super) peer: Option<SocketAddr>,
     /// This end's address.
     pub(super) local: Option<SocketAddr>,
+    /// Whether an HTTP/2 connection takes an extended CONNECT.
+    pub(super) connects: Connects,
     pub(super) born: Instant,
     /// Requests it was taken for.
     pub(super) served: Cell<u32>,
     /// Requests on it now.
     pub(super) streams: Cell<u32>,
+}
+
+/// Whether an HTTP/2 connection takes an extended CONNECT: known once the other end has said its settings
+/// (RFC 8441 section 3).
+#[derive(Debug, Default)]
+pub(super) struct Connects {
+    taken: OnceCell<bool>,
+    told: Notify,
+}
+
+impl Connects {
+    pub(super) fn is_told(&self) -> bool {
+        self.taken.get().is_some()
+    }
+
+    pub(super) fn tell(&self, taken: bool) {
+        if self.taken.set(taken).is_ok() {
+            self.told.notify_waiters();
+        }
+    }
+
+    pub(super) async fn taken(&self) -> bool {
+        loop {
+            if let Some(taken) = self.taken.get() {
+                return *taken;
+            }
+            self.told.notified().await;
+        }
+    }
 }
 
 struct Idle<B> {

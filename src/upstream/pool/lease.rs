@@ -13,11 +13,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::host::{Facts, Host};
 use crate::balance::outlier::Event;
 use crate::base::header::GRPC_STATUS;
+use crate::base::limit;
 use crate::telemetry::upstream::UpstreamMetrics;
 use crate::upstream::bounds::Permit;
 
@@ -98,6 +99,11 @@ impl<B: http_body::Body + 'static> Lease<B> {
         if let Some(Sender::Http1(sender)) = &mut self.sender {
             let _ = sender.ready().await;
         }
+    }
+
+    /// Whether the HTTP/2 connection takes an extended CONNECT.
+    pub async fn takes_connects(&self) -> bool {
+        timeout(limit::CONNECT_TIME, self.facts.connects.taken()).await.unwrap_or(false)
     }
 
     /// Sends a request. Not `async`, so that what waits for the answer has no room for the request.

@@ -3,6 +3,8 @@
 //! **Invariant:** an endpoint that is to be spoken to through TLS is never spoken to without.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 
 use hyper::client::conn::{http1, http2};
@@ -12,11 +14,11 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::Demand;
-use super::host::{Connection, Facts, Host, Open, Purpose};
+use super::host::{Connection, Connects, Facts, Host, Open, Purpose};
 use super::lease::Sender;
 use crate::base::limit;
 use crate::net::executor::LocalExecutor;
-use crate::net::flood::Metered;
+use crate::net::flood::{Greeted, Metered};
 use crate::net::proxy_protocol;
 use crate::snapshot::cluster::{Address, Cluster, Protocol, ProxyVersion, Sni, UpstreamTls};
 use crate::upstream::connect::{ConnectError, Opening, Security, Stream};
@@ -59,6 +61,7 @@ where
         purpose,
         peer: host.socket(),
         local: stream.local_address(),
+        connects: Connects::default(),
         born: Instant::now(),
         served: Cell::default(),
         streams: Cell::default(),
@@ -88,10 +91,21 @@ where
             .keep_alive_timeout(ping.timeout)
             .keep_alive_while_idle(true);
     }
-    let (sender, connection) =
-        builder.handshake(TokioIo::new(Metered::backend(stream))).await.map_err(failed)?;
+    let greeted = Greeted::default();
+    let stream = TokioIo::new(Metered::backend(stream, greeted.clone()));
+    let (sender, connection) = builder.handshake(stream).await.map_err(failed)?;
+    let told = facts.clone();
     spawn_local(async move {
-        let _ = connection.await;
+        let mut connection = pin!(connection);
+        let mut greeting = pin!(greeted.wait());
+        let ended = poll_fn(|cx| {
+            if !told.connects.is_told() && greeting.as_mut().poll(cx).is_ready() {
+                told.connects.tell(connection.is_extended_connect_protocol_enabled());
+            }
+            connection.as_mut().poll(cx)
+        });
+        let _ = ended.await;
+        told.connects.tell(false);
         drop(open);
     });
     host.share(sender.clone(), facts.clone());
