@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::auth::authz::Policies;
+use crate::auth::authz::{Policies, Shadow};
 use crate::auth::jwt::Authenticator;
 use crate::base::hash::Fingerprint;
 use crate::base::id::{Generation, Origin};
@@ -103,6 +103,8 @@ pub struct Access {
     pub external: Vec<External>,
     /// DENY and ALLOW.
     pub policies: Policies,
+    /// AUDIT and dry runs, where there are any.
+    pub shadow: Option<Box<Shadow>>,
 }
 
 /// What happens to `x-forwarded-client-cert`

@@ -2,18 +2,24 @@
 //!
 //! A DENY rule that matches refuses. Where ALLOW policies exist, one of their rules must match. A
 //! request whose path can be read in several ways is judged in each: one reading that a DENY rule
-//! matches refuses, and every reading must be allowed.
+//! matches refuses, and every reading must be allowed. AUDIT policies and dry runs are judged beside that
+//! and refuse nothing.
 //!
-//! **Invariant:** no clock, sockets or resources; a judgement allocates nothing unless it refuses.
+//! **Invariant:** no clock, sockets or resources; a judgement by what is enforced allocates nothing unless it
+//! refuses.
 
 mod facts;
 mod path;
 mod rule;
+mod set;
+mod shadow;
 mod text;
 
 pub use facts::{Facts, HttpFacts, Peer, PeerId};
 pub use path::{InvalidTemplate, PathMatch};
 pub use rule::{Field, Rule, Subject, TextSubject};
+pub use set::PolicySet;
+pub use shadow::{Remark, Shadow};
 pub use text::TextMatch;
 
 use crate::base::id::Origin;
@@ -31,12 +37,11 @@ pub struct Policy {
     pub origin: Origin,
 }
 
-/// The policies of a gateway.
-#[derive(Clone, Debug)]
+/// The policies of a gateway that are enforced.
+#[derive(Clone, Debug, Default)]
 pub struct Policies {
-    deny: Vec<Policy>,
-    allow: Vec<Policy>,
-    looks_at_paths: bool,
+    deny: PolicySet,
+    allow: PolicySet,
 }
 
 /// Why a request is refused; for logs alone.
@@ -75,12 +80,6 @@ pub struct Selected<'a> {
     pub origin: &'a Origin,
 }
 
-/// The first rule that selects a request for something else than passing, in any reading of its path.
-pub fn select<'a>(policies: &'a [Policy], facts: &Facts<'_>) -> Option<Selected<'a>> {
-    (0..facts.readings())
-        .find_map(|reading| first(policies, &facts.reading(reading), Purpose::HoldBack))
-}
-
 /// What a rule is for, and so which way a doubt about a match goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -95,31 +94,29 @@ pub(crate) enum Purpose {
 impl Policies {
     /// Policies of which any match of `deny` refuses and, where there are any, one of `allow` must match.
     pub fn new(deny: Vec<Policy>, allow: Vec<Policy>) -> Self {
-        let rules = deny.iter().chain(&allow).flat_map(|policy| &policy.rules);
-        let looks_at_paths = rules.into_iter().any(|(rule, _)| rule.looks_at_paths());
-        Self { deny, allow, looks_at_paths }
+        Self { deny: PolicySet::new(deny), allow: PolicySet::new(allow) }
     }
 
     /// Judges; the rule that allowed is given where one had to.
     pub fn judge(&self, facts: &Facts<'_>) -> Result<Option<&Origin>, Denial> {
-        if let Some(selected) = select(&self.deny, facts) {
+        if let Some(selected) = self.deny.select(facts) {
             return Err(Denial::by(&selected));
         }
-        let mut allowed = None;
-        if let Some(policy) = self.allow.first() {
-            for reading in 0..facts.readings() {
-                match first(&self.allow, &facts.reading(reading), Purpose::Pass) {
-                    Some(selected) => allowed = Some(selected.origin),
-                    None => return Err(Denial::whole(policy.origin.clone())),
-                }
-            }
+        let Some(policy) = self.allow.iter().next() else { return Ok(None) };
+        match self.allow.permit(facts) {
+            Some(selected) => Ok(Some(selected.origin)),
+            None => Err(Denial::whole(policy.origin.clone())),
         }
-        Ok(allowed)
     }
 
     /// Whether some rule looks at paths, so that their readings matter.
     pub fn look_at_paths(&self) -> bool {
-        self.looks_at_paths
+        self.deny.looks_at_paths() || self.allow.looks_at_paths()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.deny.is_empty() && self.allow.is_empty()
     }
 
     /// Every policy, those that refuse first.
@@ -127,15 +124,6 @@ impl Policies {
         let named = |action| move |policy| (action, policy);
         self.deny.iter().map(named("DENY")).chain(self.allow.iter().map(named("ALLOW")))
     }
-}
-
-/// The first rule that matches.
-fn first<'a>(policies: &'a [Policy], facts: &Facts<'_>, purpose: Purpose) -> Option<Selected<'a>> {
-    policies.iter().find_map(|policy| {
-        let mut rules = policy.rules.iter().enumerate();
-        let (rule, (_, origin)) = rules.find(|(_, (rule, _))| rule.matches(facts, purpose))?;
-        Some(Selected { policy, rule, origin })
-    })
 }
 
 #[cfg(test)]

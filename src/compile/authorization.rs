@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::auth::authz::{self, Policies};
+use crate::auth::authz::{self, Policies, PolicySet, Shadow};
 use crate::base::id::Origin;
 use crate::diag::catalog;
 use crate::resources::authorization_policy::Action;
@@ -32,32 +32,49 @@ pub fn authorization(
     findings: &mut Findings,
 ) -> Authorization {
     let mut refusing = broken(set, "AuthorizationPolicy", settings, findings);
-    let (mut deny, mut allow) = (Vec::new(), Vec::new());
-    let mut asked: BTreeMap<&str, External> = BTreeMap::new();
+    let mut compiled: BTreeMap<(Action, Force), Vec<authz::Policy>> = BTreeMap::new();
+    let mut asked: BTreeMap<&str, Vec<authz::Policy>> = BTreeMap::new();
+    let mut providers = BTreeMap::new();
     for policy in &set.authorization_policies {
         match effect(policy, settings, findings) {
             Effect::None => {}
             Effect::Refuse(origin) => {
                 refusing.get_or_insert(origin);
             }
-            Effect::Allow(policy) => allow.push(policy),
-            Effect::Deny(policy) => deny.push(policy),
-            Effect::Ask(compiled) => {
+            Effect::Judge(force, rules) => {
+                compiled.entry((policy.spec.action, force)).or_default().push(rules);
+            }
+            Effect::Ask(rules) => {
                 let name = policy.spec.provider.as_ref().map_or("", |one| one.name.as_str());
                 let found = find(name, findings).map_err(|why| tell(policy, why, findings)).ok();
-                let new = || External { policies: Vec::new(), provider: found };
-                asked.entry(name).or_insert_with(new).policies.push(compiled);
+                providers.entry(name).or_insert(found);
+                asked.entry(name).or_default().push(rules);
             }
         }
     }
-    match refusing {
-        Some(origin) => Authorization::Refuse(origin),
-        None if deny.is_empty() && allow.is_empty() && asked.is_empty() => Authorization::Open,
-        None => Authorization::Enforce(Arc::new(Access {
-            external: asked.into_values().collect(),
-            policies: Policies::new(deny, allow),
-        })),
+    if let Some(origin) = refusing {
+        return Authorization::Refuse(origin);
     }
+    let mut take = |action, force| compiled.remove(&(action, force)).unwrap_or_default();
+    let policies =
+        Policies::new(take(Action::Deny, Force::Enforced), take(Action::Allow, Force::Enforced));
+    let shadow = Shadow {
+        audit: PolicySet::new(take(Action::Audit, Force::Shadow)),
+        deny: PolicySet::new(take(Action::Deny, Force::Shadow)),
+        allow: PolicySet::new(take(Action::Allow, Force::Shadow)),
+    };
+    let shadow = Some(Box::new(shadow)).filter(|shadow| !shadow.is_empty());
+    let external: Vec<_> = asked
+        .into_iter()
+        .map(|(name, policies)| External {
+            policies: PolicySet::new(policies),
+            provider: providers.remove(name).flatten(),
+        })
+        .collect();
+    if policies.is_empty() && shadow.is_none() && external.is_empty() {
+        return Authorization::Open;
+    }
+    Authorization::Enforce(Arc::new(Access { external, policies, shadow }))
 }
 
 /// Tells that a provider is none.
@@ -70,14 +87,21 @@ fn tell(policy: &Policy, why: String, findings: &mut Findings) {
 enum Effect {
     /// Nothing.
     None,
-    /// It takes part in what is allowed.
-    Allow(authz::Policy),
-    /// What it matches is refused.
-    Deny(authz::Policy),
+    /// It says what its action says of what it matches.
+    Judge(Force, authz::Policy),
     /// Its provider is asked about what it matches.
     Ask(authz::Policy),
     /// It refuses everything.
     Refuse(Origin),
+}
+
+/// Whether what a policy says is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Force {
+    /// It is.
+    Enforced,
+    /// It is told: AUDIT and dry runs.
+    Shadow,
 }
 
 fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) -> Effect {
@@ -88,24 +112,29 @@ fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) 
         Reach::Here => None,
         Reach::Unclear(why) => Some(why),
     };
-    if is_silent(policy, findings) {
-        return Effect::None;
-    }
+    let force = force(policy, findings);
+    let mut fail = |field: &str, why: &str| match force {
+        Force::Enforced => Effect::Refuse(fails_closed(policy, field, why, findings)),
+        Force::Shadow => {
+            let finding = at(policy, field, &catalog::VALUE_NOT_ACTED_ON, why);
+            findings.add(finding.help("the policy is not evaluated until it is corrected"));
+            Effect::None
+        }
+    };
     if let Some(why) = unclear {
-        return Effect::Refuse(fails_closed(policy, "spec", why, findings));
+        return fail("spec", why);
     }
     if let Some(field) = unread(policy).next() {
-        let message = "a policy with a field that does not exist may allow more than it says";
-        return Effect::Refuse(fails_closed(policy, field, message, findings));
+        return fail(
+            field,
+            "a policy with a field that does not exist may allow more than it says",
+        );
     }
-    let enforced = match spec.action {
-        Action::Allow => rules(policy, settings).map(Effect::Allow),
-        Action::Deny => rules(policy, settings).map(Effect::Deny),
+    let effect = match spec.action {
         Action::Custom => rules(policy, settings).and_then(before_tokens).map(Effect::Ask),
-        Action::Audit => return Effect::None,
+        _ => rules(policy, settings).map(|rules| Effect::Judge(force, rules)),
     };
-    enforced
-        .unwrap_or_else(|(field, why)| Effect::Refuse(fails_closed(policy, &field, why, findings)))
+    effect.unwrap_or_else(|(field, why)| fail(&field, &why))
 }
 
 /// Providers are asked before tokens are read: a rule that looks at tokens would never ask them.
@@ -136,37 +165,30 @@ fn rules(policy: &Policy, settings: &CompileSettings) -> Result<authz::Policy, U
     })
 }
 
-/// Whether a policy never changes an outcome: AUDIT, and dry runs of ALLOW and DENY.
-fn is_silent(policy: &Policy, findings: &mut Findings) -> bool {
-    if policy.spec.action == Action::Audit {
-        let message = "AUDIT is not acted on yet";
-        let finding = at(policy, "spec.action", &catalog::VALUE_NOT_ACTED_ON, message);
-        findings.add(finding.help("nothing is marked for an audit"));
-        return true;
-    }
-    let Some(value) = policy.meta.annotations.get(DRY_RUN) else { return false };
+/// Whether a policy is enforced; AUDIT never is, and dry runs of ALLOW and DENY are not.
+fn force(policy: &Policy, findings: &mut Findings) -> Force {
+    let usual = if policy.spec.action == Action::Audit { Force::Shadow } else { Force::Enforced };
+    let Some(value) = policy.meta.annotations.get(DRY_RUN) else { return usual };
+    let dry = match value.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    };
+    let (message, help) = match (dry, policy.spec.action) {
+        (Some(false), _) | (Some(true), Action::Audit) => return usual,
+        (Some(true), Action::Allow | Action::Deny) => return Force::Shadow,
+        (Some(true), Action::Custom) => (
+            "action CUSTOM has no dry run".to_owned(),
+            "remove the annotation; the policy is in force",
+        ),
+        (None, _) => (
+            format!("\"{value}\" is neither \"true\" nor \"false\""),
+            "the policy is in force; write \"true\" for a dry run",
+        ),
+    };
     let field = format!("metadata.annotations.{DRY_RUN}");
-    match value.as_str() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" if policy.spec.action != Action::Custom => {
-            let message = "dry runs are not acted on yet";
-            let finding = at(policy, field, &catalog::VALUE_NOT_ACTED_ON, message);
-            findings.add(finding.help("the policy is neither evaluated nor enforced"));
-            true
-        }
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => {
-            let message = "action CUSTOM has no dry run";
-            let finding = at(policy, field, &catalog::INVALID_ANNOTATION, message);
-            findings.add(finding.help("remove the annotation; the policy is in force"));
-            false
-        }
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-        other => {
-            let message = format!("\"{other}\" is neither \"true\" nor \"false\"");
-            let finding = at(policy, field, &catalog::INVALID_ANNOTATION, message);
-            findings.add(finding.help("the policy is in force; write \"true\" for a dry run"));
-            false
-        }
-    }
+    findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message).help(help));
+    usual
 }
 
 #[cfg(test)]
@@ -251,16 +273,25 @@ mod tests {
     }
 
     #[test]
-    fn audits_and_dry_runs_are_told_and_refuse_nothing() {
-        check(
-            &["{name: a, namespace: edge}", "spec: {action: AUDIT, rules: [{}]}"],
-            None,
-            &["PC062"],
-        );
+    fn audits_and_dry_runs_are_evaluated_and_a_broken_one_refuses_nothing() {
+        let meta = "{name: a, namespace: edge}";
+        check(&[meta, "spec: {action: AUDIT, rules: [{}]}"], Some("enforced"), &[]);
         let dry = |value| {
             format!("{{name: a, namespace: edge, annotations: {{istio.io/dry-run: \"{value}\"}}}}")
         };
-        check(&[&dry("true"), DENY], None, &["PC062"]);
+        check(&[&dry("true"), DENY], Some("enforced"), &[]);
+        for broken in [
+            "spec: {action: DENY, rules: [{form: []}]}",
+            "spec: {rules: [{from: [{source: {ipBlocks: [x]}}]}]}",
+            "spec: {targetRefs: [{group: networking.istio.io, kind: Gateway, name: x}], rules: [{}]}",
+        ] {
+            check(&[&dry("true"), broken], None, &["PC062"]);
+        }
+        check(
+            &[meta, "spec: {action: AUDIT, rules: [{when: [{key: x, values: [a]}]}]}"],
+            None,
+            &["PC062"],
+        );
         check(&[&dry("false"), DENY], Some("enforced"), &[]);
         check(&[&dry("yes"), DENY], Some("enforced"), &["IST0125"]);
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";

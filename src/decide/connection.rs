@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::auth::authz::{Denial, Facts, Peer, PeerId, select};
+use crate::auth::authz::{Denial, Facts, Peer, PeerId, Remark};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::listener::{Chain, TcpBlock};
 use crate::snapshot::{Authorization, Snapshot};
@@ -54,12 +54,27 @@ pub fn admit(
         Authorization::Enforce(access) => {
             let facts = facts.for_policies();
             // Providers are asked about requests alone: what they would be asked about does not pass.
-            let asked = access.external.iter().find_map(|one| select(&one.policies, &facts));
+            let asked = access.external.iter().find_map(|one| one.policies.select(&facts));
             match asked {
                 Some(selected) => Err(Denial::by(&selected)),
                 None => access.policies.judge(&facts).map(|_| ()),
             }
         }
+    }
+}
+
+/// What policies that are not enforced say of a connection whose bytes are passed on.
+pub fn remarks<'a>(
+    snapshot: &'a Snapshot,
+    block: &TcpBlock,
+    facts: &ConnectionFacts<'_>,
+) -> Vec<Remark<'a>> {
+    match &snapshot.authorization {
+        Authorization::Enforce(access) if block.judged => {
+            let shadow = access.shadow.as_ref();
+            shadow.map(|shadow| shadow.judge(&facts.for_policies())).unwrap_or_default()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether a provider is asked about a request, before tokens and other policies are looked at.
 
-use crate::auth::authz::{Selected, select};
+use crate::auth::authz::Selected;
 use crate::auth::jwt::Verdict;
 use crate::snapshot::external::External;
 use crate::snapshot::listener::{Listener, ServerBlock};
@@ -26,5 +26,5 @@ pub fn providers<'a>(
 
 /// The rule that selects a request for a provider.
 pub fn selects<'a>(external: &'a External, facts: &RequestFacts<'_>) -> Option<Selected<'a>> {
-    judged(facts, &Verdict::Anonymous, true, |facts| select(&external.policies, facts))
+    judged(facts, &Verdict::Anonymous, true, |facts| external.policies.select(facts))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use smallvec::smallvec;
 
-use crate::auth::authz::{Denial, Facts, HttpFacts};
+use crate::auth::authz::{Denial, Facts, HttpFacts, Remark};
 use crate::auth::jwt::{RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
 use crate::base::id::Origin;
@@ -18,7 +18,7 @@ use crate::route::path::readings;
 use crate::route::rewrite::Redirect;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers};
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward, Route, VirtualHost};
-use crate::snapshot::{Authorization, Snapshot};
+use crate::snapshot::{Access, Authorization, Snapshot};
 
 use super::connection::ConnectionFacts;
 use super::reject::Reject;
@@ -56,6 +56,8 @@ pub struct Decision<'a> {
     pub verdict: Verdict,
     /// The rule of a policy that allowed it, where one had to.
     pub allowed: Option<&'a Origin>,
+    /// What policies say that are not enforced.
+    pub remarks: Vec<Remark<'a>>,
     /// A wait that the rule injects before it.
     pub delay: Option<Duration>,
     /// What to do.
@@ -92,6 +94,7 @@ pub fn decide<'a>(
         route: None,
         verdict: Verdict::Anonymous,
         allowed: None,
+        remarks: Vec::new(),
         delay: None,
         outcome: Outcome::Reject(Reject::RouteNotFound),
     };
@@ -111,7 +114,9 @@ pub fn decide<'a>(
     let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
     let head = RequestHead { headers: &headers, ..facts.head };
     let facts = &RequestFacts { head, ..*facts };
-    match authorize(snapshot, facts, &decision.verdict) {
+    let (remarks, judgement) = authorize(snapshot, facts, &decision.verdict);
+    decision.remarks = remarks;
+    match judgement {
         Ok(allowed) => decision.allowed = allowed,
         Err(denial) => {
             decision.outcome = Outcome::Reject(Reject::Denied(Box::new(denial)));
@@ -195,18 +200,27 @@ pub fn judged_headers<'a>(
     }
 }
 
-/// Asks the policies; gives the rule that allowed where one had to.
+/// What policies say that are not enforced, and the rule that allowed where one had to.
+type Judgement<'a> = (Vec<Remark<'a>>, Result<Option<&'a Origin>, Denial>);
+
+/// Asks the policies.
 fn authorize<'a>(
     snapshot: &'a Snapshot,
     facts: &RequestFacts<'_>,
     verdict: &Verdict,
-) -> Result<Option<&'a Origin>, Denial> {
-    let policies = match &snapshot.authorization {
-        Authorization::Open => return Ok(None),
-        Authorization::Refuse(origin) => return Err(Denial::whole(origin.clone())),
-        Authorization::Enforce(access) => &access.policies,
+) -> Judgement<'a> {
+    let Access { policies, shadow, .. } = match &snapshot.authorization {
+        Authorization::Open => return (Vec::new(), Ok(None)),
+        Authorization::Refuse(origin) => {
+            return (Vec::new(), Err(Denial::whole(origin.clone())));
+        }
+        Authorization::Enforce(access) => &**access,
     };
-    judged(facts, verdict, policies.look_at_paths(), |facts| policies.judge(facts))
+    let of_paths = shadow.as_ref().is_some_and(|shadow| shadow.looks_at_paths());
+    judged(facts, verdict, of_paths || policies.look_at_paths(), |facts| {
+        let remarks = shadow.as_ref().map(|shadow| shadow.judge(facts));
+        (remarks.unwrap_or_default(), policies.judge(facts))
+    })
 }
 
 /// Judges what policies look at of a request; its path in every reading, where these matter.

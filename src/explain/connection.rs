@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::Uri;
 
 use super::request::{self, Arrived};
-use super::{Explanation, InvalidQuestion, Question, backend};
+use super::{Explanation, InvalidQuestion, Question, backend, policy};
 use crate::auth::authz::Peer;
 use crate::base::host::without_port;
-use crate::decide::connection::{ConnectionFacts, admit, choose, peer};
+use crate::decide::connection::{ConnectionFacts, admit, choose, peer, remarks};
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
 use crate::snapshot::inbound::Inbound;
@@ -274,6 +274,7 @@ fn stream(
     tale.outcome.server = Some(block.key.to_string());
     let local = local(listener);
     let facts = ConnectionFacts { client, source: question.source, local, server_name: name };
+    policy::remarks(tale, &remarks(snapshot, block, &facts));
     if let Err(denial) = admit(snapshot, block, &facts) {
         let text = format!("the connection is closed: {}", denial.details);
         tale.step("authorization", text).by(&denial.origin);

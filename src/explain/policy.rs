@@ -1,11 +1,26 @@
-//! What a rule does besides choosing where a request goes: faults, cross-origin answers, header
-//! operations, mirrors, retries.
+//! What policies say that are not enforced, and what a rule does besides choosing where a request goes:
+//! faults, cross-origin answers, header operations, mirrors, retries.
 
 use super::Explanation;
+use crate::auth::authz::Remark;
 use crate::route::fault::{Abort, Fault};
 use crate::route::headers::HeaderOps;
 use crate::snapshot::Snapshot;
 use crate::snapshot::route::Forward;
+
+/// What policies say that are not enforced.
+pub(super) fn remarks(tale: &mut Explanation, remarks: &[Remark<'_>]) {
+    for Remark { action, result, by } in remarks {
+        let text = match *action {
+            "audit" => "an AUDIT policy matches".to_owned(),
+            action => format!("dry run of {}: {result}", action.to_ascii_uppercase()),
+        };
+        let step = tale.step("shadow", text);
+        if let Some(origin) = by {
+            step.by(origin);
+        }
+    }
+}
 
 /// What a rule injects, for so many of its requests.
 pub(super) fn fault(tale: &mut Explanation, fault: &Fault) {

@@ -95,6 +95,7 @@ pub(super) fn tell(
     if let Verdict::Verified(token) = &decision.verdict {
         tale.outcome.principal = token.principal.as_deref().map(str::to_owned);
     }
+    policy::remarks(tale, &decision.remarks);
     access(tale, snapshot, arrived, decision.allowed);
     tale.outcome.policy = decision.allowed.map(|origin| origin.resource.to_string());
     if let Outcome::Reject(reject @ Reject::Denied(denial)) = &decision.outcome {

@@ -10,10 +10,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Connection, Established};
-use crate::auth::authz::Denial;
+use crate::auth::authz::{Denial, Remark};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::base::id::Origin;
-use crate::decide::connection::{ConnectionFacts, admit};
+use crate::decide::connection::{ConnectionFacts, admit, remarks};
 use crate::net::copy::{self, End, Moved, Side};
 use crate::net::liveness::Order;
 use crate::snapshot::cluster::Cluster;
@@ -129,22 +129,27 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
         local: connection.local,
         server_name: connection.server_name.as_deref(),
     };
+    let worker = &connection.registered.worker;
+    let mut record = record(connection);
+    for Remark { action, result, by } in remarks(&connection.snapshot, block, &facts) {
+        record.shadow(&worker.telemetry, (action, result), by);
+    }
     if let Err(Denial { details, origin, .. }) = admit(&connection.snapshot, block, &facts) {
         let reason = "authorization_denied";
         let origin = Some(&origin);
-        log_refused(connection, &Refusal { flag: "-", details: &details, reason, origin });
+        let refusal = Refusal { flag: "-", details: &details, reason, origin };
+        refused(record, &refusal).finish_refused(&worker.telemetry);
         return None;
     }
     let origin = Some(&block.origin);
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();
     let Some(cluster) = cluster.and_then(|id| connection.snapshot.cluster(id)) else {
         let reason = "cluster_not_found";
-        log_refused(connection, &Refusal { flag: "NC", details: reason, reason, origin });
+        let refusal = Refusal { flag: "NC", details: reason, reason, origin };
+        refused(record, &refusal).finish_refused(&worker.telemetry);
         return None;
     };
-    let worker = &connection.registered.worker;
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    let mut record = record(connection);
     let destination = pool.destination();
     record.destination = Some(destination.clone());
     if let Some(log) = &mut record.log {

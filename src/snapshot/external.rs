@@ -7,13 +7,13 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use super::cluster::ClusterId;
-use crate::auth::authz::{Policy, TextMatch};
+use crate::auth::authz::{PolicySet, TextMatch};
 
 /// The CUSTOM policies of one provider.
 #[derive(Clone, Debug)]
 pub struct External {
     /// The policies; a request that a rule of theirs matches is asked about.
-    pub policies: Vec<Policy>,
+    pub policies: PolicySet,
     /// The provider; nothing when it is missing or broken, and what is selected is refused.
     pub provider: Option<Arc<Provider>>,
 }

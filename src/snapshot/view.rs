@@ -39,6 +39,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
                 .external
                 .iter()
                 .flat_map(|external| external.policies.iter().map(|policy| ("CUSTOM", policy)))
+                .chain(access.shadow.iter().flat_map(|shadow| shadow.iter()))
                 .chain(access.policies.iter())
                 .map(|(action, policy)| {
                     let at = origin(&policy.origin);

@@ -101,6 +101,8 @@ families! {
         "Client TLS handshakes by how they ended.";
     REJECTIONS: Counter, "portcullis_rejections_total", "reason",
         "Requests and streams that were refused or cut short, by reason.";
+    SHADOW: Counter, "portcullis_authorization_shadow_total", "action, result",
+        "What policies say that are not enforced: audit matched; dry runs of deny and allow allowed or denied.";
     RESIDENT_MEMORY: Gauge, "process_resident_memory_bytes", "", "Resident memory in bytes.";
     VIRTUAL_MEMORY: Gauge, "process_virtual_memory_bytes", "", "Virtual memory in bytes.";
     CPU_SECONDS: Counter, "process_cpu_seconds_total", "", "Processor time used, in seconds.";

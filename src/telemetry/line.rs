@@ -45,7 +45,7 @@ impl Clock {
     }
 }
 
-/// Istio's default text format, then `"reason" "resource"`.
+/// Istio's default text format, then `"reason" "resource" "shadow"`.
 pub(super) fn text(
     out: &mut Vec<u8>,
     record: &RequestRecord,
@@ -101,10 +101,12 @@ pub(super) fn text(
     out.push(b' ');
     let resource = fields.resource.as_ref().map(ToString::to_string);
     quoted(out, resource.as_deref().map(str::as_bytes));
+    out.push(b' ');
+    quoted(out, shadow(fields).as_deref().map(str::as_bytes));
     out.push(b'\n');
 }
 
-/// Istio's JSON keys, then `reason` and `resource`.
+/// Istio's JSON keys, then `reason`, `resource` and `shadow`.
 pub(super) fn json(
     out: &mut Vec<u8>,
     record: &RequestRecord,
@@ -156,7 +158,14 @@ pub(super) fn json(
     member(out, "reason", record.reason.map(str::as_bytes));
     let resource = fields.resource.as_ref().map(ToString::to_string);
     member(out, "resource", resource.as_deref().map(str::as_bytes));
+    member(out, "shadow", shadow(fields).as_deref().map(str::as_bytes));
     out.extend_from_slice(b"}\n");
+}
+
+/// What policies say that are not enforced.
+fn shadow(fields: &LogFields) -> Option<String> {
+    let remarks = fields.shadow.iter().map(ToString::to_string);
+    (!fields.shadow.is_empty()).then(|| remarks.collect::<Vec<_>>().join("; "))
 }
 
 /// The path with the values of token parameters cut.

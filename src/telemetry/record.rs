@@ -4,6 +4,7 @@
 //! holds no text of the request.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -89,6 +90,26 @@ pub struct LogFields {
     pub route_name: Option<Arc<str>>,
     /// Resource that decided the outcome.
     pub resource: Option<Origin>,
+    /// What policies say that are not enforced.
+    pub shadow: Vec<Shadow>,
+}
+
+/// What policies that are not enforced say.
+#[derive(Debug)]
+pub struct Shadow {
+    /// `audit`; or `deny` and `allow` for dry runs.
+    pub action: &'static str,
+    /// `matched`, `allowed` or `denied`.
+    pub result: &'static str,
+    /// The rule.
+    pub by: Option<Origin>,
+}
+
+impl fmt::Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.action, self.result)?;
+        self.by.iter().try_for_each(|origin| write!(f, " {origin}"))
+    }
 }
 
 impl RequestRecord {
@@ -108,6 +129,19 @@ impl RequestRecord {
             request_head_bytes: 0,
             response_head_bytes: 0,
             log,
+        }
+    }
+
+    /// Counts and notes what a policy says that is not enforced.
+    pub fn shadow(
+        &mut self,
+        worker: &WorkerTelemetry,
+        (action, result): (&'static str, &'static str),
+        by: Option<&Origin>,
+    ) {
+        worker.metrics.shadow(action, result);
+        if let Some(log) = &mut self.log {
+            log.shadow.push(Shadow { action, result, by: by.cloned() });
         }
     }
 

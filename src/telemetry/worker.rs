@@ -39,6 +39,7 @@ pub struct WorkerMetrics {
     shard: Rc<Shard>,
     nowhere: Rc<Destination>,
     rejections: Found<Fixed, Count>,
+    shadow: Found<(Fixed, Fixed), Count>,
     handshakes: RefCell<Handshakes>,
 }
 
@@ -51,6 +52,7 @@ impl WorkerMetrics {
             shard: Rc::new(Shard { series }),
             nowhere: Rc::new(nowhere),
             rejections: Found::default(),
+            shadow: Found::default(),
             handshakes: RefCell::default(),
         }
     }
@@ -116,6 +118,12 @@ impl WorkerMetrics {
     pub fn rejection(&self, reason: &'static str) {
         let find = || self.shared.rejections.series(reason, self.worker, |_| "other");
         self.rejections.with(Fixed::new(reason), find, |count| count.add(1));
+    }
+
+    /// Counts what a policy says that is not enforced.
+    pub fn shadow(&self, action: &'static str, result: &'static str) {
+        let find = || self.shared.shadow.series((action, result), self.worker, |key| key);
+        self.shadow.with((Fixed::new(action), Fixed::new(result)), find, |count| count.add(1));
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::backend::Backend;
-use crate::client::{Http, raw, tls};
+use crate::client::{Http, tls};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, Site, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
@@ -189,13 +189,54 @@ async fn what_cannot_be_enforced_refuses_until_it_is_mended() {
     assert_eq!(http.get("http://a.com/").await.status, 200);
 }
 
+/// A policy with the annotation of dry runs.
+fn dry_run(name: &str, rest: &str) -> String {
+    let annotated = "istio-system, annotations: {istio.io/dry-run: 'true'}}";
+    access(name, rest).replace("istio-system}", annotated)
+}
+
 #[tokio::test]
-async fn a_dry_run_refuses_nothing() {
-    let dry = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, \
-               namespace: istio-system, annotations: {istio.io/dry-run: 'true'}}\nspec: {action: DENY, \
-               rules: [{}]}\n";
-    let (_site, _backend, gateway) = start(dry).await;
-    let answer =
-        raw(gateway.port(80), b"GET / HTTP/1.1\r\nhost: a.com\r\nconnection: close\r\n\r\n");
-    assert!(answer.await.starts_with(b"HTTP/1.1 200"));
+async fn dry_runs_and_audits_refuse_nothing_and_are_told() {
+    let policies = dry_run("d", "action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]")
+        + &dry_run("a", "rules: [{to: [{operation: {methods: [PUT]}}]}]")
+        + &access("u", "action: AUDIT, rules: [{to: [{operation: {paths: ['/x*']}}]}]");
+    let (_site, _backend, gateway) = start(&policies).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/x").await.status, 200);
+    assert_eq!(http.get("http://a.com/y").await.status, 200);
+    assert_eq!(greeting(&gateway).await, b"hello\n");
+    let shadow = |action: &str, result: &str, count: u32| {
+        let labels = format!("{{action=\"{action}\",result=\"{result}\"}}");
+        let line = format!("portcullis_authorization_shadow_total{labels} {count}\n");
+        gateway.wait(&line, || gateway.metrics().contains(&line));
+    };
+    // Paths are HTTP's alone: the stream of bytes is audited and would be denied by both.
+    shadow("audit", "matched", 2);
+    shadow("deny", "denied", 2);
+    shadow("deny", "allowed", 1);
+    shadow("allow", "denied", 3);
+    let at = |name: &str| format!("AuthorizationPolicy istio-system/{name} config/policies.yaml:");
+    gateway.wait("the log tells what would be", || {
+        gateway.out().lines().any(|line| {
+            let told = ["\"path\":\"/x\"", "audit matched", "deny denied", "allow denied"];
+            told.into_iter().all(|told| line.contains(told))
+                && ["u", "d", "a"].into_iter().all(|name| line.contains(&at(name)))
+        })
+    });
+    let explained = gateway.admin("/explain?url=http://a.com/x").to_string();
+    for told in ["an AUDIT policy matches", "dry run of DENY: denied", "dry run of ALLOW: denied"] {
+        assert!(explained.contains(told), "{explained}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_dry_run_is_told_and_what_is_enforced_stays_so() {
+    let broken = dry_run("d", "action: DENY, rules: [{from: [{source: {ipBlocks: [none]}}]}]");
+    let policies =
+        broken + &access("e", "action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]");
+    let (_site, _backend, gateway) = start(&policies).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/y").await.status, 200);
+    assert_eq!(http.get("http://a.com/x").await.status, 403);
+    assert!(gateway.err().contains("PC062"), "{}", gateway.err());
 }

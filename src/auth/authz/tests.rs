@@ -21,8 +21,8 @@ fn paths(values: &[&str], negated: bool) -> Rule {
     Rule { to: vec![vec![Field { subject: Subject::Path(values), negated }]], ..Rule::default() }
 }
 
-/// Judges a GET in these readings of its path, or a TCP connection without any.
-fn judged(policies: &Policies, readings: &[&str]) -> Result<Option<u32>, (String, u32)> {
+/// A GET in these readings of its path, or a TCP connection without any.
+fn asked<R>(readings: &[&str], judge: impl FnOnce(&Facts<'_>) -> R) -> R {
     let readings: Vec<Cow<'_, str>> = readings.iter().map(|path| Cow::Borrowed(*path)).collect();
     let http = HttpFacts {
         authority: "a.com",
@@ -42,7 +42,11 @@ fn judged(policies: &Policies, readings: &[&str]) -> Result<Option<u32>, (String
         server_name: None,
         http: (!readings.is_empty()).then_some(http),
     };
-    let judged = policies.judge(&facts);
+    judge(&facts)
+}
+
+fn judged(policies: &Policies, readings: &[&str]) -> Result<Option<u32>, (String, u32)> {
+    let judged = asked(readings, |facts| policies.judge(facts).map(Option::<&Origin>::cloned));
     judged
         .map(|origin| origin.map(|origin| origin.line))
         .map_err(|denial| (denial.details.into(), denial.origin.line))
@@ -94,4 +98,31 @@ fn http_fields_on_tcp_cannot_allow_and_do_not_hold_back_a_denial() {
     assert!(judged(&Policies::new(rule(), Vec::new()), &[]).is_err());
     let open = vec![policy("p", vec![Rule::default()])];
     assert!(judged(&Policies::new(Vec::new(), open), &[]).is_ok());
+}
+
+/// What is remarked: action, result, and the line of the rule.
+fn remarked(shadow: &Shadow, readings: &[&str], expected: &[(&str, &str, Option<u32>)]) {
+    let seen = asked(readings, |facts| {
+        let remarks = shadow.judge(facts).into_iter();
+        remarks.map(|one| (one.action, one.result, one.by.map(|by| by.line))).collect::<Vec<_>>()
+    });
+    assert_eq!(seen, expected, "{readings:?}");
+}
+
+#[test]
+fn policies_that_are_not_enforced_say_what_they_would_do() {
+    let set =
+        |name, values: &[&str]| PolicySet::new(vec![policy(name, vec![paths(values, false)])]);
+    remarked(&Shadow::default(), &["/"], &[]);
+    let audit = Shadow { audit: set("u", &["/admin*"]), ..Shadow::default() };
+    remarked(&audit, &["/"], &[]);
+    remarked(&audit, &["/x", "/admin"], &[("audit", "matched", Some(10))]);
+    let deny = Shadow { deny: set("d", &["/admin*"]), ..Shadow::default() };
+    remarked(&deny, &["/"], &[("deny", "allowed", None)]);
+    remarked(&deny, &["/admin"], &[("deny", "denied", Some(10))]);
+    remarked(&deny, &[], &[("deny", "denied", Some(10))]);
+    let allow = Shadow { allow: set("a", &["/open*"]), ..Shadow::default() };
+    remarked(&allow, &["/open"], &[("allow", "allowed", Some(10))]);
+    remarked(&allow, &["/open", "/admin"], &[("allow", "denied", Some(1))]);
+    remarked(&allow, &[], &[("allow", "denied", Some(1))]);
 }

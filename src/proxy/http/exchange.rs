@@ -17,6 +17,7 @@ use super::head::{self};
 use super::request_body::{Gate, RequestBody};
 use super::upload::Upload;
 use super::websocket;
+use crate::auth::authz::Remark;
 use crate::base::header::{GRPC_STATUS, X_FORWARDED_FOR, X_REQUEST_ID};
 use crate::base::id::Origin;
 use crate::decide::head::Head;
@@ -197,6 +198,14 @@ impl Exchange {
         self.record.details = "ext_authz_denied".into();
         if let Some(log) = &mut self.record.log {
             log.resource = Some(origin);
+        }
+    }
+
+    /// Counts and notes what policies say that are not enforced.
+    pub fn remarked(&mut self, remarks: &[Remark<'_>]) {
+        let telemetry = &self.connection.registered.worker.telemetry;
+        for Remark { action, result, by } in remarks {
+            self.record.shadow(telemetry, (action, result), *by);
         }
     }
 

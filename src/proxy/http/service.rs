@@ -126,7 +126,7 @@ fn decided<'a>(
         now: unix_now(),
         random,
     };
-    let Decision { outcome, verdict, delay, route, .. } =
+    let Decision { outcome, verdict, delay, route, remarks, .. } =
         decide(snapshot, &serving.listener, &serving.block, &facts);
     let mut plan = Plan::default();
     match (&outcome, &snapshot.authentication) {
@@ -143,6 +143,7 @@ fn decided<'a>(
         }
         _ => {}
     }
+    exchange.remarked(&remarks);
     if let Some(route) = route {
         exchange.decided_by(&route.name, &route.origin);
     }

@@ -110,7 +110,13 @@ pub(super) fn clients(metrics: &Arc<Metrics>) -> Lines {
         let labels = pairs(&[("reason", reason)]);
         sample(out, catalog::REJECTIONS.name, &labels, total(copies, |count| Some(count)));
     });
-    Box::new(std::iter::once(connections(metrics)).chain(handshakes).chain(rejections))
+    let shadow: Arc<[_]> = metrics.shadow.all().into();
+    let shadow = family(&catalog::SHADOW, &shadow, |out, ((action, result), copies)| {
+        let labels = pairs(&[("action", action), ("result", result)]);
+        sample(out, catalog::SHADOW.name, &labels, total(copies, |count| Some(count)));
+    });
+    let refusals = handshakes.chain(rejections).chain(shadow);
+    Box::new(std::iter::once(connections(metrics)).chain(refusals))
 }
 
 fn connections(metrics: &Metrics) -> String {

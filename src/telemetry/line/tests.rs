@@ -58,8 +58,8 @@ fn proxied_request_has_istios_fields() {
     check(
         &record,
         &fields,
-        r#"[2024-01-02T03:04:05.678Z] "GET /cart?id=1 HTTP/2" 200 - via_upstream - "-" 0 1024 5 4 "192.0.2.1" "curl/8.5.0" "3f2b" "shop.example.com" "10.0.0.1:8080" outbound|80||cart.shop.svc.cluster.local 10.0.0.9:41000 [2001:db8::1]:443 192.0.2.1:5555 shop.example.com cart "-" "-""#,
-        r#"{"start_time":"2024-01-02T03:04:05.678Z","route_name":"cart","method":"GET","path":"/cart?id=1","protocol":"HTTP/2","response_code":200,"response_flags":"-","response_code_details":"via_upstream","connection_termination_details":null,"bytes_received":0,"bytes_sent":1024,"duration":5,"upstream_service_time":"4","x_forwarded_for":"192.0.2.1","user_agent":"curl/8.5.0","request_id":"3f2b","authority":"shop.example.com","upstream_host":"10.0.0.1:8080","upstream_cluster":"outbound|80||cart.shop.svc.cluster.local","upstream_local_address":"10.0.0.9:41000","downstream_local_address":"[2001:db8::1]:443","downstream_remote_address":"192.0.2.1:5555","requested_server_name":"shop.example.com","upstream_transport_failure_reason":null,"reason":null,"resource":null}"#,
+        r#"[2024-01-02T03:04:05.678Z] "GET /cart?id=1 HTTP/2" 200 - via_upstream - "-" 0 1024 5 4 "192.0.2.1" "curl/8.5.0" "3f2b" "shop.example.com" "10.0.0.1:8080" outbound|80||cart.shop.svc.cluster.local 10.0.0.9:41000 [2001:db8::1]:443 192.0.2.1:5555 shop.example.com cart "-" "-" "-""#,
+        r#"{"start_time":"2024-01-02T03:04:05.678Z","route_name":"cart","method":"GET","path":"/cart?id=1","protocol":"HTTP/2","response_code":200,"response_flags":"-","response_code_details":"via_upstream","connection_termination_details":null,"bytes_received":0,"bytes_sent":1024,"duration":5,"upstream_service_time":"4","x_forwarded_for":"192.0.2.1","user_agent":"curl/8.5.0","request_id":"3f2b","authority":"shop.example.com","upstream_host":"10.0.0.1:8080","upstream_cluster":"outbound|80||cart.shop.svc.cluster.local","upstream_local_address":"10.0.0.9:41000","downstream_local_address":"[2001:db8::1]:443","downstream_remote_address":"192.0.2.1:5555","requested_server_name":"shop.example.com","upstream_transport_failure_reason":null,"reason":null,"resource":null,"shadow":null}"#,
     );
 }
 
@@ -80,8 +80,8 @@ fn refused_request_names_reason_and_resource() {
     check(
         &record,
         &fields,
-        r#"[-] "- - -" 401 - jwt_authn_access_denied{Jwt_is_expired} - "-" 0 1024 5 - "-" "-" "-" "-" "-" - - - - - - "jwt_expired" "RequestAuthentication shop/jwt gateways/shop.yaml:12""#,
-        r#"{"start_time":null,"route_name":null,"method":null,"path":null,"protocol":null,"response_code":401,"response_flags":"-","response_code_details":"jwt_authn_access_denied{Jwt is expired}","connection_termination_details":null,"bytes_received":0,"bytes_sent":1024,"duration":5,"upstream_service_time":null,"x_forwarded_for":null,"user_agent":null,"request_id":null,"authority":null,"upstream_host":null,"upstream_cluster":null,"upstream_local_address":null,"downstream_local_address":null,"downstream_remote_address":null,"requested_server_name":null,"upstream_transport_failure_reason":null,"reason":"jwt_expired","resource":"RequestAuthentication shop/jwt gateways/shop.yaml:12"}"#,
+        r#"[-] "- - -" 401 - jwt_authn_access_denied{Jwt_is_expired} - "-" 0 1024 5 - "-" "-" "-" "-" "-" - - - - - - "jwt_expired" "RequestAuthentication shop/jwt gateways/shop.yaml:12" "-""#,
+        r#"{"start_time":null,"route_name":null,"method":null,"path":null,"protocol":null,"response_code":401,"response_flags":"-","response_code_details":"jwt_authn_access_denied{Jwt is expired}","connection_termination_details":null,"bytes_received":0,"bytes_sent":1024,"duration":5,"upstream_service_time":null,"x_forwarded_for":null,"user_agent":null,"request_id":null,"authority":null,"upstream_host":null,"upstream_cluster":null,"upstream_local_address":null,"downstream_local_address":null,"downstream_remote_address":null,"requested_server_name":null,"upstream_transport_failure_reason":null,"reason":"jwt_expired","resource":"RequestAuthentication shop/jwt gateways/shop.yaml:12","shadow":null}"#,
     );
 }
 

@@ -147,6 +147,7 @@ fn own_metrics_have_their_labels() {
     connection.becomes(ConnectionKind::Http);
     worker.handshake("443", HandshakeOutcome::Resumed);
     worker.rejection("jwt_expired");
+    worker.shadow("deny", "denied");
     worker.connection_over_limit();
     let upstream = worker.upstream("outbound|80||cart");
     upstream.connect(ConnectOutcome::Tls);
@@ -165,6 +166,7 @@ fn own_metrics_have_their_labels() {
             "portcullis_connections_refused_total{reason=\"limit\"} 1",
             "portcullis_tls_handshakes_total{outcome=\"resumed\",server=\"443\"} 1",
             "portcullis_rejections_total{reason=\"jwt_expired\"} 1",
+            "portcullis_authorization_shadow_total{action=\"deny\",result=\"denied\"} 1",
             "portcullis_upstream_connects_total{cluster=\"outbound|80||cart\",outcome=\"tls\"} 1",
             "portcullis_upstream_connections{cluster=\"outbound|80||cart\",state=\"idle\"} 2",
             "portcullis_jwks_keys{issuer=\"https://issuer\",uri=\"https://issuer/keys\"} 3",
@@ -278,6 +280,7 @@ fn the_catalog_is_what_is_shown() {
     jwks.failed("timeout");
     worker.handshake("443", HandshakeOutcome::Ok);
     worker.rejection("no_endpoint");
+    worker.shadow("audit", "matched");
     metrics.set_certificates(vec![CertificateExpiry {
         kind: "server",
         name: "a".into(),
