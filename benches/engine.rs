@@ -221,6 +221,57 @@ fn tokens(criterion: &mut Criterion) {
     }
 }
 
+/// Policies of so many rules each, of which the last rule of the last one allows what is asked: each
+/// rule allows one path to one issuer.
+fn allow(policies: u32, rules: u32) -> String {
+    let mut text = String::new();
+    for policy in 0..policies {
+        write!(
+            text,
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: \
+             p{policy}, namespace: istio-system}}\nspec:\n  rules:\n"
+        )
+        .unwrap();
+        for rule in 0..rules {
+            writeln!(
+                text,
+                "  - {{from: [{{source: {{requestPrincipals: ['https://issuer/*']}}}}], to: \
+                 [{{operation: {{methods: [GET, HEAD], paths: ['/p{policy}/r{rule}/*']}}}}], when: \
+                 [{{key: 'request.auth.claims[aud]', values: [shop, office]}}]}}"
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+/// A request with a token that was verified before, by how many policies judge it.
+fn access(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request with a known token");
+    let issuer = fixture::issuer();
+    let claims = serde_json::json!({
+        "iss": "https://issuer", "sub": "alice", "aud": "shop", "exp": NOW + 3600,
+    });
+    let token = issuer.token(&serde_json::json!({"alg": "ES256", "kid": "k"}), &claims);
+    let value = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+    let tokens = format!(
+        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: \
+         tokens, namespace: istio-system}}\nspec: {{jwtRules: [{{issuer: https://issuer, jwks: \
+         '{}'}}]}}\n",
+        issuer.key_set("ES256", "k")
+    );
+    for (policies, rules) in [(0, 0), (1, 10), (1, 100), (1, 1_000), (10, 10)] {
+        let snapshot = snapshot(&parsed(&(site(1) + &tokens + &allow(policies, rules))));
+        let cache = TokenCache::default();
+        let path = format!("/p{}/r{}/x", policies.max(1) - 1, rules.max(1) - 1);
+        let asked = |path: &str| forwards_with(&snapshot, "h0.example.com", path, &headers, &cache);
+        assert!(asked(&path) && asked("/other") == (policies == 0));
+        let name = BenchmarkId::new("policies x rules", format!("{policies}x{rules}"));
+        group.bench_function(name, |bencher| bencher.iter(|| asked(black_box(&path))));
+    }
+}
+
 fn compilation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("configuration");
     group.sample_size(10);
@@ -237,5 +288,5 @@ fn compilation(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, names, routes, expressions, tokens, compilation);
+criterion_group!(benches, names, routes, expressions, tokens, access, compilation);
 criterion_main!(benches);

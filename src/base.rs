@@ -13,4 +13,5 @@ pub mod labels;
 pub mod limit;
 pub mod memory;
 pub mod pem;
+pub mod prefixes;
 pub mod secret;

@@ -9,6 +9,7 @@
 //! refuses.
 
 mod facts;
+mod index;
 mod path;
 mod rule;
 mod set;

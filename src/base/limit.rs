@@ -37,7 +37,7 @@ limits! {
     REGEX_BYTES: usize = 1024, "1,024 bytes";
     /// Compiled size of one regular expression.
     REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
-    /// Rules of one host from which they are indexed by path: below, a scan is as fast.
+    /// Rules of one host, or of policies of one action, from which they are indexed: below, a scan is as fast.
     INDEXED_RULES: usize = 16, "16 rules";
     /// Length of a direct response body.
     DIRECT_RESPONSE_BYTES: usize = 1 << 20, "1 MiB";

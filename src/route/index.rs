@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::matcher::{RequestHead, RequestMatch, ValueMatch};
 use crate::base::limit;
+use crate::base::prefixes::Prefixes;
 
 /// The rules of a host by the form of their path condition.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ impl RuleIndex {
         if let Some(rules) = self.exact.get(head.path) {
             candidates.extend_from_slice(rules);
         }
-        self.prefixes.collect(head.path, &mut candidates);
+        self.prefixes.each(head.path, |rules| candidates.extend_from_slice(rules));
         if let Some(regexes) = &self.regexes {
             let hits = regexes.matches(head.path.as_bytes());
             candidates.extend(hits.iter().filter_map(|hit| self.regex_rules.get(hit).copied()));
@@ -86,53 +87,6 @@ impl RuleIndex {
             .take_while(|number| *number < before)
             .find(|number| rule(*number).is_some_and(|rule| rule.mismatch(head).is_none()));
         other.or(found)
-    }
-}
-
-/// Prefixes in order, each with the longest other one that it begins with.
-#[derive(Clone, Debug)]
-struct Prefixes(Vec<Prefix>);
-
-#[derive(Clone, Debug)]
-struct Prefix {
-    text: Box<str>,
-    rules: Vec<u32>,
-    parent: Option<usize>,
-}
-
-impl Prefixes {
-    fn new(mut written: Vec<(Box<str>, u32)>) -> Self {
-        written.sort();
-        let mut all: Vec<Prefix> = Vec::new();
-        for (text, rule) in written {
-            if let Some(last) = all.last_mut()
-                && last.text == text
-            {
-                last.rules.push(rule);
-                continue;
-            }
-            let mut parent = all.len().checked_sub(1);
-            while let Some(entry) = parent.and_then(|index| all.get(index)) {
-                if text.starts_with(&*entry.text) {
-                    break;
-                }
-                parent = entry.parent;
-            }
-            all.push(Prefix { text, rules: vec![rule], parent });
-        }
-        Self(all)
-    }
-
-    /// Adds the rules of every prefix of a path. The longest one is the last entry not after the
-    /// path, or an ancestor of that entry.
-    fn collect(&self, path: &str, into: &mut Candidates) {
-        let mut place = self.0.partition_point(|entry| &*entry.text <= path).checked_sub(1);
-        while let Some(entry) = place.and_then(|index| self.0.get(index)) {
-            if path.starts_with(&*entry.text) {
-                into.extend_from_slice(&entry.rules);
-            }
-            place = entry.parent;
-        }
     }
 }
 

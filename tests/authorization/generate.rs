@@ -111,15 +111,16 @@ fn fields(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Vec<Field> {
     out
 }
 
-fn rule(rng: &mut Rng) -> Rule {
+/// A rule; one of many has every part, so that few requests match it.
+fn rule(rng: &mut Rng, of_many: bool) -> Rule {
     let mut rule = Rule::default();
-    if rng.u8(..3) > 0 {
+    if of_many || rng.u8(..3) > 0 {
         rule.from = (0..rng.usize(1..=2)).map(|_| fields(rng, SOURCES)).collect();
     }
-    if rng.u8(..3) > 0 {
+    if of_many || rng.u8(..3) > 0 {
         rule.to = (0..rng.usize(1..=2)).map(|_| fields(rng, OPERATIONS)).collect();
     }
-    if rng.bool() {
+    if of_many || rng.bool() {
         rule.when = (0..rng.usize(1..=2)).map(|_| field(rng, CONDITIONS)).collect();
     }
     rule
@@ -129,8 +130,9 @@ fn rule(rng: &mut Rng) -> Rule {
 pub fn policies(rng: &mut Rng) -> Vec<Policy> {
     let policy = |rng: &mut Rng| {
         let deny = rng.bool();
-        let most = if rng.u8(..40) == 0 { 60 } else { 3 };
-        let rules = (0..rng.usize(usize::from(deny)..=most)).map(|_| rule(rng)).collect();
+        let of_many = rng.u8(..10) == 0;
+        let most = if of_many { 40 } else { 3 };
+        let rules = (0..rng.usize(usize::from(deny)..=most)).map(|_| rule(rng, of_many)).collect();
         Policy { deny, rules }
     };
     (0..rng.usize(1..=3)).map(|_| policy(rng)).collect()

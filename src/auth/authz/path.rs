@@ -54,6 +54,21 @@ impl PathMatch {
         Ok(Self::Template(segments))
     }
 
+    /// What every path that is meant begins with, as far as segments are written out.
+    pub(super) fn beginning(&self) -> String {
+        match self {
+            Self::Text(TextMatch::Exact(text) | TextMatch::Prefix(text)) => text.to_string(),
+            Self::Text(_) => String::new(),
+            Self::Template(segments) => {
+                let literals = segments.iter().map_while(|segment| match segment {
+                    Segment::Literal(text) => Some(&**text),
+                    Segment::One | Segment::Rest => None,
+                });
+                literals.fold("/".to_owned(), |path, literal| path + literal + "/")
+            }
+        }
+    }
+
     /// Whether a path without query is meant.
     pub fn matches(&self, path: &str) -> bool {
         match self {
@@ -127,6 +142,13 @@ mod tests {
         check("/a*", "/ab", true);
         check("*/b", "/a/b", true);
         check("/a", "/a/", false);
+    }
+
+    #[test]
+    fn what_is_meant_begins_with_what_is_written_out() {
+        for (template, beginning) in [("/a/b/{*}", "/a/b/"), ("/{**}/z", "/"), ("/a*", "/a")] {
+            assert_eq!(PathMatch::parse(template).unwrap().beginning(), beginning);
+        }
     }
 
     #[test]

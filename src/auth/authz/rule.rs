@@ -207,12 +207,12 @@ impl TextSubject {
     }
 }
 
-fn ids<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a PeerId> {
+pub(super) fn ids<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a PeerId> {
     facts.peer.into_iter().flat_map(|peer| &peer.ids)
 }
 
 /// The host that routes look at: without port and the root's dot.
-fn bare(authority: &str) -> &str {
+pub(super) fn bare(authority: &str) -> &str {
     without_port(authority).trim_end_matches('.')
 }
 
