@@ -2,7 +2,7 @@
 //!
 //! Every worker thread runs [`worker::run`]: its own sockets, its own connections, its own pools.
 //! A connection goes through [`connection::serve`], a request through [`http::service::serve`], a
-//! stream of bytes through [`tcp`].
+//! stream of bytes through [`tcp`]. What lives long is judged again ([`standing`]).
 //!
 //! **Invariant:** nothing here blocks, parses YAML or reads files.
 
@@ -11,5 +11,6 @@ mod hello;
 pub mod http;
 pub mod inbound;
 pub mod serving;
+pub mod standing;
 pub mod tcp;
 pub mod worker;

@@ -25,7 +25,7 @@ use crate::route::path::Normalization;
 
 use cluster::{Cluster, ClusterId, Endpoints};
 use external::External;
-use listener::Listener;
+use listener::{ListenAddress, Listener};
 
 /// Everything the data path knows.
 #[derive(Debug)]
@@ -63,6 +63,11 @@ impl Snapshot {
     /// The cluster of an id from this snapshot's routes.
     pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
         self.clusters.get(id.index())
+    }
+
+    /// What listens at an address.
+    pub fn listener(&self, address: &ListenAddress) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.address == *address)
     }
 
     /// Every name of an endpoint that DNS has to resolve.

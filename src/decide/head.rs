@@ -16,7 +16,7 @@ use crate::route::path::normalize;
 use crate::snapshot::EdgeSettings;
 
 /// What was read from a request's head.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Head {
     /// Host and port as sent.
     pub authority: String,

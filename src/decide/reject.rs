@@ -13,6 +13,8 @@ use crate::auth::jwt::JwtFailure;
 use crate::base::id::Origin;
 use crate::route::fault::Abort;
 
+use super::standing::Tightened;
+
 /// A reason for a self-made answer.
 #[derive(Clone, Debug)]
 pub enum Reject {
@@ -65,6 +67,8 @@ pub enum Reject {
     Exhausted(Box<Reject>),
     /// The client sent its body too slowly, or stopped.
     RequestTimeout,
+    /// It was let in, and would be refused now.
+    Tightened(Box<Tightened>),
     /// The client went away.
     ClientGone,
     /// The client flooded its HTTP/2 connection: our reason code names the kind of frames.
@@ -144,7 +148,7 @@ pub struct Answer {
     pub blame: Blame,
 }
 
-const fn answer(
+pub(super) const fn answer(
     status: u16,
     body: &'static str,
     flag: &'static str,
@@ -287,6 +291,7 @@ impl Reject {
             Self::RequestTimeout => {
                 answer(408, "request timeout", "-", "request_body_stalled", "request_stalled")
             }
+            Self::Tightened(why) => why.answer(),
             Self::ClientGone => answer(0, "", "DC", "downstream_remote_disconnect", "client_gone"),
             Self::Flood(code) => answer(0, "", "DPE", "http2.frames_flood", code),
         }
@@ -311,6 +316,7 @@ impl Reject {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::Jwt(failure) => failure.message().into(),
+            Self::Tightened(why) => why.body(),
             Self::ConnectFailed(failure, tried) => failure.body(*tried).into(),
             Self::Exhausted(last) => last
                 .body()
@@ -325,6 +331,7 @@ impl Reject {
         match self {
             Self::Jwt(failure) => failure.details().into(),
             Self::Denied(denial) => denial.details.to_string().into(),
+            Self::Tightened(why) => why.details(),
             _ => Cow::Borrowed(self.answer().details),
         }
     }
@@ -335,6 +342,7 @@ impl Reject {
             Self::Denied(denial) => Some(&denial.origin),
             Self::Jwt(failure) => Some(&failure.origin),
             Self::ExternalError(_, origin, _) => Some(origin),
+            Self::Tightened(why) => Some(why.origin()),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use http::header::HeaderMap;
 use smallvec::smallvec;
 
 use crate::auth::authz::{Denial, Facts, HttpFacts, Remark};
-use crate::auth::jwt::{RequestTokens, TokenCache, Verdict, is_preflight};
+use crate::auth::jwt::{JwtFailure, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
 use crate::base::id::Origin;
 use crate::route::matcher::{RequestHead, TokenClaims};
@@ -22,6 +22,7 @@ use crate::snapshot::{Access, Authorization, Snapshot};
 
 use super::connection::ConnectionFacts;
 use super::reject::Reject;
+use super::standing::Tightened;
 use crate::route::headers::HeaderOps;
 
 /// What a decision may look at.
@@ -106,8 +107,8 @@ pub fn decide<'a>(
     decision.server = server;
     match authenticate(snapshot, facts) {
         Ok(verdict) => decision.verdict = verdict,
-        Err(reject) => {
-            decision.outcome = Outcome::Reject(reject);
+        Err(failure) => {
+            decision.outcome = Outcome::Reject(Reject::Jwt(failure));
             return decision;
         }
     }
@@ -125,6 +126,18 @@ pub fn decide<'a>(
     }
     route(&mut decision, host, facts);
     decision
+}
+
+/// Whether a request's token and the policies let it pass.
+pub(super) fn allow(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<(), Tightened> {
+    let verdict = match authenticate(snapshot, facts) {
+        Ok(verdict) => verdict,
+        Err(failure) => return Err(Tightened::Token(failure)),
+    };
+    let headers = judged_headers(snapshot, &verdict, facts.head.headers);
+    let head = RequestHead { headers: &headers, ..facts.head };
+    let (_, judgement) = authorize(snapshot, &RequestFacts { head, ..*facts }, &verdict);
+    judgement.map(drop).map_err(Tightened::Policy)
 }
 
 /// What routing looks at: the head, and what the token claims.
@@ -178,14 +191,14 @@ fn certificate_covers(name: &HostPattern, host: &str) -> bool {
     }
 }
 
-fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict, Reject> {
+fn authenticate(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<Verdict, JwtFailure> {
     let Some(authenticator) = &snapshot.authentication else { return Ok(Verdict::Anonymous) };
     if is_preflight(facts.head.method, facts.head.headers) {
         return Ok(Verdict::Anonymous);
     }
     let tokens =
         RequestTokens { headers: facts.head.headers, path_and_query: facts.path_and_query };
-    authenticator.authenticate(tokens, facts.now, facts.tokens).map_err(Reject::Jwt)
+    authenticator.authenticate(tokens, facts.now, facts.tokens)
 }
 
 /// The headers that policies and routes look at.

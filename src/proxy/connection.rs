@@ -1,14 +1,17 @@
 //! One connection: read the ClientHello, choose, then terminate, pass through or refuse.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::hello::{HELLO_WIRE_BYTES, hello};
 use super::http::{self, Client};
-use super::serving::{ServingCell, find_listener, serving};
+use super::serving::{ServingCell, serving};
+use super::standing::{Passed, Standing, Subject};
 use super::worker::Registered;
 use super::{inbound, tcp};
 use crate::auth::authz::Peer;
@@ -44,6 +47,8 @@ pub struct Connection {
     pub server_name: Option<Arc<str>>,
     /// Who the client is by its certificate, where bytes are passed on.
     pub client: Option<Box<Peer>>,
+    /// That certificate, and its intermediates.
+    pub chain: Box<[CertificateDer<'static>]>,
 }
 
 /// A connection that needs its snapshot no more.
@@ -52,21 +57,35 @@ pub struct Established {
     pub registered: Registered,
     /// The peer.
     pub peer: SocketAddr,
+    /// Whether it would be let in now.
+    pub standing: Rc<Standing>,
     _open: OpenConnection,
 }
 
 impl Connection {
-    /// Lets go of the snapshot, which a long stream would keep alive.
-    pub fn established(self) -> Established {
-        let Self { registered, open, peer, .. } = self;
-        Established { registered, peer, _open: open }
+    /// Lets go of the snapshot, which a long stream would keep alive; `block` passes its bytes on.
+    pub fn established(self, block: &TcpBlock) -> Established {
+        let Self { registered, open, listener, snapshot, peer, local, server_name, client, chain } =
+            self;
+        let passed = Passed {
+            address: listener.address.clone(),
+            peer,
+            local,
+            server_name,
+            client_rule: block.tls.as_ref().map(|tls| tls.client_rule),
+            client,
+            chain,
+        };
+        let subject = Subject::Stream(Box::new(passed));
+        let standing = Standing::watch(&registered.worker, snapshot.generation, subject);
+        Established { registered, peer, standing, _open: open }
     }
 }
 
 /// Serves a connection to its end.
 pub async fn serve(registered: Registered, address: ListenAddress, accepted: Accepted) {
     let snapshot = registered.worker.snapshot().0.clone();
-    let Some(listener) = find_listener(&snapshot, &address).cloned() else { return };
+    let Some(listener) = snapshot.listener(&address).cloned() else { return };
     let open = registered.worker.telemetry.metrics.connection_opened();
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let (peer, mut local) = match &accepted {
@@ -77,9 +96,17 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
         // Callers mean the application's port, and policies name it.
         local.set_port(listener.port);
     }
-    let (server_name, client) = (None, None);
-    let connection =
-        Connection { registered, open, listener, snapshot, peer, local, server_name, client };
+    let connection = Connection {
+        registered,
+        open,
+        listener,
+        snapshot,
+        peer,
+        local,
+        server_name: None,
+        client: None,
+        chain: Box::default(),
+    };
     match accepted {
         Accepted::Tcp(stream, ..) => Box::pin(begin(connection, stream)).await,
         Accepted::Unix(stream) => Box::pin(begin(connection, stream)).await,

@@ -80,7 +80,8 @@ pub(super) async fn hello<S: tcp::Raw>(
                 handshake(&connection, (&block.key, &block.origin), block.tls.as_ref()?, start)
                     .await?;
             connection.open.becomes(ConnectionKind::Tcp);
-            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            connection.chain = stream.get_ref().1.peer_certificates().unwrap_or_default().into();
+            let leaf = connection.chain.first();
             let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
             connection.client = identity.as_ref().map(peer).map(Box::new);
             return Some(Next::Terminated(connection, block.clone(), stream));

@@ -30,6 +30,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -42,6 +43,7 @@ use crate::auth::authz::Peer;
 use crate::base::limit;
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::head::Sender;
+use crate::decide::standing::Admission;
 use crate::net::coalesce::coalesce;
 use crate::net::executor::LocalExecutor;
 use crate::net::flood::Metered;
@@ -64,6 +66,8 @@ pub struct Client {
     pub identity: Option<Box<PeerIdentity>>,
     /// The same as policies write it.
     pub peer: Option<Box<Peer>>,
+    /// Its certificate, and its intermediates.
+    pub chain: Box<[CertificateDer<'static>]>,
     /// `x-forwarded-client-cert` element of its certificate.
     pub xfcc: Option<HeaderValue>,
 }
@@ -81,14 +85,15 @@ impl Client {
         forwarding: ClientCertForwarding,
     ) -> Self {
         let (_, session) = stream.get_ref();
-        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        let chain: Box<[_]> = session.peer_certificates().unwrap_or_default().into();
+        let leaf = chain.first();
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
         let xfcc = leaf
             .zip(identity.as_ref())
             .filter(|_| forwarding.tells())
             .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
         let peer = identity.as_deref().map(peer).map(Box::new);
-        Self { tls: true, identity, peer, xfcc }
+        Self { tls: true, identity, peer, chain, xfcc }
     }
 }
 
@@ -117,6 +122,16 @@ impl HttpConnection {
     pub fn sender(&self) -> Sender {
         let Client { tls, ref identity, .. } = self.client;
         Sender { tls, workload: self.inbound && identity.is_some() }
+    }
+
+    /// How it was let in; `now` in Unix seconds.
+    pub fn admission(&self, now: i64) -> Admission<'_> {
+        Admission {
+            address: self.serving.address(),
+            client_rule: self.serving.client_rule(),
+            chain: &self.client.chain,
+            now,
+        }
     }
 
     /// What deciding looks at.

@@ -59,7 +59,7 @@ impl ServingCell {
         &self,
         snapshot: &'a Snapshot,
     ) -> Option<(&'a Arc<Listener>, &'a Arc<ServerBlock>)> {
-        let listener = find_listener(snapshot, &self.address)?;
+        let listener = snapshot.listener(&self.address)?;
         let block = match &listener.servers {
             Servers::Http(block) => block,
             Servers::Tls(chains) => match choose(chains, self.server_name.as_deref())? {
@@ -73,6 +73,16 @@ impl ServingCell {
         same.then_some((listener, block))
     }
 
+    /// Where the connection was accepted.
+    pub(super) fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// What was asked of the client's certificate.
+    pub(super) fn client_rule(&self) -> Option<Fingerprint> {
+        self.client_rule
+    }
+
     /// Lets go of a former snapshot, which an idle connection would keep alive.
     pub fn forget(&self) {
         self.current.take();
@@ -81,13 +91,6 @@ impl ServingCell {
 
 fn client_rule(block: &ServerBlock) -> Option<Fingerprint> {
     block.tls.as_ref().map(|tls| tls.client_rule)
-}
-
-pub(super) fn find_listener<'a>(
-    snapshot: &'a Snapshot,
-    address: &ListenAddress,
-) -> Option<&'a Arc<Listener>> {
-    snapshot.listeners.iter().find(|listener| listener.address == *address)
 }
 
 /// The place of a connection that a block takes.

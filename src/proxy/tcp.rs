@@ -14,6 +14,7 @@ use crate::auth::authz::{Denial, Remark};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, admit, remarks};
+use crate::decide::reject::Reject;
 use crate::net::copy::{self, End, Moved, Side};
 use crate::net::liveness::Order;
 use crate::snapshot::cluster::Cluster;
@@ -79,7 +80,7 @@ pub async fn plain<S: Raw>(
 ) {
     let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
     let Opened { mut upstream, record, counted, until } = opened;
-    let connection = connection.established();
+    let connection = connection.established(&block);
     let moved = Moved::counted(counted);
     let pass = pass(&mut stream, &mut upstream.stream, first, block.idle_timeout, &moved);
     let over = cuttable(&connection, until, Box::pin(pass)).await;
@@ -115,7 +116,7 @@ where
 {
     let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
     let Opened { mut upstream, record, counted, until } = opened;
-    let connection = connection.established();
+    let connection = connection.established(&block);
     let moved = Moved::counted(counted);
     let copy = copy::streams(&mut stream, &mut upstream.stream, block.idle_timeout, &moved);
     let over = cuttable(&connection, until, Box::pin(copy)).await;
@@ -222,6 +223,8 @@ enum Over {
     Ended(End),
     /// It had its time.
     Expired,
+    /// It would be refused now.
+    Refused(Reject),
     /// The worker cut it.
     Cut,
 }
@@ -246,6 +249,7 @@ async fn cuttable(
     tokio::select! {
         end = &mut copy => Over::Ended(end),
         () = expired => Over::Expired,
+        reject = connection.standing.refused() => Over::Refused(reject),
         () = cut => Over::Cut,
     }
 }
@@ -256,6 +260,10 @@ fn finish(connection: &Established, mut record: RequestRecord, moved: &Moved, ov
     let verdict = match over {
         Over::Ended(end) => verdict(end),
         Over::Expired => Some(("DT", "max_connection_duration")),
+        Over::Refused(reject) => {
+            record.rejected(reject.details(), reject.origin());
+            Some((reject.answer().flag, reject.answer().code))
+        }
         Over::Cut => Some(("-", STOPPED)),
     };
     if let Over::Ended(End::Failed(side, error)) = over {

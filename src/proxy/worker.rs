@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::connection::{self, Accepted};
 use super::http::request_body::RequestBody;
 use super::serving::ServingCell;
+use super::standing::Standings;
 use crate::auth::jwt::TokenCache;
 use crate::base::limit;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
@@ -100,6 +101,8 @@ pub struct Worker {
     pub telemetry: WorkerTelemetry,
     /// Its clock of seconds.
     pub ticks: Ticks,
+    /// Its long streams.
+    pub standings: Standings,
     /// Held by each mirrored request under way.
     pub mirrors: Rc<()>,
     connections: RefCell<HashMap<u64, Held>>,
@@ -119,6 +122,7 @@ impl Worker {
             tokens: TokenCache::default(),
             telemetry: WorkerTelemetry { metrics: parts.metrics.worker(), log: parts.log },
             ticks: Ticks::default(),
+            standings: Standings::default(),
             mirrors: Rc::default(),
             connections: RefCell::default(),
             most_connections: parts.connections,
@@ -166,7 +170,8 @@ impl Worker {
     /// Looks after deadlines: once a second.
     fn tick(&self) {
         self.ticks.advance();
-        self.snapshot();
+        let snapshot = self.snapshot();
+        self.standings.judge(&snapshot, &self.tokens, self.ticks.now());
         for Held { liveness, .. } in self.connections.borrow().values() {
             match liveness.verdict() {
                 Some(Stuck::Idle) => liveness.order(Order::Drain),

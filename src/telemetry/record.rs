@@ -132,6 +132,14 @@ impl RequestRecord {
         }
     }
 
+    /// Notes why it was refused or ended, and by what.
+    pub fn rejected(&mut self, details: Cow<'static, str>, origin: Option<&Origin>) {
+        self.details = details;
+        if let (Some(log), Some(origin)) = (&mut self.log, origin) {
+            log.resource = Some(origin.clone());
+        }
+    }
+
     /// Counts and notes what a policy says that is not enforced.
     pub fn shadow(
         &mut self,

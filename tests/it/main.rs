@@ -51,6 +51,7 @@ mod routes;
 mod samples;
 mod scripted;
 mod sidecar;
+mod standing;
 mod strict;
 mod tcp;
 mod token_rules;

@@ -1,10 +1,11 @@
 //! The sidecar before an application: modes, identities, policies, protocols; with a gateway before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -12,6 +13,7 @@ use crate::backend::Backend;
 use crate::client::{Http, byte_by_byte, connect, mesh_tls_of, raw, shake};
 use crate::gateway::{Gateway, PATIENCE, Site, endpoints, free_port, gateway, routes, to};
 use crate::pki::{Authority, Leaf};
+use crate::scripted::{Scripted, Step};
 
 /// A Service of the workload `app: cart`, with one port.
 fn declared(name: &str, port: u16) -> String {
@@ -355,3 +357,34 @@ fn check_and_explain_know_the_role() {
     let text = String::from_utf8(told.stdout).unwrap();
     assert!(!told.status.success() && text.contains("it counts as STRICT"), "{text}");
 }
+
+#[tokio::test]
+async fn plaintext_that_is_open_ends_when_mutual_tls_is_required() {
+    let application = Scripted::start(&[Step::Say("hello\n"), Step::Say("again\n")]).await;
+    let declared = declared("tcp", application.port);
+    let sidecar = start(&(declared.clone() + &mode("PERMISSIVE")), application.port);
+    let ask = async |stream: &mut (dyn Stream + Unpin), answer: &str| {
+        stream.write_all(b"\r\n\r\n").await.unwrap();
+        let mut seen = [0; 6];
+        timeout(PATIENCE, stream.read_exact(&mut seen)).await.unwrap().unwrap();
+        assert_eq!(seen, answer.as_bytes());
+    };
+    let mut plain = connect(sidecar.port).await;
+    let mut secured = shake(&sidecar.caller(FRONT), sidecar.port, "cart").await.unwrap();
+    ask(&mut plain, "hello\n").await;
+    ask(&mut secured, "hello\n").await;
+    let config = declared + &mode("STRICT");
+    sidecar.process.reload(|| _ = sidecar.site.config("all", &config));
+    let ended = timeout(Duration::from_secs(5), plain.read_u8()).await.expect("it ends");
+    assert!(ended.is_err());
+    ask(&mut secured, "again\n").await;
+    sidecar.process.wait("the log tells", || {
+        let out = sidecar.process.out();
+        out.contains("tightened_mutual_tls") && out.contains("PeerAuthentication shop/mode")
+    });
+}
+
+/// Both directions of a connection.
+trait Stream: AsyncRead + AsyncWrite {}
+
+impl<S: AsyncRead + AsyncWrite> Stream for S {}

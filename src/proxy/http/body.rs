@@ -29,6 +29,9 @@ pub enum BodyError {
     /// The time for the whole answer ran out.
     #[error("response timeout")]
     Late,
+    /// The request would be refused now. gRPC clients take this reason for a denied permission.
+    #[error("no longer allowed")]
+    Refused(#[source] h2::Error),
 }
 
 /// Ends, with the reason, when a request has had its time.
@@ -132,15 +135,19 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.hand(false);
         if let Some(expiry) = &mut self.expiry
-            && expiry.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(reject) = expiry.as_mut().poll(cx)
         {
             self.expiry = None;
             self.content = Content::Own(Bytes::new());
             if let Some(mut exchange) = self.exchange.take() {
-                exchange.timed_out_midway();
+                exchange.ended_midway(&reject);
                 exchange.finish();
             }
-            return Poll::Ready(Some(Err(BodyError::Late)));
+            let refused = h2::Reason::INADEQUATE_SECURITY;
+            return Poll::Ready(Some(Err(match reject {
+                Reject::Tightened(_) => BodyError::Refused(refused.into()),
+                _ => BodyError::Late,
+            })));
         }
         let frame = match &mut self.content {
             Content::Own(bytes) if bytes.is_empty() => None,

@@ -11,6 +11,24 @@ use super::body::Expiry;
 use super::upload::Upload;
 use crate::base::header::GRPC_TIMEOUT;
 use crate::decide::reject::Reject;
+use crate::proxy::standing::Standing;
+
+/// The end of a request's time, or of its being allowed.
+pub fn or_refused(expiry: Option<Expiry>, standing: Option<&Rc<Standing>>) -> Option<Expiry> {
+    let Some(standing) = standing.cloned() else { return expiry };
+    Some(Box::pin(async move {
+        let expired = async {
+            match expiry {
+                None => std::future::pending().await,
+                Some(expiry) => expiry.await,
+            }
+        };
+        tokio::select! {
+            reject = expired => reject,
+            reject = standing.refused() => reject,
+        }
+    }))
+}
 
 /// The end of a request's time: the rule's is counted from the end of the request, a gRPC client's
 /// from now, as it counts itself. Nothing when neither is given.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::HeaderMap;
+use http::header::{ACCEPT, HeaderMap};
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ use crate::decide::reject::Reject;
 use crate::decide::request::is_grpc;
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::net::liveness::Liveness;
+use crate::proxy::standing::{Asked, Standing, Subject};
 use crate::snapshot::Snapshot;
 use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::messages::{Direction, MessageMeter};
@@ -49,6 +50,8 @@ pub struct Exchange {
     pub gate: Option<Arc<Gate>>,
     /// What its answer says besides (CORS).
     pub extra: Option<Box<HeaderMap>>,
+    /// Whether it would be let in now, where its answer may take long.
+    pub standing: Option<Rc<Standing>>,
     /// Counts the answer's gRPC messages.
     messages: Option<Box<MessageMeter>>,
     http2: bool,
@@ -96,6 +99,7 @@ impl Exchange {
             gate: None,
             extra: None,
             answered: false,
+            standing: None,
             messages: None,
             _active: active,
         })
@@ -182,11 +186,8 @@ impl Exchange {
             (_, flag) => flag,
         };
         self.record.reason = Some(answer.code);
-        self.record.details = reject.details();
+        self.record.rejected(reject.details(), reject.origin());
         if let Some(log) = &mut self.record.log {
-            if let Some(origin) = reject.origin() {
-                log.resource = Some(origin.clone());
-            }
             log.upstream_transport_failure = reject.transport_failure().map(Into::into);
         }
     }
@@ -242,10 +243,29 @@ impl Exchange {
         self.record.reason = Some("upstream_closed_midway");
     }
 
-    /// The answer's time ran out after its head was sent.
-    pub fn timed_out_midway(&mut self) {
-        self.record.flags = "UT";
-        self.record.reason = Some("timeout_midway");
+    /// Judges it again from now on, where its answer may take long: a WebSocket, a gRPC call, events.
+    pub fn stand(&mut self, snapshot: &Snapshot, has_token: bool) {
+        let accept = || self.request.headers().get(ACCEPT).map(HeaderValue::as_bytes);
+        let long = self.head.upgrade
+            || self.is_grpc()
+            || accept().is_some_and(|accept| accept.starts_with(b"text/event-stream"));
+        if long {
+            let request = head_of(&self.request);
+            let asked = Asked { request, head: self.head.clone(), has_token };
+            let subject = Subject::Request(self.connection.clone(), Box::new(asked));
+            let worker = &self.connection.registered.worker;
+            self.standing = Some(Standing::watch(worker, snapshot.generation, subject));
+        }
+    }
+
+    /// It was ended after the answer's head was sent.
+    pub fn ended_midway(&mut self, reject: &Reject) {
+        if let Reject::Tightened(_) = reject {
+            self.rejected(reject);
+        } else {
+            self.record.flags = "UT";
+            self.record.reason = Some("timeout_midway");
+        }
     }
 
     /// The client left before the end.

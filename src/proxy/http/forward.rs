@@ -199,7 +199,10 @@ fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepa
         client_upgrade,
         handshake,
         hashed: hash(exchange, cluster),
-        expiry: deadline::expiry(&exchange.upload, work.rule.timeout, grpc),
+        expiry: deadline::or_refused(
+            deadline::expiry(&exchange.upload, work.rule.timeout, grpc),
+            exchange.standing.as_ref(),
+        ),
     }
 }
 

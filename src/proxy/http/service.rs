@@ -15,10 +15,12 @@ use super::body::ResponseBody;
 use super::exchange::{DELAYED, Exchange};
 use super::head::{self, Plan};
 use super::{HttpConnection, external, forward, respond};
+use crate::auth::jwt::Verdict;
 use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
 use crate::net::frames::Kind;
 use crate::proxy::serving::Serving;
+use crate::proxy::standing::unix_now;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Protocol, RequestRecord};
 
@@ -115,7 +117,7 @@ fn decided<'a>(
     serving: &'a Serving,
     random: u32,
 ) -> Decided<'a> {
-    let Exchange { request, head, connection, extra, .. } = &mut *exchange;
+    let Exchange { request, head, connection, .. } = &*exchange;
     let uri = request.uri();
     let facts = RequestFacts {
         connection: connection.facts(),
@@ -128,7 +130,11 @@ fn decided<'a>(
     };
     let Decision { outcome, verdict, delay, route, remarks, .. } =
         decide(snapshot, &serving.listener, &serving.block, &facts);
+    if let Outcome::Forward(..) = outcome {
+        exchange.stand(snapshot, matches!(verdict, Verdict::Verified(_)));
+    }
     let mut plan = Plan::default();
+    let Exchange { request, head, extra, .. } = &mut *exchange;
     match (&outcome, &snapshot.authentication) {
         (Outcome::Forward(rule, _), _) => {
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
@@ -148,10 +154,4 @@ fn decided<'a>(
         exchange.decided_by(&route.name, &route.origin);
     }
     Decided { outcome, delay, plan }
-}
-
-/// Unix time in seconds, for tokens.
-fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -52,12 +52,23 @@ async fn tunnel(mut exchange: Box<Exchange>, client: Upgraded, backend: Upgraded
         Order::Cut => std::task::Poll::Ready(()),
         Order::Serve | Order::Drain => std::task::Poll::Pending,
     });
+    let standing = exchange.standing.clone();
+    let refused = async {
+        match &standing {
+            None => std::future::pending().await,
+            Some(standing) => standing.refused().await,
+        }
+    };
     let verdict = tokio::select! {
         end = copy::streams(&mut client, &mut backend, limit::TCP_IDLE_TIME, &moved) => {
             tracing::debug!(?end, "upgraded stream ended");
             verdict(&end)
         }
         () = cut => Some(("-", STOPPED)),
+        reject = refused => {
+            exchange.rejected(&reject);
+            None
+        }
     };
     if let Some((flag, reason)) = verdict {
         exchange.record.flags = flag;
