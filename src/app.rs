@@ -26,6 +26,7 @@ use crate::base::id::Generation;
 use crate::base::limit;
 use crate::compile::settings::{CompileSettings, Role};
 use crate::identity::{Feed, IdentitySource};
+use crate::probe::Prober;
 use crate::proxy::worker::{Command, Parts};
 use crate::reload::{Loader, RootError};
 use crate::resources::MeshConfig;
@@ -82,7 +83,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let report = SharedReport::default();
     let shown = (cell.clone(), jwks.clone());
     let hooks = ports::hooks(shown, &report, (commands.clone(), readiness.clone()), level);
-    ports.serve(runtime.handle(), &readiness, &metrics, hooks);
+    ports.serve(runtime.handle(), (&readiness, prober(settings)?), &metrics, hooks);
 
     let files = Watch::new(watched(&settings.inputs));
     let stopper = files.stopper();
@@ -134,6 +135,19 @@ fn control_runtime() -> anyhow::Result<Runtime> {
 fn key_engine(settings: &Settings, runtime: &Handle, metrics: &Arc<Metrics>) -> JwksEngine {
     let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics.clone());
     engine.with_state(settings.state.as_deref())
+}
+
+/// What asks the application on kubelet's behalf, where there is something to ask.
+fn prober(settings: &Settings) -> anyhow::Result<Option<Prober>> {
+    let (Role::Sidecar(ports), Some(status)) = (&settings.inputs.role, settings.status) else {
+        return Ok(None);
+    };
+    if settings.probes.is_empty() {
+        return Ok(None);
+    }
+    let applications = ports.iter().map(|port| port.application).collect();
+    let prober = Prober::new(settings.probes.clone(), applications, status.port());
+    prober.map(Some).context("probes cannot be asked")
 }
 
 /// What stopping needs.

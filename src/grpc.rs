@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod client;
 pub mod ext_authz;
+pub mod health;
 pub mod istio;
 pub mod sds;
 pub mod server;

@@ -9,7 +9,7 @@
 //! (`tests/layering.rs` holds the table):
 //!
 //! [`base`], [`diag`], [`resources`], [`telemetry`], [`route`], [`auth`], [`balance`], [`tls`],
-//! [`snapshot`], [`decide`], [`explain`], [`expectation`], [`compile`], [`grpc`], [`net`], [`upstream`], [`proxy`], [`source`],
+//! [`snapshot`], [`decide`], [`explain`], [`expectation`], [`compile`], [`grpc`], [`net`], [`probe`], [`upstream`], [`proxy`], [`source`],
 //! [`ca`], [`identity`], [`reload`], [`admin`], [`app`], [`cli`].
 
 pub mod base;
@@ -32,6 +32,7 @@ pub mod explain;
 
 pub mod grpc;
 pub mod net;
+pub mod probe;
 pub mod source;
 
 pub mod ca;

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("compile", &["base", "diag", "resources", "route", "auth", "balance", "tls", "snapshot"]),
     ("net", &["base", "telemetry", "tls"]),
     ("grpc", &["base"]),
+    ("probe", &["base", "tls", "grpc"]),
     ("source", &["base", "diag", "resources"]),
     ("ca", &["base", "resources", "auth", "tls", "grpc", "source"]),
     ("upstream", &["base", "auth", "balance", "tls", "snapshot", "net", "telemetry"]),
@@ -46,7 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "reload",
         &["base", "diag", "resources", "auth", "tls", "source", "identity", "compile", "snapshot"],
     ),
-    ("admin", &["base", "diag", "snapshot", "net", "telemetry"]),
+    ("admin", &["base", "diag", "snapshot", "net", "telemetry", "probe"]),
 ];
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {

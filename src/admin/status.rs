@@ -1,4 +1,4 @@
-//! The status port: `/healthz/ready` and `/healthz/live`.
+//! The status port: `/healthz/ready` and `/healthz/live`, and kubelet's probes of the application.
 //!
 //! **Invariant:** ready means that configuration was received, the workers run, the mesh identity has
 //! some time left, and no drain has begun; a drain is never taken back.
@@ -11,6 +11,7 @@ use http::{Method, StatusCode, request};
 
 use super::answer::{self, Answer};
 use super::server::{Handler, at_once};
+use crate::probe::Prober;
 
 const CONFIGURED: u8 = 1;
 const SERVING: u8 = 2;
@@ -72,8 +73,23 @@ fn unix_seconds() -> i64 {
 }
 
 /// Answers of the status port.
-pub fn handler(readiness: Readiness) -> Handler {
-    Arc::new(move |head| at_once(answer(&readiness, head)))
+pub fn handler(readiness: Readiness, prober: Option<Prober>) -> Handler {
+    let prober = prober.map(Arc::new);
+    Arc::new(move |head| match &prober {
+        Some(prober) if head.uri.path().starts_with("/app-") => {
+            let (prober, head) = (prober.clone(), head.clone());
+            Box::pin(async move { probed(&prober, &head).await })
+        }
+        _ => at_once(answer(&readiness, head)),
+    })
+}
+
+/// What the application answers to a probe; one that nobody declared is Istio's 400.
+async fn probed(prober: &Prober, head: &request::Parts) -> Answer {
+    match prober.ask(head).await {
+        Some(health) => answer::text(health.status, health.body),
+        None => answer::text(StatusCode::BAD_REQUEST, "no such probe was declared\n"),
+    }
 }
 
 fn answer(readiness: &Readiness, head: &request::Parts) -> Answer {
@@ -95,7 +111,7 @@ mod tests {
 
     fn check(readiness: &Readiness, path: &str, status: u16) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: 10.0.0.1:15021\r\n\r\n");
-        let answer = exchange(handler(readiness.clone()), &request);
+        let answer = exchange(handler(readiness.clone(), None), &request);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
         assert!(answer.ends_with("\r\n\r\n"), "{path} has a body: {answer}");
     }

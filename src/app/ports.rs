@@ -12,6 +12,7 @@ use crate::admin::server::{Handler, serve};
 use crate::admin::status::{self, Readiness};
 use crate::diag::render;
 use crate::explain::{Question, explain};
+use crate::probe::Prober;
 use crate::proxy::worker::Command;
 use crate::snapshot::cell::SnapshotCell;
 use crate::snapshot::view;
@@ -56,12 +57,12 @@ impl Ports {
     pub(super) fn serve(
         self,
         runtime: &Handle,
-        readiness: &Readiness,
+        (readiness, prober): (&Readiness, Option<Prober>),
         metrics: &Arc<Metrics>,
         hooks: AdminHooks,
     ) {
         let all: [(Option<TcpListener>, Handler); 3] = [
-            (self.status, status::handler(readiness.clone())),
+            (self.status, status::handler(readiness.clone(), prober)),
             (self.metrics, metrics::handler(metrics.clone())),
             (self.admin, router::handler(hooks)),
         ];

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::compile::settings::Role;
 use crate::identity::IdentitySource;
+use crate::probe::Probes;
 use crate::telemetry::logs::LogsFormat;
 
 /// Root namespace when neither a flag nor the mesh configuration names one.
@@ -58,6 +59,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// Time from the signal to stop until open connections are cut.
     pub drain_deadline: Duration,
+    /// What is asked of the application on kubelet's behalf, at the health port.
+    pub probes: Probes,
     /// Health port; `None` is off.
     pub status: Option<SocketAddr>,
     /// Metrics port; `None` is off.

@@ -234,6 +234,11 @@ limits! {
     ADMIN_CONNECTIONS: usize = 64, "64 connections";
     /// One connection to the status, metrics or admin port, from accept to its end.
     ADMIN_TIME: Duration = Duration::from_secs(30), "30 s";
+    /// One probe of the application, from its connection to the end of its answer, whatever its
+    /// `timeoutSeconds`.
+    PROBE_TIME: Duration = Duration::from_secs(25), "25 s";
+    /// Body of the application's answer to a probe; what is longer is cut (Istio's bound).
+    PROBE_BODY_BYTES: usize = 10 << 10, "10 KiB";
     /// Answer of a DNS server is kept at least this long.
     DNS_MIN_TIME: Duration = Duration::from_secs(1), "1 s";
     /// DNS's word that a name has no address is believed at most this long.

@@ -11,6 +11,7 @@ use super::args::{InputArgs, LISTENERS};
 use super::values::{self, Listen, StateDir};
 use crate::app;
 use crate::app::settings::{AccessLogFormat, Settings};
+use crate::probe::Probes;
 use crate::telemetry::logs::LogsFormat;
 
 /// Serve what the configuration says, and follow its changes
@@ -120,6 +121,7 @@ impl RunArgs {
             workers: self.workers.unwrap_or_else(one_per_cpu),
             drain_delay: self.drain_delay,
             drain_deadline: self.drain_deadline,
+            probes: Probes::default(),
             status: self.status.0,
             metrics: self.metrics.0,
             admin: self.admin.0,
@@ -140,7 +142,7 @@ fn one_per_cpu() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-const PORTS: &str = "Ports of its own";
+pub(super) const PORTS: &str = "Ports of its own";
 const LOGS: &str = "Logs";
 const STOPPING: &str = "Restart and stop";
 

@@ -23,17 +23,17 @@ use crate::client::{Http, raw};
 use crate::gateway::{Gateway, Site, free_port, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
 
-type Body = BoxBody<Bytes, Infallible>;
+pub type Body = BoxBody<Bytes, Infallible>;
 type Seen = Arc<Mutex<Vec<(request::Parts, Bytes)>>>;
 
 /// A provider: answers by a function of what it is asked, and remembers it.
-struct Provider {
-    port: u16,
+pub struct Provider {
+    pub port: u16,
     seen: Seen,
 }
 
 impl Provider {
-    async fn start(http2: bool, answer: fn(&request::Parts, &Bytes) -> Response<Body>) -> Self {
+    pub async fn start(http2: bool, answer: fn(&request::Parts, &Bytes) -> Response<Body>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Seen::default();
@@ -331,7 +331,7 @@ fn broken(how: &str) -> Response<Body> {
     }
 }
 
-fn reply(message: Bytes, status: &'static str) -> Response<Body> {
+pub fn reply(message: Bytes, status: &'static str) -> Response<Body> {
     let trailers = HeaderMap::from_iter([(
         http::HeaderName::from_static("grpc-status"),
         http::HeaderValue::from_static(status),

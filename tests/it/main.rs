@@ -45,6 +45,7 @@ mod outlier;
 mod pki;
 mod policies;
 mod pressure;
+mod probes;
 mod reload;
 mod retries;
 mod routes;

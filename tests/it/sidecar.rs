@@ -16,7 +16,7 @@ use crate::pki::{Authority, Leaf};
 use crate::scripted::{Scripted, Step};
 
 /// A Service of the workload `app: cart`, with one port.
-fn declared(name: &str, port: u16) -> String {
+pub fn declared(name: &str, port: u16) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop}}\nspec: \
          {{selector: {{app: cart}}, ports: [{{name: {name}, port: 80, targetPort: {port}}}]}}\n"
@@ -24,7 +24,7 @@ fn declared(name: &str, port: u16) -> String {
 }
 
 /// A PeerAuthentication of namespace `shop`.
-fn mode(mode: &str) -> String {
+pub fn mode(mode: &str) -> String {
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: mode, \
          namespace: shop}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
@@ -39,36 +39,36 @@ fn access(rest: &str) -> String {
     )
 }
 
-struct Sidecar {
-    site: Site,
-    process: Gateway,
-    port: u16,
+pub struct Sidecar {
+    pub site: Site,
+    pub process: Gateway,
+    pub port: u16,
 }
 
 /// A sidecar of `app: cart` in `shop` before an application's port.
-fn start(config: &str, application: u16) -> Sidecar {
+pub fn start(config: &str, application: u16) -> Sidecar {
+    start_with(config, application, &[])
+}
+
+/// The same with further flags.
+pub fn start_with(config: &str, application: u16, more: &[&str]) -> Sidecar {
     let site = Site::new();
     let own = site.workload("shop", "cart", 9);
     site.write("certs/identity/key.pem", &own.key);
     site.write("certs/identity/cert-chain.pem", &own.chain);
     site.config("all", config);
     let port = free_port();
-    let process = sidecar(&site, "config", port, application);
-    Sidecar { site, process, port }
-}
-
-fn sidecar(site: &Site, config: &str, port: u16, application: u16) -> Gateway {
     let inbound = format!("{port}={application}");
     let arguments = ["--inbound", &inbound, "--namespace", "shop", "--labels", "app=cart"];
-    let process =
-        site.launch("sidecar", config, &[], &[&arguments[..], &["--access-log", "json"]].concat());
+    let arguments = [&arguments[..], &["--access-log", "json"], more].concat();
+    let process = site.launch("sidecar", "config", &[], &arguments);
     process.wait("it is ready", || process.status("/healthz/ready") == Some(200));
-    process
+    Sidecar { site, process, port }
 }
 
 impl Sidecar {
     /// TLS of a workload of the mesh that asks for HTTP/1.1.
-    fn caller(&self, id: &str) -> Arc<ClientConfig> {
+    pub fn caller(&self, id: &str) -> Arc<ClientConfig> {
         of_the_mesh(
             &self.site.mesh,
             Some(&self.site.mesh.leaf(&[id], 20)),
@@ -78,7 +78,7 @@ impl Sidecar {
 }
 
 /// TLS of a caller that trusts the mesh and expects the cart.
-fn of_the_mesh(mesh: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<ClientConfig> {
+pub fn of_the_mesh(mesh: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<ClientConfig> {
     use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
     use portcullis::tls::crypto::CryptoProfile;
     use portcullis::tls::material::Material;
@@ -98,10 +98,10 @@ fn of_the_mesh(mesh: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<Clien
     .unwrap()
 }
 
-const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
+pub const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
 
 /// The status that a caller gets; nothing when it is not let in.
-async fn status(config: &Arc<ClientConfig>, port: u16, path: &str) -> Option<u16> {
+pub async fn status(config: &Arc<ClientConfig>, port: u16, path: &str) -> Option<u16> {
     let mut stream = shake(config, port, "cart").await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -111,7 +111,7 @@ async fn status(config: &Arc<ClientConfig>, port: u16, path: &str) -> Option<u16
 }
 
 /// The status of a plaintext request; nothing when it is refused.
-async fn plain_status(port: u16) -> Option<u16> {
+pub async fn plain_status(port: u16) -> Option<u16> {
     let answer = raw(port, b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n").await;
     String::from_utf8(answer).unwrap().split(' ').nth(1)?.parse().ok()
 }
