@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::status::Readiness;
 use crate::base::id::Generation;
+use crate::base::labels::Reporter;
 use crate::base::limit;
 use crate::compile::settings::{CompileSettings, Role};
 use crate::identity::{Feed, IdentitySource};
@@ -33,7 +34,7 @@ use crate::resources::MeshConfig;
 use crate::resources::mesh_config::AccessLogEncoding;
 use crate::snapshot::cell::SnapshotCell;
 use crate::source::watch::Watch;
-use crate::telemetry::{AccessLog, LogFormat, Metrics, SourceLabels, logs};
+use crate::telemetry::{AccessLog, LogFormat, Metrics, WorkloadLabels, logs};
 use crate::tls::roots::Roots;
 use crate::upstream::jwks::JwksEngine;
 use crate::upstream::resolve::Resolver;
@@ -53,7 +54,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     use_small_pages();
     let feed = Feed::default();
     let loader = loader(&settings.inputs)?.with_identity(feed.clone());
-    let metrics = Metrics::new(source_labels(&settings.inputs))?;
+    let metrics = Metrics::new(own_labels(&settings.inputs))?;
     let access_log = AccessLog::start(
         log_format(settings.access_log, loader.mesh_config().access_log_encoding),
         io::stdout(),
@@ -287,15 +288,29 @@ fn watched(inputs: &Inputs) -> Vec<std::path::PathBuf> {
     roots
 }
 
-fn source_labels(inputs: &Inputs) -> SourceLabels {
+/// This process in the words of Istio's metrics.
+fn own_labels(inputs: &Inputs) -> WorkloadLabels {
     let label = |names: &[&str]| {
         let found = names.iter().find_map(|name| inputs.labels.get(*name));
         found.map_or_else(Box::default, |value| value.as_str().into())
     };
-    SourceLabels {
+    WorkloadLabels {
+        reporter: match inputs.role {
+            Role::Gateway => Reporter::Source,
+            Role::Sidecar(_) => Reporter::Destination,
+        },
         workload: label(&["app", "istio"]),
-        canonical_service: label(&["service.istio.io/canonical-name", "app", "istio"]),
-        canonical_revision: label(&["service.istio.io/canonical-revision", "version"]),
+        canonical_service: label(&[
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+            "istio",
+        ]),
+        canonical_revision: label(&[
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ]),
         workload_namespace: inputs.namespace.as_str().into(),
         app: label(&["app", "istio"]),
         version: label(&["version"]),

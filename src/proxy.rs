@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** nothing here blocks, parses YAML or reads files.
 
+mod caller;
 pub mod connection;
 mod hello;
 pub mod http;

@@ -28,6 +28,6 @@ mod series;
 pub use crate::base::labels::DestinationLabels;
 pub use access_log::{AccessLog, LogFormat, WorkerLog};
 pub use destination::{Destination, Protocol, RequestSample};
-pub use metrics::{Metrics, SourceLabels};
+pub use metrics::{Metrics, WorkloadLabels};
 pub use record::{LogFields, RequestRecord};
 pub use worker::{WorkerMetrics, WorkerTelemetry};

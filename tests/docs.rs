@@ -29,8 +29,8 @@ fn the_metrics_page_is_the_catalog_in_the_code() {
          text format 0.0.4.\n`UPDATE_GOLDEN=1 cargo test --test docs` writes this page.\n\n\
          Series of a destination or server that was removed from the configuration are shown for {} \
          more minutes.\nBeyond {} label sets of one kind, further ones are counted under `other`.\n\
-         `source_*` and `destination_*` are Istio's labels of the two ends, this gateway being the \
-         source.\n\n| metric | type | labels | what it says |\n|---|---|---|---|\n",
+         `source_*` and `destination_*` are Istio's labels of the two ends: a gateway is the source \
+         (`reporter`), a sidecar the destination.\n\n| metric | type | labels | what it says |\n|---|---|---|---|\n",
         limit::METRIC_GRACE_TIME.as_secs() / 60,
         limit::METRIC_SERIES,
     );

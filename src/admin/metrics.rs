@@ -47,10 +47,10 @@ mod tests {
     use super::super::server::tests::{exchange, start};
     use super::*;
     use crate::base::labels::DestinationLabels;
-    use crate::telemetry::{Protocol, RequestSample, SourceLabels};
+    use crate::telemetry::{Protocol, RequestSample, WorkloadLabels};
 
     fn check(method: &str, path: &str, status: u16) -> String {
-        let metrics = Metrics::new(SourceLabels::default()).unwrap();
+        let metrics = Metrics::new(WorkloadLabels::default()).unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nhost: gateway:15090\r\n\r\n");
         let answer = exchange(handler(metrics), &request);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
@@ -76,7 +76,7 @@ mod tests {
 
     /// Metrics of which a scrape is tens of megabytes.
     fn many() -> Arc<Metrics> {
-        let metrics = Metrics::new(SourceLabels::default()).unwrap();
+        let metrics = Metrics::new(WorkloadLabels::default()).unwrap();
         let worker = metrics.worker();
         for n in 0..limit::METRIC_SERIES {
             let labels =

@@ -18,7 +18,7 @@ use crate::ca::{KubernetesTokens, TokenCallers};
 use crate::net::listener::bind_unix;
 use crate::source::reader::Reader;
 use crate::telemetry::logs::LogsFormat;
-use crate::telemetry::{Metrics, SourceLabels, logs};
+use crate::telemetry::{Metrics, WorkloadLabels, logs};
 use crate::upstream::jwks::JwksEngine;
 
 /// Everything that a CA needs to know.
@@ -137,7 +137,7 @@ struct TokenKeys {
 impl TokenKeys {
     fn start(settings: &TokenSettings, runtime: &Handle) -> anyhow::Result<Self> {
         if settings.keys.starts_with("https://") || settings.keys.starts_with("http://") {
-            let metrics = Metrics::new(SourceLabels::default())?;
+            let metrics = Metrics::new(WorkloadLabels::default())?;
             let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics);
             let source = JwksSource {
                 issuer: settings.issuer.as_deref().unwrap_or_default().into(),

@@ -1,4 +1,14 @@
-//! Who a request went to, in the words of Istio's standard metrics.
+//! Who a request went to, and from whom, in the words of Istio's standard metrics.
+
+/// `reporter`: which end of a request counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reporter {
+    /// The caller's, a gateway among them.
+    #[default]
+    Source,
+    /// The called application's.
+    Destination,
+}
 
 /// Destination labels of Istio's standard metrics, resolved once per cluster. An empty text is shown
 /// as `unknown` (an empty revision as `latest`).
@@ -26,17 +36,24 @@ pub struct DestinationLabels {
     pub service_namespace: Box<str>,
     /// `destination_cluster`: the Kubernetes cluster.
     pub cluster: Box<str>,
-    /// `source_principal`: identity this gateway presents to the destination; empty without mutual TLS.
+    /// `source_principal`: identity the caller shows, this gateway's where it reports; empty without mutual
+    /// TLS.
     pub source_principal: Box<str>,
+    /// `source_workload_namespace` as the caller's identity says, where the destination reports.
+    pub source_namespace: Box<str>,
+    /// `reporter`. Where it is the destination, its workload is this process's.
+    pub reporter: Reporter,
 }
 
 impl DestinationLabels {
-    /// Labels that stand for destinations beyond the bound on series.
-    pub fn other() -> Self {
+    /// Labels that stand for these beyond the bound on series.
+    #[must_use]
+    pub fn other(&self) -> Self {
         Self {
             service: "other".into(),
             service_name: "other".into(),
             service_namespace: "other".into(),
+            reporter: self.reporter,
             ..Self::default()
         }
     }

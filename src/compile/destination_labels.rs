@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** every value comes from configuration; what endpoints do not agree on is left out.
 
-use crate::base::labels::DestinationLabels;
+use crate::base::labels::{DestinationLabels, Reporter};
 use crate::snapshot::cluster::UpstreamTls;
 
 use super::services::{Member, Service};
@@ -39,27 +39,18 @@ pub(super) fn labels(
     }
 }
 
-/// The labels of this workload itself, whose port a service may declare.
+/// The labels of this workload's port, which a service may declare; what it is itself is known where
+/// they are shown.
 pub(super) fn own_labels(
     service: Option<&Service>,
     (name, settings): (Option<&str>, &CompileSettings),
 ) -> DestinationLabels {
-    let label = |keys: &[&str]| {
-        let found = keys.iter().find_map(|key| settings.labels.get(*key));
-        found.map_or_else(Box::default, |value| value.as_str().into())
-    };
     let of_service = |read: &dyn Fn(&Service) -> Box<str>| service.map_or_else(Box::default, read);
     DestinationLabels {
-        workload: label(&["app"]),
-        workload_namespace: settings.namespace.as_str().into(),
+        reporter: Reporter::Destination,
         principal: name.map_or_else(Box::default, Into::into),
-        app: label(&["app"]),
-        version: label(&["version"]),
         service: of_service(&|service| service.host.as_str().into()),
-        canonical_service: label(&CANONICAL_NAME),
-        canonical_revision: label(&CANONICAL_REVISION),
         service_name: of_service(&|service| short(service, &settings.cluster_domain).into()),
-        service_namespace: of_service(&|service| service.namespace.as_str().into()),
         ..DestinationLabels::default()
     }
 }

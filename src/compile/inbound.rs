@@ -83,7 +83,12 @@ impl InboundPass<'_, '_> {
             ways.spoken(&draft, Some((http, tcp)))
         });
         let origin = policy.unwrap_or_else(|| draft.origin.clone());
-        let servers = Servers::Inbound(Arc::new(Inbound { origin, plain, mutual }));
+        let servers = Servers::Inbound(Arc::new(Inbound {
+            origin,
+            application: ways.first(),
+            plain,
+            mutual,
+        }));
         Arc::new(Listener { address: port.listen.clone(), port: number, servers, origin: None })
     }
 
@@ -178,6 +183,12 @@ enum Ways {
 }
 
 impl Ways {
+    fn first(&self) -> ClusterId {
+        match *self {
+            Self::Http(cluster) | Self::Tcp(cluster) | Self::Either(cluster, _) => cluster,
+        }
+    }
+
     /// What takes connections, with TLS of the mesh (for HTTP and for bytes) or without.
     fn spoken(&self, draft: &Draft<'_>, tls: Option<(Termination, Termination)>) -> Spoken {
         let (http, tcp) = tls.unzip();

@@ -36,6 +36,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use self::body::ResponseBody;
+use super::caller;
 use super::connection::Connection;
 use super::serving::ServingCell;
 use super::worker::Registered;
@@ -54,6 +55,7 @@ use crate::net::rewind::Rewind;
 use crate::net::strict::Strict;
 use crate::snapshot::ClientCertForwarding;
 use crate::snapshot::listener::Servers;
+use crate::telemetry::Destination;
 use crate::telemetry::downstream::{ConnectionKind, OpenConnection};
 use crate::tls::identity::PeerIdentity;
 
@@ -132,6 +134,11 @@ impl HttpConnection {
             chain: &self.client.chain,
             now,
         }
+    }
+
+    /// Where its requests to a destination are counted.
+    fn counted(&self, destination: Rc<Destination>) -> Rc<Destination> {
+        caller::counted(self.client.peer.as_deref(), destination)
     }
 
     /// What deciding looks at.

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::caller;
 use super::connection::{Connection, Established};
 use crate::auth::authz::{Denial, Remark};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
@@ -151,7 +152,7 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
         return None;
     };
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    let destination = pool.destination();
+    let destination = caller::counted(connection.client.as_deref(), pool.destination());
     record.destination = Some(destination.clone());
     if let Some(log) = &mut record.log {
         log.upstream_cluster = Some(cluster.name.clone());

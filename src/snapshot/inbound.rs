@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::id::Origin;
 
+use super::cluster::ClusterId;
 use super::listener::{ServerBlock, TcpBlock};
 
 /// What is before one port of the application.
@@ -11,6 +12,8 @@ use super::listener::{ServerBlock, TcpBlock};
 pub struct Inbound {
     /// What says how callers connect: the PeerAuthentication, else what declares the port.
     pub origin: Origin,
+    /// The way of requests to the application, else of bytes: what is refused is counted as on it.
+    pub application: ClusterId,
     /// What plaintext meets; nothing refuses it (`STRICT`).
     pub plain: Option<Spoken>,
     /// What the mesh's mutual TLS meets; nothing when TLS is not looked for (`DISABLE`).

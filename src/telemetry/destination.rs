@@ -1,7 +1,8 @@
 //! What a worker counts of requests and streams to one destination: looked up once per pool, then
 //! plain stores.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,11 @@ use super::histogram::{BYTES, Histogram, MICROSECONDS};
 use super::messages::{Direction, MessageMeter, MessageSeries};
 use super::metrics::Metrics;
 use super::series::{Count, Fixed, Found, WorkerId};
-use crate::base::labels::DestinationLabels;
+use crate::base::labels::{DestinationLabels, Reporter};
+use crate::base::limit;
+
+/// What stands for callers beyond the bound on series.
+const OTHER: &str = "other";
 
 /// `request_protocol` of Istio's metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +73,7 @@ impl RequestKey {
     /// Where a request beyond the bound on series is counted.
     fn other(self) -> Self {
         Self {
-            destination: DestinationLabels::other().into(),
+            destination: self.destination.other().into(),
             code: self.code / 100 * 100,
             grpc_status: None,
             ..self
@@ -85,7 +90,7 @@ pub(super) struct TcpKey {
 
 impl TcpKey {
     fn other(self) -> Self {
-        Self { destination: DestinationLabels::other().into(), ..self }
+        Self { destination: self.destination.other().into(), ..self }
     }
 }
 
@@ -135,7 +140,11 @@ pub struct Destination {
     requests: Found<(u16, Fixed, Protocol, Option<u16>), RequestSeries>,
     tcp: Found<Fixed, TcpSeries>,
     messages: OnceCell<Arc<MessageSeries>>,
+    callers: RefCell<Callers>,
 }
+
+/// The same destination as each caller's identity is counted.
+type Callers = HashMap<Box<str>, Rc<Destination>, foldhash::fast::RandomState>;
 
 impl Destination {
     pub(super) fn new(
@@ -144,7 +153,32 @@ impl Destination {
         worker: WorkerId,
     ) -> Self {
         let (requests, tcp, messages) = (Found::default(), Found::default(), OnceCell::new());
-        Self { labels, shared, worker, requests, tcp, messages }
+        Self { labels, shared, worker, requests, tcp, messages, callers: RefCell::default() }
+    }
+
+    /// The same for a caller of this principal (without `spiffe://`) and namespace, where the
+    /// destination reports.
+    pub fn called_by(self: Rc<Self>, principal: &str, namespace: &str) -> Rc<Self> {
+        if self.labels.reporter == Reporter::Source {
+            return self;
+        }
+        let mut callers = self.callers.borrow_mut();
+        if let Some(known) = callers.get(principal) {
+            return known.clone();
+        }
+        let (principal, shown, namespace) = if callers.len() < limit::METRIC_SERIES {
+            (principal, format!("spiffe://{principal}"), namespace)
+        } else {
+            (OTHER, OTHER.to_owned(), OTHER)
+        };
+        let labels = DestinationLabels {
+            source_principal: shown.into(),
+            source_namespace: namespace.into(),
+            ..(*self.labels).clone()
+        };
+        let caller = self.relabelled(&Arc::new(labels));
+        callers.insert(principal.into(), caller.clone());
+        caller
     }
 
     /// The same under other labels.
@@ -183,7 +217,7 @@ impl Destination {
     /// Counts the messages of one direction of a gRPC stream.
     pub fn messages(&self, direction: Direction) -> MessageMeter {
         let find = || {
-            let other = |_| DestinationLabels::other().into();
+            let other = |labels: Arc<DestinationLabels>| labels.other().into();
             self.shared.messages.series(self.labels.clone(), self.worker, other)
         };
         MessageMeter::new(self.messages.get_or_init(find).clone(), direction)

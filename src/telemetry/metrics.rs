@@ -1,7 +1,7 @@
 //! The process's metrics: one [`Metrics`], shared by every part.
 //!
-//! **Invariant:** every label value is fixed in the program or comes from configuration; nothing a
-//! client sends becomes one.
+//! **Invariant:** every label value is fixed in the program, comes from configuration, or is an identity
+//! that the mesh's CA gave a caller; nothing else a client sends becomes one.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use super::messages::MessageSeries;
 use super::series::{Count, Level, SeriesTable, lock};
 use super::upstream::UpstreamSeries;
 use super::worker::{WorkerMetrics, WorkerSeries};
-use crate::base::labels::DestinationLabels;
+use crate::base::labels::{DestinationLabels, Reporter};
 use crate::base::limit;
 
 /// Metrics that cannot be set up.
@@ -26,30 +26,32 @@ use crate::base::limit;
 #[error("metrics cannot be registered")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// Source labels of Istio's standard metrics: this gateway. An empty text is shown as `unknown` (an
-/// empty revision as `latest`).
+/// This process in labels of Istio's standard metrics: the source at a gateway, the destination before
+/// an application. An empty text is shown as `unknown` (an empty revision as `latest`).
 #[derive(Clone, Debug, Default)]
-pub struct SourceLabels {
-    /// `source_workload`.
+pub struct WorkloadLabels {
+    /// Which end this process reports as.
+    pub reporter: Reporter,
+    /// `*_workload`.
     pub workload: Box<str>,
-    /// `source_canonical_service`.
+    /// `*_canonical_service`.
     pub canonical_service: Box<str>,
-    /// `source_canonical_revision`.
+    /// `*_canonical_revision`.
     pub canonical_revision: Box<str>,
-    /// `source_workload_namespace`.
+    /// `*_workload_namespace`.
     pub workload_namespace: Box<str>,
-    /// `source_app`.
+    /// `*_app`.
     pub app: Box<str>,
-    /// `source_version`.
+    /// `*_version`.
     pub version: Box<str>,
-    /// `source_cluster`.
+    /// `*_cluster`.
     pub cluster: Box<str>,
 }
 
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
-    pub(super) source: SourceLabels,
+    pub(super) own: WorkloadLabels,
     pub(super) requests: SeriesTable<RequestKey, RequestSeries>,
     pub(super) tcp: SeriesTable<TcpKey, TcpSeries>,
     pub(super) messages: SeriesTable<Arc<DestinationLabels>, MessageSeries>,
@@ -66,10 +68,10 @@ pub struct Metrics {
 
 impl Metrics {
     /// Sets up every metric.
-    pub fn new(source: SourceLabels) -> Result<Arc<Self>, MetricsError> {
+    pub fn new(own: WorkloadLabels) -> Result<Arc<Self>, MetricsError> {
         let grace = limit::METRIC_GRACE_TIME;
         Ok(Arc::new(Self {
-            source,
+            own,
             requests: SeriesTable::new(limit::METRIC_SERIES, grace),
             tcp: SeriesTable::new(limit::METRIC_SERIES, grace),
             messages: SeriesTable::new(limit::METRIC_SERIES, grace),

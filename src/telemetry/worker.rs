@@ -45,7 +45,9 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     pub(super) fn new(shared: Arc<Metrics>, worker: WorkerId, series: Arc<WorkerSeries>) -> Self {
-        let nowhere = Destination::new(Arc::default(), shared.clone(), worker);
+        let reporter = shared.own.reporter;
+        let nowhere = DestinationLabels { reporter, ..DestinationLabels::default() };
+        let nowhere = Destination::new(nowhere.into(), shared.clone(), worker);
         Self {
             shared,
             worker,

@@ -47,6 +47,7 @@ mod policies;
 mod pressure;
 mod probes;
 mod reload;
+mod reporter;
 mod retries;
 mod routes;
 mod samples;

@@ -32,7 +32,7 @@ pub fn mode(mode: &str) -> String {
 }
 
 /// An AuthorizationPolicy of namespace `shop`.
-fn access(rest: &str) -> String {
+pub fn access(rest: &str) -> String {
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: access, \
          namespace: shop}}\nspec: {{{rest}}}\n"
@@ -209,7 +209,7 @@ async fn bytes_are_judged_too() {
 }
 
 /// Answers with the number of bytes it got before the half-close.
-async fn counter() -> u16 {
+pub async fn counter() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -226,7 +226,7 @@ async fn counter() -> u16 {
 }
 
 /// What comes back for bytes and a half-close.
-async fn counted(port: u16, bytes: &[u8]) -> String {
+pub async fn counted(port: u16, bytes: &[u8]) -> String {
     let mut stream = connect(port).await;
     stream.write_all(bytes).await.unwrap();
     stream.shutdown().await.unwrap();

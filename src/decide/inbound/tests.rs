@@ -3,6 +3,7 @@ use crate::base::host::HostPattern;
 use crate::base::id::{Origin, ResourceId};
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
+use crate::snapshot::cluster::ClusterId;
 use crate::snapshot::route::RouteTable;
 
 fn origin() -> Origin {
@@ -32,7 +33,7 @@ fn spoken(kind: &str) -> Spoken {
 fn port(mode: &str, kind: &str) -> Inbound {
     let plain = (mode != "STRICT").then(|| spoken(kind));
     let mutual = (mode != "DISABLE").then(|| spoken(kind));
-    let port = Inbound { origin: origin(), plain, mutual };
+    let port = Inbound { origin: origin(), application: ClusterId(0), plain, mutual };
     assert_eq!(port.mode(), mode);
     port
 }

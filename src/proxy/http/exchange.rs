@@ -27,6 +27,7 @@ use crate::decide::sanitize::{Arrival, sanitize};
 use crate::net::liveness::Liveness;
 use crate::proxy::standing::{Asked, Standing, Subject};
 use crate::snapshot::Snapshot;
+use crate::snapshot::listener::{Listener, Servers};
 use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::messages::{Direction, MessageMeter};
 use crate::telemetry::{Destination, Protocol, RequestRecord};
@@ -229,8 +230,18 @@ impl Exchange {
         }
     }
 
+    /// Notes on whose way to its application the request has come, whatever becomes of it.
+    pub(super) fn arrived(&mut self, snapshot: &Snapshot, listener: &Listener) {
+        let Servers::Inbound(inbound) = &listener.servers else { return };
+        let Some(cluster) = snapshot.cluster(inbound.application) else { return };
+        let worker = &self.connection.registered.worker;
+        let destination = worker.upstreams.pool(cluster, &worker.telemetry.metrics).destination();
+        self.record.destination = Some(self.connection.counted(destination));
+    }
+
     /// Notes where the request goes.
     pub fn goes_to(&mut self, destination: Rc<Destination>) {
+        let destination = self.connection.counted(destination);
         if self.is_grpc() {
             self.upload.count_messages(destination.messages(Direction::Request));
         }

@@ -77,6 +77,7 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let Some(serving) = exchange.connection.serving.resolve(&snapshot) else {
         return respond::reject(exchange, &snapshot, &Reject::Misdirected);
     };
+    exchange.arrived(&snapshot, &serving.listener);
     if snapshot.authorization.asks() {
         // Boxed: most gateways ask nobody.
         let asking = external::consult(&mut exchange, &snapshot, &serving);

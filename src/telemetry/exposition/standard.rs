@@ -7,10 +7,10 @@ use super::super::catalog::{self, Family};
 use super::super::destination::{Protocol, RequestKey, RequestSeries, TcpKey, TcpSeries};
 use super::super::histogram::{BUCKETS, Histogram, HistogramTotal};
 use super::super::messages::MessageSeries;
-use super::super::metrics::{Metrics, SourceLabels};
+use super::super::metrics::{Metrics, WorkloadLabels};
 use super::super::series::Copies;
 use super::{Lines, family, pair, sample};
-use crate::base::labels::DestinationLabels;
+use crate::base::labels::{DestinationLabels, Reporter};
 
 type Request = Copies<RequestKey, RequestSeries>;
 type Stream = Copies<TcpKey, TcpSeries>;
@@ -21,25 +21,20 @@ pub(super) fn requests(metrics: &Arc<Metrics>) -> Lines {
     let shared = metrics.clone();
     let counts = family(&catalog::REQUESTS, &all, move |out, (key, copies)| {
         let total: u64 = copies.iter().map(|series| series.requests.value()).sum();
-        sample(out, catalog::REQUESTS.name, &request_labels(&shared.source, key), total);
+        sample(out, catalog::REQUESTS.name, &request_labels(&shared.own, key), total);
     });
-    let histogram =
-        |described: &'static Family, scale: f64, of: fn(&RequestSeries) -> &Histogram| {
-            let shared = metrics.clone();
-            family(described, &all, move |out, (key, copies): &Request| {
-                let mut total = HistogramTotal::default();
-                for series in copies {
-                    total.add(of(series));
-                }
-                write_histogram(
-                    out,
-                    described.name,
-                    &request_labels(&shared.source, key),
-                    &total,
-                    scale,
-                );
-            })
-        };
+    let histogram = |described: &'static Family,
+                     scale: f64,
+                     of: fn(&RequestSeries) -> &Histogram| {
+        let shared = metrics.clone();
+        family(described, &all, move |out, (key, copies): &Request| {
+            let mut total = HistogramTotal::default();
+            for series in copies {
+                total.add(of(series));
+            }
+            write_histogram(out, described.name, &request_labels(&shared.own, key), &total, scale);
+        })
+    };
     Box::new(
         counts
             .chain(histogram(&catalog::DURATION, 1000.0, |series| &series.duration))
@@ -56,7 +51,7 @@ fn messages(metrics: &Arc<Metrics>) -> Lines {
         let shared = metrics.clone();
         family(described, &all, move |out, (to, copies): &Messages| {
             let total: u64 = copies.iter().map(|series| of(series)).sum();
-            sample(out, described.name, &peers(&shared.source, to), total);
+            sample(out, described.name, &peers(&shared.own, to), total);
         })
     };
     Box::new(
@@ -86,7 +81,7 @@ pub(super) fn tcp(metrics: &Arc<Metrics>) -> Lines {
         let shared = metrics.clone();
         family(described, &all, move |out, (key, copies): &Stream| {
             let total: u64 = copies.iter().map(|series| of(series)).sum();
-            sample(out, described.name, &stream_labels(&shared.source, key), total);
+            sample(out, described.name, &stream_labels(&shared.own, key), total);
         })
     };
     Box::new(
@@ -97,53 +92,103 @@ pub(super) fn tcp(metrics: &Arc<Metrics>) -> Lines {
     )
 }
 
-fn request_labels(source: &SourceLabels, key: &RequestKey) -> String {
-    let mut labels = peers(source, &key.destination);
+fn request_labels(own: &WorkloadLabels, key: &RequestKey) -> String {
+    let mut labels = peers(own, &key.destination);
     pair(&mut labels, "request_protocol", key.protocol.as_str());
     pair(&mut labels, "response_code", &key.code.to_string());
     let grpc = key.grpc_status.map(|status| status.to_string()).unwrap_or_default();
     pair(&mut labels, "grpc_response_status", &grpc);
-    ending(&mut labels, key.flags);
+    ending(&mut labels, &key.destination, key.flags);
     labels
 }
 
-fn stream_labels(source: &SourceLabels, key: &TcpKey) -> String {
-    let mut labels = peers(source, &key.destination);
+fn stream_labels(own: &WorkloadLabels, key: &TcpKey) -> String {
+    let mut labels = peers(own, &key.destination);
     pair(&mut labels, "request_protocol", Protocol::Tcp.as_str());
-    ending(&mut labels, key.flags);
+    ending(&mut labels, &key.destination, key.flags);
     labels
 }
 
-fn ending(labels: &mut String, flags: &str) {
+fn ending(labels: &mut String, to: &DestinationLabels, flags: &str) {
     pair(labels, "response_flags", flags);
-    pair(labels, "connection_security_policy", "unknown");
+    let security = match to.reporter {
+        Reporter::Source => "unknown",
+        Reporter::Destination if to.source_principal.is_empty() => "none",
+        Reporter::Destination => "mutual_tls",
+    };
+    pair(labels, "connection_security_policy", security);
 }
 
 /// Labels of both ends, in Istio's order.
-fn peers(source: &SourceLabels, to: &DestinationLabels) -> String {
+fn peers(own: &WorkloadLabels, to: &DestinationLabels) -> String {
+    match to.reporter {
+        Reporter::Source => as_source(own, to),
+        Reporter::Destination => as_destination(own, to),
+    }
+}
+
+fn as_source(own: &WorkloadLabels, to: &DestinationLabels) -> String {
+    shown(&[
+        ("reporter", "source", ""),
+        ("source_workload", &own.workload, UNKNOWN),
+        ("source_canonical_service", &own.canonical_service, UNKNOWN),
+        ("source_canonical_revision", &own.canonical_revision, LATEST),
+        ("source_workload_namespace", &own.workload_namespace, UNKNOWN),
+        ("source_principal", &to.source_principal, UNKNOWN),
+        ("source_app", &own.app, UNKNOWN),
+        ("source_version", &own.version, UNKNOWN),
+        ("source_cluster", &own.cluster, UNKNOWN),
+        ("destination_workload", &to.workload, UNKNOWN),
+        ("destination_workload_namespace", &to.workload_namespace, UNKNOWN),
+        ("destination_principal", &to.principal, UNKNOWN),
+        ("destination_app", &to.app, UNKNOWN),
+        ("destination_version", &to.version, UNKNOWN),
+        ("destination_service", &to.service, UNKNOWN),
+        ("destination_canonical_service", &to.canonical_service, UNKNOWN),
+        ("destination_canonical_revision", &to.canonical_revision, LATEST),
+        ("destination_service_name", &to.service_name, UNKNOWN),
+        ("destination_service_namespace", &to.service_namespace, UNKNOWN),
+        ("destination_cluster", &to.cluster, UNKNOWN),
+    ])
+}
+
+/// Callers are known by their identity alone.
+fn as_destination(own: &WorkloadLabels, to: &DestinationLabels) -> String {
+    let mutual = !to.source_principal.is_empty();
+    let or_own = |text: &'_ str| {
+        if text.is_empty() { own.canonical_service.to_string() } else { text.to_owned() }
+    };
+    shown(&[
+        ("reporter", "destination", ""),
+        ("source_workload", "", UNKNOWN),
+        ("source_canonical_service", "", UNKNOWN),
+        ("source_canonical_revision", "", LATEST),
+        ("source_workload_namespace", &to.source_namespace, UNKNOWN),
+        ("source_principal", &to.source_principal, UNKNOWN),
+        ("source_app", "", UNKNOWN),
+        ("source_version", "", UNKNOWN),
+        ("source_cluster", "", UNKNOWN),
+        ("destination_workload", &own.workload, UNKNOWN),
+        ("destination_workload_namespace", &own.workload_namespace, UNKNOWN),
+        ("destination_principal", if mutual { &to.principal } else { "" }, UNKNOWN),
+        ("destination_app", &own.app, UNKNOWN),
+        ("destination_version", &own.version, UNKNOWN),
+        ("destination_service", &or_own(&to.service), UNKNOWN),
+        ("destination_canonical_service", &own.canonical_service, UNKNOWN),
+        ("destination_canonical_revision", &own.canonical_revision, LATEST),
+        ("destination_service_name", &or_own(&to.service_name), UNKNOWN),
+        ("destination_service_namespace", &own.workload_namespace, UNKNOWN),
+        ("destination_cluster", &own.cluster, UNKNOWN),
+    ])
+}
+
+const UNKNOWN: &str = "unknown";
+const LATEST: &str = "latest";
+
+/// Names, values, and what an empty value is shown as.
+fn shown(all: &[(&str, &str, &str)]) -> String {
     let mut labels = String::with_capacity(1024);
-    pair(&mut labels, "reporter", "source");
-    for (name, value, missing) in [
-        ("source_workload", &source.workload, "unknown"),
-        ("source_canonical_service", &source.canonical_service, "unknown"),
-        ("source_canonical_revision", &source.canonical_revision, "latest"),
-        ("source_workload_namespace", &source.workload_namespace, "unknown"),
-        ("source_principal", &to.source_principal, "unknown"),
-        ("source_app", &source.app, "unknown"),
-        ("source_version", &source.version, "unknown"),
-        ("source_cluster", &source.cluster, "unknown"),
-        ("destination_workload", &to.workload, "unknown"),
-        ("destination_workload_namespace", &to.workload_namespace, "unknown"),
-        ("destination_principal", &to.principal, "unknown"),
-        ("destination_app", &to.app, "unknown"),
-        ("destination_version", &to.version, "unknown"),
-        ("destination_service", &to.service, "unknown"),
-        ("destination_canonical_service", &to.canonical_service, "unknown"),
-        ("destination_canonical_revision", &to.canonical_revision, "latest"),
-        ("destination_service_name", &to.service_name, "unknown"),
-        ("destination_service_namespace", &to.service_namespace, "unknown"),
-        ("destination_cluster", &to.cluster, "unknown"),
-    ] {
+    for (name, value, missing) in all {
         pair(&mut labels, name, if value.is_empty() { missing } else { value });
     }
     labels

@@ -11,10 +11,10 @@ use crate::base::id::Generation;
 use crate::base::labels::DestinationLabels;
 
 fn metrics() -> Arc<Metrics> {
-    let source = SourceLabels {
+    let source = WorkloadLabels {
         workload: "istio-ingressgateway".into(),
         workload_namespace: "istio-system".into(),
-        ..SourceLabels::default()
+        ..WorkloadLabels::default()
     };
     Metrics::new(source).unwrap()
 }
@@ -317,4 +317,27 @@ fn pieces_end_with_lines_and_are_bounded() {
         pieces += 1;
     }
     assert!(pieces > 100, "{pieces} pieces");
+}
+
+#[test]
+fn callers_beyond_the_bound_share_one_series() {
+    let metrics = metrics();
+    let inbound =
+        DestinationLabels { reporter: Reporter::Destination, ..DestinationLabels::default() };
+    let cart = metrics.worker().destination(&inbound.into());
+    for n in 0..=limit::METRIC_SERIES {
+        cart.clone().called_by(&format!("td/ns/a/sa/{n}"), "a");
+    }
+    let over = cart.clone().called_by("td/ns/a/sa/late", "a");
+    assert_eq!(&*over.labels().source_principal, "other");
+    let known = cart.called_by("td/ns/a/sa/7", "a");
+    assert_eq!(&*known.labels().source_principal, "spiffe://td/ns/a/sa/7");
+    assert_eq!(&*known.labels().source_namespace, "a");
+}
+
+#[test]
+fn callers_of_others_destinations_are_not_told_apart() {
+    let cart = metrics().worker().destination(&destination("cart"));
+    let same = cart.clone().called_by("td/ns/a/sa/b", "a");
+    assert!(std::rc::Rc::ptr_eq(&cart, &same));
 }

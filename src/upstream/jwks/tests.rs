@@ -108,7 +108,7 @@ fn quick() -> Pace {
 }
 
 fn metrics() -> Arc<Metrics> {
-    Metrics::new(crate::telemetry::SourceLabels::default()).unwrap()
+    Metrics::new(crate::telemetry::WorkloadLabels::default()).unwrap()
 }
 
 fn source(uri: &str) -> JwksSource {
