@@ -226,6 +226,41 @@ mod tests {
         check(&[MESH, &strict, SPACE, &mode("DISABLE"), OWN, &port], (Disable, "space"));
     }
 
+    /// Every combination of no policy, no mode, `UNSET` and the modes at every level.
+    #[test]
+    fn the_first_that_says_something_counts_port_workload_namespace_mesh() {
+        const WORDS: [&str; 5] = ["", "UNSET", "DISABLE", "PERMISSIVE", "STRICT"];
+        let known = |word: &str| match word {
+            "DISABLE" => Some(PeerMode::Disable),
+            "PERMISSIVE" => Some(PeerMode::Permissive),
+            "STRICT" => Some(PeerMode::Strict),
+            _ => None,
+        };
+        for number in 0..5_usize.pow(4) {
+            let word = |level: u32| WORDS[number / 5_usize.pow(level) % 5];
+            let [port, workload, space, mesh] = [word(0), word(1), word(2), word(3)];
+            let ports =
+                if port.is_empty() { String::new() } else { format!("8080: {{mode: {port}}}") };
+            let mine = if workload.is_empty() { "UNSET" } else { workload };
+            let mine = own(mine, &ports);
+            let (wide, wider) = (mode(space), mode(mesh));
+            let mut policies = Vec::new();
+            for (said, pair) in [
+                (mesh, [MESH, &wider]),
+                (space, [SPACE, &wide]),
+                // A port has no policy of its own.
+                (if port.is_empty() { workload } else { port }, [OWN, &mine]),
+            ] {
+                if !said.is_empty() {
+                    policies.extend(pair);
+                }
+            }
+            let levels = [(port, "own"), (workload, "own"), (space, "space"), (mesh, "mesh")];
+            let said = levels.iter().find_map(|(word, name)| Some((known(word)?, *name)));
+            check(&policies, said.unwrap_or((PeerMode::Permissive, "")));
+        }
+    }
+
     #[test]
     fn a_port_is_the_workloads_and_other_ports_stay() {
         use PeerMode::{Permissive, Strict};

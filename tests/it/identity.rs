@@ -86,7 +86,7 @@ impl Mesh {
 }
 
 /// A certificate for the backend, from the CA as it is now.
-async fn echo_leaf(ca: &Ca) -> Leaf {
+pub async fn echo_leaf(ca: &Ca) -> Leaf {
     let key = KeyPair::generate().unwrap();
     let mut client = ca.client().await;
     let chain = create(&mut client, ECHO_TOKEN, signing_request(&key, &[]), 86_400).await.unwrap();

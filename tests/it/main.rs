@@ -54,6 +54,7 @@ mod samples;
 mod scripted;
 mod sidecar;
 mod standing;
+mod sidecar_names;
 mod strict;
 mod tcp;
 mod token_rules;

@@ -79,6 +79,16 @@ impl Sidecar {
 
 /// TLS of a caller that trusts the mesh and expects the cart.
 pub fn of_the_mesh(mesh: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<ClientConfig> {
+    caller_of(mesh.pem(), own, alpn, "spiffe://cluster.local/ns/shop/sa/cart")
+}
+
+/// TLS of a caller that trusts these roots and expects this identity.
+pub fn caller_of(
+    roots: &str,
+    own: Option<&Leaf>,
+    alpn: &[&str],
+    expected: &str,
+) -> Arc<ClientConfig> {
     use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
     use portcullis::tls::crypto::CryptoProfile;
     use portcullis::tls::material::Material;
@@ -86,8 +96,8 @@ pub fn of_the_mesh(mesh: &Authority, own: Option<&Leaf>, alpn: &[&str]) -> Arc<C
 
     let identity = own
         .map(|leaf| Arc::new(Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap()));
-    let roots = Roots::parse(mesh.pem().as_bytes()).unwrap();
-    let names = ["spiffe://cluster.local/ns/shop/sa/cart"].into_iter().collect();
+    let roots = Roots::parse(roots.as_bytes()).unwrap();
+    let names = [expected].into_iter().collect();
     client_config(&ClientTlsSpec {
         identity,
         crypto: CryptoProfile::standard(),
