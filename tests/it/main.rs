@@ -49,6 +49,7 @@ mod probes;
 mod reload;
 mod reporter;
 mod retries;
+mod rotation;
 mod routes;
 mod samples;
 mod scripted;
