@@ -4,6 +4,10 @@
 //! Texts are Envoy's, so that clients see what they would see with Istio. Nothing sent to a client
 //! names a policy, an address or a path of ours.
 
+mod answer;
+mod bad_request;
+mod connect_failure;
+
 use std::borrow::Cow;
 
 use http::StatusCode;
@@ -14,6 +18,11 @@ use crate::base::id::Origin;
 use crate::route::fault::Abort;
 
 use super::standing::Tightened;
+
+pub(super) use answer::answer;
+pub use answer::{Answer, Blame};
+pub use bad_request::BadRequest;
+pub use connect_failure::{ConnectFailure, Tried};
 
 /// A reason for a self-made answer.
 #[derive(Clone, Debug)]
@@ -73,107 +82,6 @@ pub enum Reject {
     ClientGone,
     /// The client flooded its HTTP/2 connection: our reason code names the kind of frames.
     Flood(&'static str),
-}
-
-/// What is wrong with a request head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadRequest {
-    /// No host at all.
-    MissingHost,
-    /// The host is not one.
-    InvalidHost,
-    /// The head cannot be read as HTTP.
-    Unreadable,
-    /// The path has no normal form.
-    InvalidPath,
-    /// The path does not start with `/`: answered 404 as Envoy does.
-    NotOriginForm,
-    /// `Connection` nominates too many headers, or one that must not be removed.
-    ConnectionHeader,
-    /// `Transfer-Encoding` names a coding beside `chunked`: answered 501 as Envoy does.
-    TransferEncoding,
-    /// The body cannot be read.
-    Body,
-}
-
-/// How often a request was tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tried {
-    /// Once.
-    Once,
-    /// As often as the retry policy allows.
-    Repeatedly,
-    /// Not again, as too many others are (`connectionPool.http.maxRetries`).
-    Overflow,
-}
-
-/// Why an endpoint could not be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConnectFailure {
-    /// Refused, unreachable.
-    Refused,
-    /// No answer in time.
-    Timeout,
-    /// The TLS handshake failed; the reason is for the log.
-    Tls(Cow<'static, str>),
-    /// The TLS material for this cluster is unusable.
-    Unusable(Cow<'static, str>),
-}
-
-/// Whose fault an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// What the client sent.
-    Client,
-    /// What the operator decided.
-    Policy,
-    /// What the backend did.
-    Upstream,
-}
-
-/// The fixed parts of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// HTTP status; 0 when nobody is left to answer.
-    pub status: u16,
-    /// Body for the client; empty for none.
-    pub body: &'static str,
-    /// Envoy's response flag; `-` for none.
-    pub flag: &'static str,
-    /// Envoy's response code details.
-    pub details: &'static str,
-    /// Our stable reason code.
-    pub code: &'static str,
-    /// Whose fault it is.
-    pub blame: Blame,
-}
-
-pub(super) const fn answer(
-    status: u16,
-    body: &'static str,
-    flag: &'static str,
-    details: &'static str,
-    code: &'static str,
-) -> Answer {
-    Answer { status, body, flag, details, code, blame: Blame::Client }
-}
-
-impl Answer {
-    const fn blame(self, blame: Blame) -> Self {
-        Self { blame, ..self }
-    }
-
-    /// The same after the last try.
-    fn exhausted(self) -> Self {
-        let flag = match self.flag {
-            "UC" => "UC,URX",
-            "UR" => "UR,URX",
-            "UPE" => "UPE,URX",
-            "UT" => "UT,URX",
-            other => other,
-        };
-        Self { flag, ..self }
-    }
 }
 
 /// The answer when a request ended before there was one of the endpoint.
@@ -356,81 +264,6 @@ impl Reject {
             Self::ExternalError(.., why) => Some(why),
             _ => None,
         }
-    }
-}
-
-impl BadRequest {
-    fn answer(self) -> Answer {
-        let status = match self {
-            Self::NotOriginForm => {
-                return answer(404, "", "NR", "route_not_found", "path_not_origin_form");
-            }
-            Self::TransferEncoding => 501,
-            _ => 400,
-        };
-        let flag = if matches!(self, Self::Unreadable | Self::Body) { "DPE" } else { "-" };
-        answer(status, "", flag, self.details(), self.details())
-    }
-
-    fn details(self) -> &'static str {
-        match self {
-            Self::MissingHost => "missing_host_header",
-            Self::InvalidHost => "invalid_host",
-            Self::Unreadable => "http1.codec_error",
-            Self::InvalidPath => "path_normalization_failed",
-            Self::NotOriginForm => "path_not_origin_form",
-            Self::ConnectionHeader => "connection_header_rejected",
-            Self::TransferEncoding => "http1.invalid_transfer_encoding",
-            Self::Body => "http1.body_error",
-        }
-    }
-}
-
-impl ConnectFailure {
-    fn answer(&self, tried: Tried) -> Answer {
-        let (details, code) = match self {
-            Self::Refused => (
-                "upstream_reset_before_response_started{remote_connection_failure}",
-                "connect_refused",
-            ),
-            Self::Timeout => {
-                ("upstream_reset_before_response_started{connection_timeout}", "connect_timeout")
-            }
-            Self::Tls(_) => (
-                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
-                "upstream_tls_failed",
-            ),
-            Self::Unusable(_) => (
-                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
-                "upstream_tls_unusable",
-            ),
-        };
-        let flag = match tried {
-            Tried::Once => "UF",
-            Tried::Repeatedly => "UF,URX",
-            Tried::Overflow => "UF,UO",
-        };
-        answer(503, "", flag, details, code)
-    }
-
-    fn body(&self, tried: Tried) -> String {
-        let tried = match tried {
-            Tried::Once | Tried::Overflow => "",
-            Tried::Repeatedly => "retried and the latest ",
-        };
-        let reason = match self {
-            Self::Refused => {
-                "remote connection failure, transport failure reason: delayed connect error: \
-                 Connection refused"
-            }
-            Self::Timeout => "connection timeout",
-            Self::Tls(_) | Self::Unusable(_) => {
-                "remote connection failure, transport failure reason: TLS_error"
-            }
-        };
-        format!(
-            "upstream connect error or disconnect/reset before headers. {tried}reset reason: {reason}"
-        )
     }
 }
 

@@ -161,7 +161,7 @@ async fn unprocessed(retries: &str, refusal: fn(u32) -> Vec<u8>) -> u16 {
         "all",
         &(gateway("plain", 80, "HTTP", "'*'", "")
             + &routes("r", "istio-system/plain", "a.com", &rules)
-            + &crate::gateway::service("echo", "HTTP2", port)),
+            + &service("echo", "HTTP2", port)),
     );
     let gateway = site.start_with(&[80], &["--workers", "1"]);
     let mut http = Http::plain(gateway.port(80)).await;

@@ -1,0 +1,163 @@
+use super::*;
+use crate::compile::services::Services;
+use crate::resources::{ConfigFile, parse};
+
+fn check(rules: &str, test: impl Fn(Option<Governing<'_>>)) {
+    let yaml = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, namespace: \
+         shop}}\nspec:\n  hosts: [a.shop.example]\n  ports: [{{number: 80, name: http, protocol: \
+         HTTP}}]\n  resolution: DNS\n{rules}"
+    );
+    let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+    let parsed = parse(&[file]);
+    assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+    let settings = CompileSettings::default();
+    let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+    let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
+    let rules = DestinationRules::new(&parsed.set, &settings, &mut Findings::default());
+    test(rules.governing(service));
+}
+
+fn rule(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, \
+         namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn the_first_namespace_with_a_match_counts() {
+    let rules = rule("far", "shop", "{host: a.shop.example}")
+        + &rule("near", "istio-system", "{host: '*.example'}");
+    check(&rules, |found| assert_eq!(&*found.unwrap().rule.id.name, "near"));
+    check(&rule("x", "other", "{host: a.shop.example}"), |found| assert!(found.is_none()));
+}
+
+/// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`.
+fn refuses(rules: &str) -> bool {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, \
+                 namespace: shop}\nspec:\n  hosts: [a.shop.example]\n";
+    let bytes = format!("{entry}{rules}").into_bytes().into();
+    let set = parse(&[ConfigFile { path: "a.yaml".into(), bytes }]).set;
+    let settings = CompileSettings::default();
+    let mut findings = Findings::default();
+    let services = Services::new(&set, &settings, &mut findings);
+    let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
+    let rules = DestinationRules::new(&set, &settings, &mut findings);
+    assert!(rules.refusing(service).is_none() || !findings.finish().is_empty());
+    rules.refusing(service).is_some()
+}
+
+#[test]
+fn a_rule_that_cannot_be_used_refuses_what_it_would_govern() {
+    let tls = "trafficPolicy: {tls: {mode: SIMPEL}}";
+    let broken = |namespace: &str, rest: &str| rule("r", namespace, &format!("{{{rest}, {tls}}}"));
+    for host in ["a.shop.example", "'*.example'", "'*'", "5", "[a.shop.example]"] {
+        assert!(refuses(&broken("shop", &format!("host: {host}"))), "{host}");
+    }
+    assert!(refuses(&broken("shop", "subsets: []")), "a host that is missing may be any");
+    assert!(!refuses(&broken("shop", "host: b.shop.example")));
+    assert!(!refuses(&broken("other", "host: a.shop.example")));
+    assert!(!refuses(&broken("shop", "host: a.shop.example, exportTo: [.]")));
+    let elsewhere = "host: a.shop.example, workloadSelector: {matchLabels: {app: x}}";
+    assert!(!refuses(&broken("istio-system", elsewhere)));
+
+    let good = |namespace: &str, host: &str| {
+        rule(
+            "good",
+            namespace,
+            &format!("{{host: {host}, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}"),
+        )
+    };
+    let own = good("istio-system", "a.shop.example");
+    assert!(!refuses(&(own.clone() + &broken("shop", "host: a.shop.example"))), "not reached");
+    assert!(!refuses(&(own.clone() + &broken("istio-system", "host: '*.example'"))), "wider");
+    assert!(refuses(&(own.clone() + &broken("istio-system", "host: a.shop.example"))));
+    assert!(refuses(&(own + &broken("istio-system", "host: 5"))));
+}
+
+#[test]
+fn a_rule_with_a_slip_in_its_text_refuses_every_host_that_it_names() {
+    let check =
+        |spec: &str, expected: bool| assert_eq!(refuses(&rule("r", "shop", spec)), expected);
+    check("{host: a.shop.example, trafficPolicy: [}", true);
+    check("{host: \"*.example\", trafficPolicy: [}", true);
+    check("{host: b.shop.example, trafficPolicy: [}", false);
+}
+
+#[test]
+fn a_misspelt_field_refuses_when_it_may_have_been_one_that_secures() {
+    let check =
+        |spec: &str, expected: bool| assert_eq!(refuses(&rule("r", "shop", spec)), expected);
+    check("{host: a.shop.example, trafficPolicyy: {tls: {mode: SIMPLE}}}", true);
+    check("{host: a.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", true);
+    check("{hots: a.shop.example, trafficPolicy: {tls: {mode: SIMPLE}}}", true);
+    check("{host: b.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", false);
+    check("{trafficPolicy: {tls: {mode: SIMPLE}}}", false);
+    let port = "{host: a.shop.example, trafficPolicy: {portLevelSettings: [{port: {nr: 80}}]}}";
+    check(port, true);
+    let balancer = "{host: a.shop.example, trafficPolicy: {loadBalancer: {simpel: RANDOM}}}";
+    check(balancer, false);
+}
+
+#[test]
+fn two_rules_of_one_name_that_differ_refuse() {
+    let one = |mode: &str| {
+        rule(
+            "r",
+            "shop",
+            &format!("{{host: a.shop.example, trafficPolicy: {{tls: {{mode: {mode}}}}}}}"),
+        )
+    };
+    assert!(refuses(&(one("DISABLE") + &one("SIMPLE"))));
+    assert!(!refuses(&(one("SIMPLE") + &one("SIMPLE"))));
+}
+
+#[test]
+fn a_field_that_does_not_exist_is_found_in_the_block_that_counts() {
+    let misspelt = |place: &str| {
+        let yaml = rule("r", "shop", &format!("{{host: a.shop.example, {place}}}"));
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let set = parse(&[file]).set;
+        let rule = set.destination_rules.first().unwrap();
+        let governing = Governing { rule, others: vec![rule] };
+        let subset = governing.subset("v1").map(|(_, subset)| subset);
+        [(None, 81), (None, 80), (subset, 81), (subset, 80)].map(|(subset, port)| {
+            governing.policy(subset, port).tls.is_some_and(|tls| governing.unread(tls).is_some())
+        })
+    };
+    let bad = "tls: {mode: SIMPLE, subjectAltNamez: [a]}";
+    let good = "tls: {mode: SIMPLE}";
+    let at_port = format!("portLevelSettings: [{{port: {{number: 80}}, {bad}}}]");
+    let of_subset = |own: &str| format!("subsets: [{{name: v1, trafficPolicy: {{{own}}}}}]");
+    let whole = |own: &str| format!("trafficPolicy: {{{own}}}");
+    assert_eq!(misspelt(&whole(bad)), [true; 4]);
+    assert_eq!(misspelt(&whole(good)), [false; 4]);
+    assert_eq!(
+        misspelt(&format!("{}, {}", whole(bad), of_subset(good))),
+        [true, true, false, false]
+    );
+    assert_eq!(misspelt(&whole(&at_port)), [false, true, false, true]);
+    assert_eq!(misspelt(&of_subset(bad)), [false, false, true, true]);
+    assert_eq!(misspelt(&of_subset(&at_port)), [false, false, false, true]);
+}
+
+#[test]
+fn a_port_replaces_the_blocks_of_its_level_as_a_group() {
+    let rules = rule(
+        "r",
+        "shop",
+        "{host: a.shop.example, trafficPolicy: {tls: {mode: SIMPLE}, loadBalancer: {simple: \
+         RANDOM}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: \
+         ROUND_ROBIN}}]}, subsets: [{name: v1, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]}",
+    );
+    check(&rules, |found| {
+        let found = found.unwrap();
+        assert!(found.policy(None, 80).tls.is_none());
+        assert!(found.policy(None, 81).tls.is_some());
+        let (_, subset) = found.subset("v1").unwrap();
+        let policy = found.policy(Some(subset), 80);
+        assert!(policy.tls.is_some() && policy.load_balancer.is_some());
+        assert!(found.subset("v2").is_none());
+    });
+}
