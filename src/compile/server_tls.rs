@@ -15,7 +15,7 @@ use crate::tls::trust::{Pin, TrustRules};
 
 use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
-use super::gateways::{DOUBTFUL, Kind, ServerDraft};
+use super::gateways::{DOUBTFUL, ServerDraft};
 use super::settings::CompileSettings;
 
 /// Days before expiry from which an operator is warned.
@@ -209,10 +209,8 @@ impl ServerTlsPass<'_> {
         if tls.mode != TlsMode::IstioMutual {
             self.tell(draft, &field, &materials, findings);
         }
-        let alpn: &[&[u8]] = match (draft.kind, tls.mode) {
-            (Kind::TlsTcp, TlsMode::IstioMutual) => &[b"istio-peer-exchange", b"h2", b"http/1.1"],
-            _ => &[b"h2", b"http/1.1"],
-        };
+        // Never `istio-peer-exchange`: callers would begin with metadata that is not the application's.
+        let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
         let mesh = tls.mode == TlsMode::IstioMutual;
         self.assemble(&draft.key(), (&spec, crypto, alpn), mesh, (materials, client_auth))
     }

@@ -255,7 +255,8 @@ fn alpn(mode: ClientTlsMode, protocol: Protocol) -> Vec<Vec<u8>> {
             &[b"istio-http/1.1", b"istio", b"http/1.1"]
         }
         (ClientTlsMode::IstioMutual, Protocol::Http2) => &[b"istio-h2", b"istio", b"h2"],
-        (ClientTlsMode::IstioMutual, Protocol::Tcp) => &[b"istio-peer-exchange", b"istio"],
+        // Never `istio-peer-exchange`: servers would begin with metadata that is not the application's.
+        (ClientTlsMode::IstioMutual, Protocol::Tcp) => &[b"istio"],
         (_, Protocol::Http2) => &[b"h2"],
         (_, Protocol::Http1 | Protocol::Tcp) => &[],
     };

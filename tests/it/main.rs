@@ -41,6 +41,7 @@ mod listeners;
 mod mirror;
 mod observability;
 mod outlier;
+mod peer_exchange;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
 mod policies;
