@@ -28,7 +28,7 @@ use super::destination_labels::own_labels;
 use super::destination_rules::Policy;
 use super::findings::Findings;
 use super::peers::PeerMode;
-use super::server_tls::{self, ServerTlsPass, unusable};
+use super::server_tls::{self, ServerTlsPass};
 use super::services::Speaks;
 use super::settings::{CompileSettings, InboundPort};
 
@@ -114,7 +114,7 @@ impl InboundPass<'_, '_> {
             Diagnostic::new(code, message.clone())
                 .help("until it is mended, handshakes with this workload fail"),
         );
-        unusable(&message)
+        self.tls.workload_without_identity(&message)
     }
 
     /// The ways to the application for requests and for bytes.

@@ -109,14 +109,21 @@ impl ServerTlsPass<'_> {
         let (termination, help) = if let Some(last) = last_good {
             (last.clone(), "until it is mended, this server goes on with what it had before")
         } else {
+            let rule = draft.server.tls.as_ref().and_then(Self::mesh_rule);
             (
-                unusable(&message),
+                without_identity(&message, rule),
                 "until it is mended, handshakes with this server fail; others go on",
             )
         };
         let field = format!("{}.tls", draft.field);
         findings.add(at(draft.gateway, field, code(error), message).help(help));
         termination
+    }
+
+    /// The rule of a server whose clients are of the mesh: it needs no identity.
+    fn mesh_rule(tls: &Written) -> Option<Fingerprint> {
+        let rules = Self::rules(tls).ok().filter(|_| tls.mode == TlsMode::IstioMutual)?;
+        Some(client_rule(true, &ClientAuth::Required(rules)))
     }
 
     fn load(&self, tls: &Written) -> Result<Loaded, CredentialError> {
@@ -218,14 +225,8 @@ impl ServerTlsPass<'_> {
     /// The termination of a workload's port: it shows the mesh identity, and takes callers of the mesh's
     /// trust domains. `key` stays the same across compilations.
     pub fn workload(&mut self, key: &str, alpn: &[&[u8]]) -> Result<Termination, CredentialError> {
-        let settings = self.settings;
         let (identity, roots) = self.credentials.identity(self.now)?;
-        let domains = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases);
-        let rules = TrustRules {
-            roots: Some(roots),
-            trust_domains: domains.cloned().collect(),
-            ..TrustRules::default()
-        };
+        let rules = TrustRules { roots: Some(roots), ..self.callers() };
         let spec = CryptoSpec::default();
         let (crypto, _) = self
             .providers
@@ -233,6 +234,19 @@ impl ServerTlsPass<'_> {
             .map_err(|error| CredentialError::Foreign(error.to_string()))?;
         let loaded = (vec![identity], ClientAuth::Required(rules));
         self.assemble(key, (&spec, crypto, alpn), true, loaded)
+    }
+
+    /// A workload's port while there is no identity to show: handshakes fail, and connections live on.
+    pub fn workload_without_identity(&self, reason: &str) -> Termination {
+        let rule = client_rule(true, &ClientAuth::Required(self.callers()));
+        without_identity(reason, Some(rule))
+    }
+
+    /// Who may call a workload: the mesh's trust domains.
+    fn callers(&self) -> TrustRules {
+        let settings = self.settings;
+        let domains = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases);
+        TrustRules { trust_domains: domains.cloned().collect(), ..TrustRules::default() }
     }
 
     /// Joins the parts; what was joined last time from the same goes on with its sessions.
@@ -324,7 +338,13 @@ fn refused(draft: &ServerDraft<'_>, field: &str, findings: &mut Findings) -> Ter
     unusable(DOUBTFUL)
 }
 
-pub(super) fn unusable(reason: &str) -> Termination {
+/// What cannot shake hands; `rule` is that of connections which live on.
+fn without_identity(reason: &str, rule: Option<Fingerprint>) -> Termination {
+    let unusable = unusable(reason);
+    Termination { client_rule: rule.unwrap_or(unusable.client_rule), ..unusable }
+}
+
+fn unusable(reason: &str) -> Termination {
     Termination {
         tls: Err(Unusable { reason: reason.into() }),
         client_rule: Fingerprint::of(b"unusable"),

@@ -114,6 +114,14 @@ impl Ca {
         fs::rename(beside, path).unwrap();
     }
 
+    /// Gives everyone at its sockets a new certificate every second, for so long.
+    pub async fn renewing(&self, time: Duration) {
+        for second in 0..time.as_secs() {
+            self.write("revoked.txt", format!("# {second}\n"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Lines of the issuance log.
     pub fn issued(&self) -> Vec<Value> {
         let log = self.read("ca/issued.jsonl");

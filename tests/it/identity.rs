@@ -298,7 +298,7 @@ const CLIENTS: usize = 4;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_and_two_new_roots_fail_no_handshake_and_no_request() {
     let seconds = std::env::var("ROTATION_SECONDS").ok().and_then(|text| text.parse().ok());
-    let (seconds, lifetime): (u64, _) = seconds.map_or((6, "4s"), |seconds| (seconds, "2s"));
+    let (seconds, lifetime): (u64, _) = seconds.map_or((6, "4s"), |seconds| (seconds, "60s"));
     let mesh = Mesh::new(&["--lifetime", lifetime]).await;
     let first = echo_leaf(&mesh.ca).await;
     let gateway = mesh.start("sds");
@@ -315,7 +315,7 @@ async fn renewals_and_two_new_roots_fail_no_handshake_and_no_request() {
     let second = roll(&mesh, &gateway, &load, &first).await;
     roll(&mesh, &gateway, &load, &second).await;
     let rest = Duration::from_secs(seconds).saturating_sub(start.elapsed());
-    tokio::time::sleep(rest).await;
+    mesh.ca.renewing(rest).await;
     load.over.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();

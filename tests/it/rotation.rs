@@ -8,11 +8,12 @@ use portcullis::ca::{create_intermediate, create_root};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::authority::{Ca, ECHO_TOKEN};
+use crate::authority::Ca;
 use crate::backend::Backend;
 use crate::client::Http;
 use crate::gateway::{Gateway, Site, endpoints, gateway, policy, routes, to};
-use crate::sidecar::{mode, start_with};
+use crate::identity::echo_leaf;
+use crate::sidecar::{caller_of, mode, start_with, status};
 
 const CLIENTS: usize = 2;
 
@@ -48,32 +49,24 @@ fn serial(process: &Gateway) -> String {
     own["serial"].to_string()
 }
 
-/// Waits until an identity that was asked for from now on is in use: the first may be on its way.
-fn renewed(process: &Gateway) {
-    for _ in 0..2 {
-        let before = serial(process);
-        process.wait("the identity is renewed", || serial(process) != before);
-    }
-}
-
 /// Replaces the root as docs/ca.md says.
 fn roll(ca: &Ca, processes: [&Gateway; 2]) {
     let now = OffsetDateTime::now_utc();
     let root = create_root("cluster.local", now).unwrap();
     let signing = create_intermediate(&root, "cluster.local", now).unwrap();
     let both = format!("{}{}", ca.read("ca/root-cert.pem"), root.certificate);
-    let loaded = |name: &str, text: &str| {
-        let changes = || ca.err().matches("everyone is told").count();
-        let before = changes();
+    let told = |name: &str, text: &str| {
+        let before = processes.map(serial);
         ca.write(name, text);
-        processes[0].wait("the CA has what was written", || changes() > before);
-        processes.into_iter().for_each(renewed);
+        for (process, before) in processes.iter().zip(before) {
+            process.wait("it has what was written", || serial(process) != before);
+        }
     };
-    loaded("root-cert.pem", &both);
+    told("root-cert.pem", &both);
     ca.write("ca-key.pem", signing.key.expose());
     ca.write("cert-chain.pem", &signing.certificate);
-    loaded("ca-cert.pem", &signing.certificate);
-    loaded("root-cert.pem", &root.certificate);
+    told("ca-cert.pem", &signing.certificate);
+    told("root-cert.pem", &root.certificate);
 }
 
 /// Connections or handshakes that went well, and others.
@@ -93,20 +86,15 @@ fn outcomes(process: &Gateway, name: &str) -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_and_a_sidecar_lose_nothing_while_identities_and_roots_change() {
     let seconds = std::env::var("ROTATION_SECONDS").ok().and_then(|text| text.parse().ok());
-    let (seconds, life, rolls): (u64, _, _) =
-        seconds.map_or((0, "3s", 1), |seconds| (seconds, "2s", 2));
     let application = Backend::http1().await;
-    let ca = Ca::start(&["--lifetime", life]);
-    std::fs::write(ca.path("echo-token"), ECHO_TOKEN).unwrap();
+    let ca = Ca::start(&["--lifetime", "60s"]);
     let path = |name: &str| ca.path(name).display().to_string();
-    let (source, token) = (format!("ca:localhost:{}", ca.port), path("echo-token"));
-    let roots = path("ca/root-cert.pem");
-    let flags = ["--identity", &source, "--identity-token", &token, "--identity-roots", &roots];
-    let sidecar = start_with(&mode("STRICT"), application.port, &flags);
+    let source = format!("unix:{}", path("workload.sock"));
+    let sidecar = start_with(&mode("STRICT"), application.port, &["--identity", &source]);
 
     let site = Site::new();
     let names = "tls: {mode: ISTIO_MUTUAL, subjectAltNames: \
-                 ['spiffe://cluster.local/ns/shop/sa/echo']}, connectionPool: {http: \
+                 ['spiffe://cluster.local/ns/istio-system/sa/gateway']}, connectionPool: {http: \
                  {maxRequestsPerConnection: 1}}";
     let config = gateway("plain", 80, "HTTP", "'*'", "")
         + &routes("r", "istio-system/plain", "'*'", &to("echo"))
@@ -120,10 +108,11 @@ async fn a_gateway_and_a_sidecar_lose_nothing_while_identities_and_roots_change(
     let clients: Vec<_> =
         (0..CLIENTS).map(|_| tokio::spawn(load.clone().run(edge.port(80)))).collect();
     let start = Instant::now();
-    for _ in 0..rolls {
+    for _ in 0..2 {
         tokio::task::block_in_place(|| roll(&ca, [&edge, &sidecar.process]));
     }
-    tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(start.elapsed())).await;
+    let whole = Duration::from_secs(seconds.unwrap_or(10));
+    ca.renewing(whole.saturating_sub(start.elapsed())).await;
     load.over.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();
@@ -136,4 +125,24 @@ async fn a_gateway_and_a_sidecar_lose_nothing_while_identities_and_roots_change(
     let (good, bad) = outcomes(&edge, "portcullis_upstream_connects_total");
     assert!(good >= requests && bad == 0, "{requests}, {}", edge.metrics());
     println!("{requests} requests, {good} handshakes, {} certificates", ca.issued().len());
+}
+
+/// What is not served any more are handshakes; readiness says so before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_is_over_ends_no_connection() {
+    let application = Backend::http1().await;
+    let mut ca = Ca::start(&["--lifetime", "4s"]);
+    let source = format!("sds:unix:{}", ca.path("sds.sock").display());
+    let sidecar = start_with(&mode("STRICT"), application.port, &["--identity", &source]);
+    let own = echo_leaf(&ca).await;
+    let gateway = "spiffe://cluster.local/ns/istio-system/sa/gateway";
+    let caller = caller_of(&ca.read("ca/root-cert.pem"), Some(&own), &["http/1.1"], gateway);
+    let mut held = Http::secure(&caller, sidecar.port, "cart").await;
+    assert_eq!(held.get("http://cart/").await.status, 200);
+    ca.kill();
+    let process = &sidecar.process;
+    process.wait("it is not ready", || process.status("/healthz/ready") == Some(503));
+    process.wait("its identity is over", || process.err().contains("has expired"));
+    assert_eq!(status(&caller, sidecar.port, "/").await, None);
+    assert_eq!(held.get("http://cart/").await.status, 200);
 }
