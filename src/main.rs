@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use portcullis::base::memory;
 use portcullis::cli::{self, Cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    memory::prepare();
     match cli::run(Cli::from_env()) {
         Ok(code) => code,
         Err(error) => {

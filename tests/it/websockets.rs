@@ -104,7 +104,7 @@ async fn http1() -> u16 {
                 let mut proof =
                     tungstenite::handshake::derive_accept_key(key.unwrap().0.as_bytes());
                 if head.starts_with("GET /wrong") {
-                    proof = "wrong".to_owned();
+                    "wrong".clone_into(&mut proof);
                 }
                 let answer = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: \
