@@ -142,6 +142,9 @@ pub struct EdgeSettings {
     /// Proxies in front of this one whose `x-forwarded-for` entries are believed
     /// (`gatewayTopology.numTrustedProxies`).
     pub trusted_hops: usize,
+    /// Every connection to a gateway begins with a PROXY header, whose addresses are taken for its own
+    /// (`gatewayTopology.proxyProtocol`).
+    pub proxy_protocol: bool,
     /// `x-forwarded-client-cert` handling.
     pub client_cert: ClientCertForwarding,
     /// Path normalisation.
@@ -154,6 +157,7 @@ impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             trusted_hops: 0,
+            proxy_protocol: false,
             client_cert: ClientCertForwarding::default(),
             normalization: Normalization::default(),
             server_header: Some(HeaderValue::from_static("istio-envoy")),

@@ -50,6 +50,8 @@ limits! {
     /// Bytes of a request line looked at to tell HTTP from other protocols on a workload's port that is
     /// not declared.
     REQUEST_LINE_SEEN_BYTES: usize = 16 << 10, "16 KiB";
+    /// What follows the fixed part of a PROXY header of version 2.
+    PROXY_HEADER_BYTES: usize = 4 << 10, "4 KiB";
     /// From ClientHello to the end of the handshake.
     HANDSHAKE_TIME: Duration = Duration::from_secs(10), "10 s";
     /// From the first byte of a request head, or of an HTTP/2 frame that is no content, to its end; from accept, or a handshake without ALPN, to

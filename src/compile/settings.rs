@@ -169,6 +169,7 @@ impl CompileSettings {
         let topology = &mesh.default_config.gateway_topology;
         self.edge.trusted_hops =
             usize::try_from(topology.num_trusted_proxies).unwrap_or(usize::MAX);
+        self.edge.proxy_protocol = topology.proxy_protocol.is_some();
         self.edge.client_cert = match topology.forward_client_cert_details {
             ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet => {
                 ClientCertForwarding::SanitizeSet

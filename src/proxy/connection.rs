@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::hello::{HELLO_WIRE_BYTES, hello};
@@ -15,6 +16,8 @@ use super::standing::{Passed, Standing, Subject};
 use super::worker::Registered;
 use super::{inbound, tcp};
 use crate::auth::authz::Peer;
+use crate::base::limit;
+use crate::net::proxy_protocol;
 use crate::net::rewind::Rewind;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{ListenAddress, Listener, Servers, TcpBlock};
@@ -113,6 +116,23 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
     }
 }
 
+/// Takes the addresses that whoever stands before this gateway announces; false when it announces nothing.
+async fn announced<S: tcp::Raw>(connection: &mut Connection, stream: &mut S) -> bool {
+    match timeout(limit::CLIENT_HELLO_TIME, proxy_protocol::read(stream)).await {
+        Ok(Ok(ends)) => {
+            (connection.peer, connection.local) =
+                ends.unwrap_or((connection.peer, connection.local));
+            true
+        }
+        Ok(Err(_)) | Err(_) => {
+            let (details, reason) = ("proxy_protocol_error", "proxy_header_missing");
+            let refusal = tcp::Refusal { flag: "-", details, reason, origin: None };
+            tcp::log_refused(connection, &refusal);
+            false
+        }
+    }
+}
+
 /// An IPv4 client on a dual-stack socket is an IPv4 client.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -127,8 +147,14 @@ pub(super) enum Next<S> {
 }
 
 /// Each phase is boxed: a connection that idles in one holds no room for the others.
-async fn begin<S: tcp::Raw>(mut connection: Connection, stream: S) {
+async fn begin<S: tcp::Raw>(mut connection: Connection, mut stream: S) {
     let listener = connection.listener.clone();
+    if connection.snapshot.edge.proxy_protocol
+        && !matches!(listener.servers, Servers::Inbound(_))
+        && !Box::pin(announced(&mut connection, &mut stream)).await
+    {
+        return;
+    }
     match &listener.servers {
         Servers::Tcp(block) => {
             connection.open.becomes(ConnectionKind::Tcp);

@@ -136,7 +136,12 @@ pub struct ProxyConfig {
 pub struct Topology {
     pub num_trusted_proxies: u32,
     pub forward_client_cert_details: ForwardClientCertDetails,
+    pub proxy_protocol: Option<ProxyProtocolIn>,
 }
+
+/// `ProxyConfig.gatewayTopology.proxyProtocol`: being there says all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct ProxyProtocolIn {}
 
 /// `ProxyConfig.gatewayTopology.forwardClientCertDetails`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
