@@ -53,6 +53,8 @@ names! {
     GRPC_STATUS = "grpc-status";
     /// gRPC message of a response.
     GRPC_MESSAGE = "grpc-message";
+    /// Codings of messages that a gRPC client can read.
+    GRPC_ACCEPT_ENCODING = "grpc-accept-encoding";
     /// gRPC deadline of a request.
     GRPC_TIMEOUT = "grpc-timeout";
 }

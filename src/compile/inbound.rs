@@ -208,6 +208,7 @@ fn requests(draft: &Draft<'_>, cluster: ClusterId, tls: Option<Termination>) -> 
         origin: draft.origin.clone(),
         hosts: everything(()),
         tls,
+        grpc_web: false,
         routes: RouteTable { hosts: everything(whole(draft, cluster)) },
     })
 }

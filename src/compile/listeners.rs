@@ -28,6 +28,11 @@ pub struct ListenerPass<'p, 'a> {
     pub findings: &'p mut Findings,
 }
 
+/// As in Istio, the first server of a port says what all of it speaks.
+fn is_grpc_web(first: &ServerDraft<'_>) -> bool {
+    first.server.port.as_ref().is_some_and(|port| port.protocol.eq_ignore_ascii_case("GRPC-WEB"))
+}
+
 impl ListenerPass<'_, '_> {
     /// A listener with everything behind it.
     pub fn listener(&mut self, draft: &ListenerDraft<'_>) -> Arc<Listener> {
@@ -54,6 +59,7 @@ impl ListenerPass<'_, '_> {
             origin: first.gateway.origin(&first.field),
             hosts,
             tls: None,
+            grpc_web: is_grpc_web(first),
             routes: table,
         }))
     }
@@ -146,6 +152,7 @@ impl ListenerPass<'_, '_> {
             origin: server.gateway.origin(&server.field),
             hosts,
             tls: Some(self.tls.terminate(server, self.findings)),
+            grpc_web: false,
             routes: table,
         })
     }

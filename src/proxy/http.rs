@@ -6,6 +6,7 @@ pub mod deadline;
 pub mod exchange;
 pub mod external;
 pub mod forward;
+pub mod grpc_web;
 pub mod head;
 pub mod mirror;
 pub mod request_body;

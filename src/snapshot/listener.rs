@@ -125,6 +125,8 @@ pub struct ServerBlock {
     pub hosts: HostIndex<()>,
     /// TLS termination; nothing on a plaintext port.
     pub tls: Option<Termination>,
+    /// Calls of gRPC-Web become gRPC (protocol `GRPC-WEB`).
+    pub grpc_web: bool,
     /// Its routes.
     pub routes: RouteTable,
 }

@@ -31,6 +31,7 @@ mod fixture;
 mod floods;
 mod frames;
 mod gateway;
+mod grpc_web;
 mod http;
 mod identity;
 mod informational;

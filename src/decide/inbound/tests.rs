@@ -14,7 +14,14 @@ fn spoken(kind: &str) -> Spoken {
     let mut hosts = HostIndex::default();
     hosts.entry(&HostPattern::Any, || ());
     let (key, routes): (Arc<str>, _) = ("k".into(), RouteTable::default());
-    let http = ServerBlock { key: key.clone(), origin: origin(), hosts, tls: None, routes };
+    let http = ServerBlock {
+        key: key.clone(),
+        origin: origin(),
+        hosts,
+        tls: None,
+        grpc_web: false,
+        routes,
+    };
     let tcp = TcpBlock {
         key,
         origin: origin(),

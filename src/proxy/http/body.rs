@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::grpc_web::{Encoder, NotBase64};
 use super::request_body::RequestBody;
 use super::upload::Upload;
 use crate::decide::reject::Reject;
@@ -26,6 +27,9 @@ pub enum BodyError {
     /// The backend's answer is complete: nobody waits for the rest.
     #[error("body abandoned")]
     Abandoned,
+    /// It is not base64, as it should be.
+    #[error(transparent)]
+    NotBase64(#[from] NotBase64),
     /// The time for the whole answer ran out.
     #[error("response timeout")]
     Late,
@@ -45,6 +49,8 @@ pub struct ResponseBody {
     /// (RFC 9113 section 8.1). HTTP/1.1 has no word for that.
     unfinished: Option<Rc<Upload>>,
     handed: bool,
+    /// Writes a call of gRPC-Web's answer.
+    encoder: Option<Box<Encoder>>,
     /// When the whole answer must be there.
     expiry: Option<Expiry>,
 }
@@ -57,14 +63,22 @@ enum Content {
 impl ResponseBody {
     /// A body of our own making; empty for none.
     pub fn own(content: Bytes, exchange: Box<Exchange>) -> Self {
-        let content = Content::Own(content);
-        Self { content, exchange: Some(exchange), unfinished: None, handed: false, expiry: None }
+        let mut body = Self::none();
+        body.content = Content::Own(content);
+        body.exchange = Some(exchange);
+        body
     }
 
     /// No body, and nothing that ends with it.
     pub fn none() -> Self {
-        let content = Content::Own(Bytes::new());
-        Self { content, exchange: None, unfinished: None, handed: false, expiry: None }
+        Self {
+            content: Content::Own(Bytes::new()),
+            exchange: None,
+            unfinished: None,
+            handed: false,
+            encoder: None,
+            expiry: None,
+        }
     }
 
     /// A backend's body and the connection it comes over.
@@ -72,13 +86,14 @@ impl ResponseBody {
         incoming: Incoming,
         lease: Lease<RequestBody>,
         exchange: Box<Exchange>,
-        expiry: Option<Expiry>,
+        (expiry, encoder): (Option<Expiry>, Option<Encoder>),
     ) -> Self {
         let content = Content::Backend(incoming, Some(Box::new(lease)));
         let unfinished = (exchange.is_http2() && !exchange.upload.is_finished())
             .then(|| exchange.upload.clone());
+        let encoder = encoder.map(Box::new);
         let mut body =
-            Self { content, exchange: Some(exchange), unfinished, handed: false, expiry };
+            Self { content, exchange: Some(exchange), unfinished, handed: false, encoder, expiry };
         if body.is_end_stream() {
             body.complete();
         } else {
@@ -86,6 +101,36 @@ impl ResponseBody {
             body.hand(true);
         }
         body
+    }
+
+    /// What comes next, as it is sent.
+    fn next_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let frame = match &mut self.content {
+                Content::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
+                Content::Own(bytes) => Frame::data(std::mem::take(bytes)),
+                Content::Backend(incoming, _) => {
+                    match ready!(Pin::new(incoming).poll_frame(cx)).transpose() {
+                        Ok(Some(frame)) => frame,
+                        Ok(None) => return Poll::Ready(None),
+                        Err(error) => return Poll::Ready(Some(Err(BodyError::Peer(error)))),
+                    }
+                }
+            };
+            if let Some(exchange) = &mut self.exchange {
+                exchange.sent(&frame);
+            }
+            let frame = match &mut self.encoder {
+                Some(encoder) => encoder.encode(frame),
+                None => Some(frame),
+            };
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
     }
 
     /// The last byte was handed over: the connection can be used again, unless the client is still
@@ -149,17 +194,9 @@ impl Body for ResponseBody {
                 _ => BodyError::Late,
             })));
         }
-        let frame = match &mut self.content {
-            Content::Own(bytes) if bytes.is_empty() => None,
-            Content::Own(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-            Content::Backend(incoming, _) => ready!(Pin::new(incoming).poll_frame(cx))
-                .map(|frame| frame.map_err(BodyError::Peer)),
-        };
+        let frame = ready!(self.next_frame(cx));
         match &frame {
-            Some(Ok(frame)) => {
-                if let Some(exchange) = &mut self.exchange {
-                    exchange.sent(frame);
-                }
+            Some(Ok(_)) => {
                 self.hand(true);
                 if self.is_end_stream() {
                     self.hand(false);
@@ -182,6 +219,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Backend(..) if self.encoder.is_some() => SizeHint::default(),
             Content::Backend(incoming, _) => incoming.size_hint(),
         }
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::HttpConnection;
 use super::attempt::head_of;
+use super::grpc_web::Call;
 use super::head::{self};
 use super::request_body::{Gate, RequestBody};
 use super::upload::Upload;
@@ -53,6 +54,8 @@ pub struct Exchange {
     pub extra: Option<Box<HeaderMap>>,
     /// Whether it would be let in now, where its answer may take long.
     pub standing: Option<Rc<Standing>>,
+    /// It is a call of gRPC-Web, translated.
+    pub web: Option<Call>,
     /// Counts the answer's gRPC messages.
     messages: Option<Box<MessageMeter>>,
     http2: bool,
@@ -102,8 +105,18 @@ impl Exchange {
             answered: false,
             standing: None,
             messages: None,
+            web: None,
             _active: active,
         })
+    }
+
+    /// Makes a call of gRPC-Web one of gRPC.
+    pub(super) fn translate(&mut self) {
+        self.web = Call::begin(self.request.headers_mut());
+        if let Some(call) = self.web {
+            self.record.protocol = Protocol::Grpc;
+            self.upload.translate(call.text);
+        }
     }
 
     /// The request, to be sent; where `keep`, its head stays for another try.

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{
     CONTENT_LENGTH, EXPECT, HOST, HeaderMap, SERVER, SET_COOKIE, TRANSFER_ENCODING,
 };
@@ -97,7 +98,14 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             if switched {
                 return upgrade::switch(exchange, response, client_upgrade, lease);
             }
-            response.map(|incoming| ResponseBody::backend(incoming, lease, exchange, expiry))
+            let encoder = match exchange.web.map(|call| call.answer(&mut response)) {
+                // Its body is nothing that a call could read.
+                Some(None) => return response.map(|_| ResponseBody::own(Bytes::new(), exchange)),
+                Some(encoder) => encoder,
+                None => None,
+            };
+            response
+                .map(|incoming| ResponseBody::backend(incoming, lease, exchange, (expiry, encoder)))
         }
         Err(reject) => {
             let reject = exchange.upload.fault.get().map_or(reject, Fault::reject);

@@ -38,6 +38,12 @@ pub fn reject(
     }
     let body = reject.body();
     let mut response = Response::new(());
+    if let Some(call) = exchange.web {
+        *response.status_mut() = reject.status();
+        let message = HeaderValue::from_str(&body).ok().filter(|body| !body.is_empty());
+        call.fail(response.headers_mut(), reject.status(), message);
+        return finish(exchange, snapshot, response, Bytes::new());
+    }
     if exchange.is_grpc() {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -103,7 +109,7 @@ fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
     exchange.say_besides(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]));
 }
 
-/// Envoy's mapping from HTTP to gRPC.
+/// The status of a call that is refused.
 fn grpc_status(reject: &Reject) -> u16 {
     match reject {
         Reject::Jwt(failure) => u16::from(failure.reason.grpc_status()),
@@ -113,7 +119,8 @@ fn grpc_status(reject: &Reject) -> u16 {
     }
 }
 
-fn grpc_of(status: StatusCode) -> u16 {
+/// Envoy's mapping from HTTP to gRPC.
+pub(super) fn grpc_of(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

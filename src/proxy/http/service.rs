@@ -94,6 +94,9 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     }
     match outcome {
         Outcome::Forward(rule, destination) => {
+            if serving.block.grpc_web {
+                exchange.translate();
+            }
             let work = forward::Work { snapshot: &snapshot, rule, destination, plan, random };
             forward::forward(exchange, work).await
         }

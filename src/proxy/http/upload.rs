@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::body::BodyError;
+use super::grpc_web::Decoder;
 use super::request_body::RequestBody;
 use super::tee::{BodyCopy, CopyState, Piece};
 use crate::base::limit;
@@ -34,6 +35,8 @@ pub struct Upload {
     pub(super) ended: Cell<bool>,
     /// Counts its gRPC messages.
     messages: RefCell<Option<Box<MessageMeter>>>,
+    /// Makes a body in base64 what it stands for.
+    decoder: RefCell<Option<Box<Decoder>>>,
     /// Its length, when the client told it.
     length: Cell<Option<u64>>,
     sender: RefCell<Option<Waker>>,
@@ -104,6 +107,12 @@ impl Upload {
     /// Counts gRPC messages from here on.
     pub fn count_messages(&self, meter: MessageMeter) {
         self.messages.replace(Some(Box::new(meter)));
+    }
+
+    /// Passes on what the body of a call of gRPC-Web stands for.
+    pub fn translate(&self, text: bool) {
+        self.length.set(None);
+        self.decoder.replace(text.then(Box::default));
     }
 
     /// Reads a frame before the body is passed on, for those that look at it first; nothing at its end.
@@ -223,24 +232,39 @@ impl Upload {
                 }
             },
         };
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.bytes.set(self.bytes.get() + data.len() as u64);
-                    self.messages.borrow_mut().iter_mut().for_each(|meter| meter.pass(data));
-                }
-                self.remember(frame);
-            }
-            Some(Err(error)) => self.fault.set(Some(Fault::of(error))),
-            None => {}
-        }
         let over = incoming.is_end_stream() && self.early.borrow().is_empty();
-        if frame.is_none() || over {
+        let ended = frame.is_none() || over;
+        let frame = match frame {
+            Some(Ok(frame)) => Some(self.take(frame, ended)),
+            Some(Err(error)) => {
+                self.fault.set(Some(Fault::of(&error)));
+                Some(Err(BodyError::Peer(error)))
+            }
+            None => None,
+        };
+        if ended {
             self.ended.set(true);
             self.end.notify_waiters();
             self.copies.borrow().iter().for_each(|copy| copy.becomes(CopyState::Ended));
         }
-        Poll::Ready(frame.map(|result| result.map_err(BodyError::Peer)))
+        Poll::Ready(frame)
+    }
+
+    /// A frame as it is passed on, counted and kept; whether it is the last.
+    fn take(&self, frame: Frame<Bytes>, last: bool) -> Result<Frame<Bytes>, BodyError> {
+        let mut frame = frame;
+        if let Some(data) = frame.data_ref() {
+            self.bytes.set(self.bytes.get() + data.len() as u64);
+        }
+        if let Some(decoder) = &mut *self.decoder.borrow_mut() {
+            let decoded = decoder.decode_frame(frame, last);
+            frame = decoded.inspect_err(|_| self.fault.set(Some(Fault::Malformed)))?;
+        }
+        if let Some(data) = frame.data_ref() {
+            self.messages.borrow_mut().iter_mut().for_each(|meter| meter.pass(data));
+        }
+        self.remember(&frame);
+        Ok(frame)
     }
 
     fn remember(&self, frame: &Frame<Bytes>) {
