@@ -157,9 +157,9 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         providers: &previous.providers,
         now: input.now,
         previous: &previous.terminations,
-        built: Terminations::new(),
+        built: Terminations::with_capacity_and_hasher(previous.terminations.len(), <_>::default()),
         last_good: &previous.last_good,
-        good: LastGood::new(),
+        good: LastGood::with_capacity_and_hasher(previous.last_good.len(), <_>::default()),
         certificates: identity.into_iter().collect(),
     };
     let tokens =

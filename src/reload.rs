@@ -253,11 +253,11 @@ fn nothing_found(root: &Path, role: &Role) -> Diagnostic {
 /// Digest of the configuration and of every file it refers to.
 fn digest(configuration: Fingerprint, store: &FileStore) -> Fingerprint {
     let mut files: Vec<_> = store.iter().collect();
-    files.sort_unstable_by_key(|(path, _)| path.as_os_str());
+    files.sort_unstable_by_key(|(path, key, _)| (*path, *key));
     let mut hasher = Hasher::default();
     hasher.part(configuration.as_bytes());
-    for (path, content) in files {
-        hasher.part(path.as_os_str().as_encoded_bytes());
+    for (path, key, content) in files {
+        hasher.part(path.as_encoded_bytes()).part(key.as_bytes());
         match content {
             Ok(file) => hasher.part(file.fingerprint().as_bytes()),
             Err(error) => hasher.part(error.to_string().as_bytes()),

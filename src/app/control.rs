@@ -85,6 +85,7 @@ impl Control {
             }
         }
         self.let_go();
+        memory::give_back();
         Ok(())
     }
 
@@ -146,6 +147,7 @@ impl Control {
                 self.sample(ReloadResult::Failed, seen, (1, 0));
             }
         }
+        memory::give_back();
     }
 
     /// Binds, publishes and hands over, in this order, so that no connection meets a socket without
@@ -180,7 +182,7 @@ impl Control {
         failed.into_iter().map(|(_, error)| error).collect()
     }
 
-    /// Frees former snapshots that nobody looks at any more, and what the load left behind.
+    /// Frees former snapshots that nobody looks at any more.
     fn let_go(&mut self) {
         let asked = Instant::now();
         let in_use = |snapshot: &Arc<Snapshot>| Arc::strong_count(snapshot) > 1;
@@ -188,7 +190,6 @@ impl Control {
             thread::sleep(Duration::from_millis(1));
         }
         self.retired.retain(in_use);
-        memory::give_back();
     }
 
     fn bind_again(&mut self) {

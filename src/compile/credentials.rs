@@ -5,8 +5,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use crate::base::file::FileBytes;
 use crate::base::hash::{Fingerprint, Hasher};
@@ -90,7 +92,7 @@ impl CredentialError {
 }
 
 /// Chains with their keys by the digest of both, so that what did not change is not proven again.
-pub type Materials = HashMap<Fingerprint, Arc<Material>>;
+pub type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
 
 /// Looks credentials up.
 pub struct Credentials<'a> {
@@ -104,7 +106,7 @@ pub struct Credentials<'a> {
 /// Where the parts of one credential are.
 enum Parts<'a> {
     Secret(&'a Resource<Secret>),
-    Folder(std::path::PathBuf),
+    Folder(PathBuf, &'a [(&'static str, Result<FileBytes, ReadError>)]),
 }
 
 /// A part of a credential, with its digest where that is known.
@@ -138,7 +140,8 @@ impl<'a> Credentials<'a> {
     ) -> Self {
         let own = set.secrets.iter().filter(|s| *s.id.namespace == *settings.namespace);
         let secrets = own.map(|secret| (&*secret.id.name, &**secret)).collect();
-        Self { previous, read: RefCell::default(), secrets, files, settings }
+        let read = Materials::with_capacity_and_hasher(previous.len(), RandomState::default());
+        Self { previous, read: RefCell::new(read), secrets, files, settings }
     }
 
     /// What was read, for the next compilation.
@@ -245,13 +248,10 @@ impl<'a> Credentials<'a> {
             return Ok((name, Parts::Secret(secret)));
         }
         let places = folders(self.settings, name);
-        let exists = |folder: &Path| {
-            super::files::CREDENTIAL_KEYS
-                .iter()
-                .any(|key| self.files.file(&folder.join(key)).is_some())
-        };
-        if let Some(folder) = places.iter().find(|folder| exists(folder)) {
-            return Ok((name, Parts::Folder(folder.clone())));
+        for folder in &places {
+            if let Some(contents) = self.files.folder(folder) {
+                return Ok((name, Parts::Folder(folder.clone(), contents)));
+            }
         }
         let places = places.map(|p| format!("\"{}\"", p.display())).join(" and ");
         Err(CredentialError::Missing { name: name.to_owned(), places })
@@ -264,10 +264,11 @@ impl<'a> Credentials<'a> {
     ) -> Result<Option<Content<'a>>, CredentialError> {
         let content = match parts {
             Parts::Secret(secret) => secret.spec.value(key).map(Content::new),
-            Parts::Folder(folder) => match self.files.file(&folder.join(key)) {
+            Parts::Folder(folder, contents) => match contents.iter().find(|(name, _)| *name == key)
+            {
                 None => None,
-                Some(Ok(file)) => Some(Content::of(file)),
-                Some(Err(error)) => {
+                Some((_, Ok(file))) => Some(Content::of(file)),
+                Some((_, Err(error))) => {
                     let path = folder.join(key).display().to_string();
                     return Err(CredentialError::File { path, source: error.clone() });
                 }
@@ -301,6 +302,7 @@ impl<'a> Credentials<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compile::files::CREDENTIAL_KEYS;
     use crate::resources::{ConfigFile, parse};
     use crate::tls::pki::Authority;
 
@@ -314,10 +316,19 @@ mod tests {
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
         let mut store = FileStore::default();
         for (path, text) in files {
-            store.insert(path.into(), Ok(FileBytes::new(text.as_bytes())));
+            let (folder, key) = path.rsplit_once('/').unwrap();
+            let content = Ok(FileBytes::new(text.as_bytes()));
+            match CREDENTIAL_KEYS.iter().find(|known| **known == key) {
+                None => store.insert(path.into(), content),
+                Some(key) => {
+                    let mut contents = store.folder(folder.as_ref()).unwrap_or_default().to_vec();
+                    contents.push((key, content));
+                    store.insert_folder(folder.into(), contents);
+                }
+            }
         }
         let settings = CompileSettings::default();
-        look(&Credentials::new(&parsed.set, &store, &settings, &Materials::new()))
+        look(&Credentials::new(&parsed.set, &store, &settings, &Materials::default()))
             .map(drop)
             .map_err(|error| error.explain())
     }

@@ -5,7 +5,7 @@
 //! **Invariant:** nothing here touches a file; a path that is not in the store does not exist.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use foldhash::fast::RandomState;
@@ -48,24 +48,47 @@ pub enum ReadError {
     TooLarge,
 }
 
-/// The files that were read, by path as [`wanted`] gave it (with the key's name for folders).
+/// What was read of a file.
+type Content = Result<FileBytes, ReadError>;
+
+/// The files that were read, as [`wanted`] named them; a path that is not in it does not exist.
 #[derive(Clone, Debug, Default)]
-pub struct FileStore(HashMap<OsString, Result<FileBytes, ReadError>, RandomState>);
+pub struct FileStore {
+    files: HashMap<OsString, Content, RandomState>,
+    /// Those of [`CREDENTIAL_KEYS`] that a folder has.
+    folders: HashMap<OsString, Vec<(&'static str, Content)>, RandomState>,
+}
 
 impl FileStore {
     /// Adds a file that exists.
-    pub fn insert(&mut self, path: PathBuf, content: Result<FileBytes, ReadError>) {
-        self.0.insert(path.into_os_string(), content);
+    pub fn insert(&mut self, path: PathBuf, content: Content) {
+        self.files.insert(path.into_os_string(), content);
+    }
+
+    /// Adds what a folder has, unless that is nothing.
+    pub fn insert_folder(&mut self, folder: PathBuf, contents: Vec<(&'static str, Content)>) {
+        if !contents.is_empty() {
+            self.folders.insert(folder.into_os_string(), contents);
+        }
     }
 
     /// A file; nothing when it does not exist.
-    pub fn file(&self, path: &Path) -> Option<&Result<FileBytes, ReadError>> {
-        self.0.get(path.as_os_str())
+    pub fn file(&self, path: &Path) -> Option<&Content> {
+        self.files.get(path.as_os_str())
     }
 
-    /// Every file, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Path, &Result<FileBytes, ReadError>)> {
-        self.0.iter().map(|(path, content)| (Path::new(path), content))
+    /// What a credential's folder has, by key; nothing when that is nothing.
+    pub fn folder(&self, folder: &Path) -> Option<&[(&'static str, Content)]> {
+        self.folders.get(folder.as_os_str()).map(Vec::as_slice)
+    }
+
+    /// Every file, and its key where it was named by its folder; in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &str, &Content)> {
+        let files = self.files.iter().map(|(path, content)| (path.as_os_str(), "", content));
+        let folders = self.folders.iter().flat_map(|(folder, contents)| {
+            contents.iter().map(|(key, content)| (folder.as_os_str(), *key, content))
+        });
+        files.chain(folders)
     }
 }
 

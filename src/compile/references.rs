@@ -97,12 +97,12 @@ fn hosts_of_gateways(set: &ResourceSet, settings: &CompileSettings, findings: &m
 /// Weights that look like percentages and are none (PC041).
 fn weights(set: &ResourceSet, findings: &mut Findings) {
     for resource in &set.virtual_services {
-        let mut look = |field: String, weights: Vec<i32>| {
+        let mut look = |field: &dyn Fn() -> String, weights: Vec<i32>| {
             let sum: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
             if weights.len() > 1 && sum != 100 && sum > 0 {
                 let message = format!("the weights sum to {sum}, not to 100");
                 findings.add(
-                    at(resource, field, &catalog::WEIGHTS, message)
+                    at(resource, field(), &catalog::WEIGHTS, message)
                         .severity(crate::diag::Severity::Warning)
                         .help("each destination gets its weight's share of the sum"),
                 );
@@ -111,13 +111,13 @@ fn weights(set: &ResourceSet, findings: &mut Findings) {
         let of = |route: &[vs::RouteDestination]| route.iter().map(|d| d.weight).collect();
         for (index, rule) in resource.spec.http.iter().enumerate() {
             let list = rule.route.iter().map(|d| d.weight).collect();
-            look(format!("spec.http[{index}].route"), list);
+            look(&|| format!("spec.http[{index}].route"), list);
         }
         for (index, rule) in resource.spec.tls.iter().enumerate() {
-            look(format!("spec.tls[{index}].route"), of(&rule.route));
+            look(&|| format!("spec.tls[{index}].route"), of(&rule.route));
         }
         for (index, rule) in resource.spec.tcp.iter().enumerate() {
-            look(format!("spec.tcp[{index}].route"), of(&rule.route));
+            look(&|| format!("spec.tcp[{index}].route"), of(&rule.route));
         }
     }
 }

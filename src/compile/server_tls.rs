@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::host::HostPattern;
 use crate::diag::{Code, catalog};
@@ -39,11 +41,11 @@ pub struct CertificateFact {
 
 /// What was built for the last snapshot, by what it was built from, so that unchanged servers keep
 /// their sessions and cost nothing.
-pub type Terminations = HashMap<Fingerprint, Arc<ServerTls>>;
+pub type Terminations = HashMap<Fingerprint, Arc<ServerTls>, RandomState>;
 
 /// The last termination of a server that could be built, by its key and everything written about
 /// it: while its files are broken it goes on with these, and never with what was asked for otherwise.
-pub type LastGood = HashMap<Fingerprint, Termination>;
+pub type LastGood = HashMap<Fingerprint, Termination, RandomState>;
 
 /// Certificates, and what clients must show.
 type Loaded = (Vec<Arc<Material>>, ClientAuth);

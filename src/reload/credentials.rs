@@ -1,8 +1,9 @@
 //! Reads the files that compiling asks for.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::base::file::FileBytes;
 use crate::base::limit;
 use crate::compile::files::{
     CREDENTIAL_KEYS, FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, Wanted,
@@ -15,25 +16,28 @@ pub(super) fn read(wanted: &[Wanted], reader: &mut Reader) -> FileStore {
     let mut store = FileStore::default();
     for wanted in wanted {
         match wanted {
-            Wanted::File(path) => file(path.clone(), reader, &mut store),
-            Wanted::Folder(folder) => {
-                for key in reader.names(folder, &CREDENTIAL_KEYS).unwrap_or_default() {
-                    file(folder.join(key), reader, &mut store);
+            Wanted::File(path) => {
+                if let Some(content) = file(path, reader) {
+                    store.insert(path.clone(), content);
                 }
+            }
+            Wanted::Folder(folder) => {
+                let keys = reader.names(folder, &CREDENTIAL_KEYS).unwrap_or_default();
+                let content = |key| file(&folder.join(key), reader).map(|content| (key, content));
+                store.insert_folder(folder.clone(), keys.into_iter().filter_map(content).collect());
             }
         }
     }
     store
 }
 
-fn file(path: PathBuf, reader: &mut Reader, store: &mut FileStore) {
-    let content = match reader.read(&path, limit::CREDENTIAL_FILE_BYTES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => Err(ReadError::Unreadable(error.to_string())),
-        Ok(None) => Err(ReadError::TooLarge),
-        Ok(Some(content)) => Ok(content),
-    };
-    store.insert(path, content);
+fn file(path: &Path, reader: &mut Reader) -> Option<Result<FileBytes, ReadError>> {
+    match reader.read(path, limit::CREDENTIAL_FILE_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(ReadError::Unreadable(error.to_string()))),
+        Ok(None) => Some(Err(ReadError::TooLarge)),
+        Ok(Some(content)) => Some(Ok(content)),
+    }
 }
 
 /// Adds an identity that was sent, as if its files lay in `folder`.
