@@ -109,6 +109,38 @@ enum Parts<'a> {
     Folder(PathBuf, &'a [(&'static str, Result<FileBytes, ReadError>)]),
 }
 
+impl<'a> Parts<'a> {
+    fn part(&self, key: &'static str) -> Result<Option<Content<'a>>, CredentialError> {
+        let content = match self {
+            Self::Secret(secret) => secret.spec.value(key).map(Content::new),
+            Self::Folder(folder, contents) => {
+                match contents.iter().find(|(name, _)| *name == key) {
+                    None => None,
+                    Some((_, Ok(file))) => Some(Content::of(file)),
+                    Some((_, Err(error))) => {
+                        let path = folder.join(key).display().to_string();
+                        return Err(CredentialError::File { path, source: error.clone() });
+                    }
+                }
+            }
+        };
+        Ok(content.filter(|content| !content.bytes.is_empty()))
+    }
+
+    fn needed(&self, name: &str, key: &'static str) -> Result<Content<'a>, CredentialError> {
+        self.part(key)?.ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
+    }
+
+    fn ca(&self, name: &str) -> Result<(Roots, Crls), CredentialError> {
+        let (ca, crl) = match self.part("cacert")? {
+            Some(ca) => (ca, self.part("crl")?),
+            None => (self.needed(name, "ca.crt")?, self.part("ca.crl")?),
+        };
+        let crls = crl.map(|crl| Crls::parse(crl.bytes)).transpose()?.unwrap_or_default();
+        Ok((Roots::parse(ca.bytes)?, crls))
+    }
+}
+
 /// A part of a credential, with its digest where that is known.
 #[derive(Clone, Copy)]
 struct Content<'a> {
@@ -169,9 +201,9 @@ impl<'a> Credentials<'a> {
     /// Chain and key of a credential.
     pub fn material(&self, written: &str) -> Result<Arc<Material>, CredentialError> {
         let (name, parts) = self.find(written)?;
-        let (cert, key) = match (self.part(&parts, "cert")?, self.part(&parts, "key")?) {
+        let (cert, key) = match (parts.part("cert")?, parts.part("key")?) {
             (Some(cert), Some(key)) => (cert, key),
-            _ => (self.needed(name, &parts, "tls.crt")?, self.needed(name, &parts, "tls.key")?),
+            _ => (parts.needed(name, "tls.crt")?, parts.needed(name, "tls.key")?),
         };
         self.parse(cert, key)
     }
@@ -184,22 +216,13 @@ impl<'a> Credentials<'a> {
             Ok(found) => found,
             Err(_) => self.find(written)?,
         };
-        self.ca_of(own, &parts)
+        parts.ca(own)
     }
 
     /// The CA of just this credential (`caCertCredentialName`).
     pub fn only_roots(&self, written: &str) -> Result<(Roots, Crls), CredentialError> {
         let (name, parts) = self.find(written)?;
-        self.ca_of(name, &parts)
-    }
-
-    fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
-        let (ca, crl) = match self.part(parts, "cacert")? {
-            Some(ca) => (ca, self.part(parts, "crl")?),
-            None => (self.needed(name, parts, "ca.crt")?, self.part(parts, "ca.crl")?),
-        };
-        let crls = crl.map(|crl| Crls::parse(crl.bytes)).transpose()?.unwrap_or_default();
-        Ok((Roots::parse(ca.bytes)?, crls))
+        parts.ca(name)
     }
 
     /// Chain and key from two files.
@@ -255,36 +278,6 @@ impl<'a> Credentials<'a> {
         }
         let places = places.map(|p| format!("\"{}\"", p.display())).join(" and ");
         Err(CredentialError::Missing { name: name.to_owned(), places })
-    }
-
-    fn part(
-        &self,
-        parts: &Parts<'a>,
-        key: &'static str,
-    ) -> Result<Option<Content<'a>>, CredentialError> {
-        let content = match parts {
-            Parts::Secret(secret) => secret.spec.value(key).map(Content::new),
-            Parts::Folder(folder, contents) => match contents.iter().find(|(name, _)| *name == key)
-            {
-                None => None,
-                Some((_, Ok(file))) => Some(Content::of(file)),
-                Some((_, Err(error))) => {
-                    let path = folder.join(key).display().to_string();
-                    return Err(CredentialError::File { path, source: error.clone() });
-                }
-            },
-        };
-        Ok(content.filter(|content| !content.bytes.is_empty()))
-    }
-
-    fn needed(
-        &self,
-        name: &str,
-        parts: &Parts<'a>,
-        key: &'static str,
-    ) -> Result<Content<'a>, CredentialError> {
-        self.part(parts, key)?
-            .ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
     }
 
     fn file(&self, path: &Path) -> Result<Content<'a>, CredentialError> {

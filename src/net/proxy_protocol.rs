@@ -142,25 +142,25 @@ fn port(text: &str) -> Option<u16> {
 /// The ends in a binary body, whose further fields are not looked at.
 #[allow(clippy::option_option, reason = "a header may name nobody")]
 fn parse_binary(family: u8, body: &[u8]) -> Option<Option<Ends>> {
-    fn addresses<const N: usize>(body: &[u8]) -> Option<([u8; N], [u8; N], (u16, u16))> {
-        let (from, rest) = body.split_first_chunk()?;
-        let (to, rest) = rest.split_first_chunk()?;
-        let ([from1, from0], rest) = rest.split_first_chunk()?;
-        let ([to1, to0], _) = rest.split_first_chunk()?;
-        Some((*from, *to, (u16::from_be_bytes([*from1, *from0]), u16::from_be_bytes([*to1, *to0]))))
-    }
     match family {
-        TCP_4 => {
-            let (from, to, ports) = addresses::<4>(body)?;
-            Some(Some(sockets((from.into(), to.into()), ports)))
-        }
-        TCP_6 => {
-            let (from, to, ports) = addresses::<16>(body)?;
-            Some(Some(sockets((from.into(), to.into()), ports)))
-        }
+        TCP_4 => ends::<4>(body).map(Some),
+        TCP_6 => ends::<16>(body).map(Some),
         UNKNOWN => Some(None),
         _ => None,
     }
+}
+
+/// Two addresses of `N` bytes, and two ports.
+fn ends<const N: usize>(body: &[u8]) -> Option<Ends>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let (from, rest) = body.split_first_chunk::<N>()?;
+    let (to, rest) = rest.split_first_chunk::<N>()?;
+    let (from_port, rest) = rest.split_first_chunk()?;
+    let (to_port, _) = rest.split_first_chunk()?;
+    let ports = (u16::from_be_bytes(*from_port), u16::from_be_bytes(*to_port));
+    Some(sockets((IpAddr::from(*from), IpAddr::from(*to)), ports))
 }
 
 fn sockets((from, to): (IpAddr, IpAddr), ports: (u16, u16)) -> Ends {

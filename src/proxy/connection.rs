@@ -118,19 +118,15 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
 
 /// Takes the addresses that whoever stands before this gateway announces; false when it announces nothing.
 async fn announced<S: tcp::Raw>(connection: &mut Connection, stream: &mut S) -> bool {
-    match timeout(limit::CLIENT_HELLO_TIME, proxy_protocol::read(stream)).await {
-        Ok(Ok(ends)) => {
-            (connection.peer, connection.local) =
-                ends.unwrap_or((connection.peer, connection.local));
-            true
-        }
-        Ok(Err(_)) | Err(_) => {
-            let (details, reason) = ("proxy_protocol_error", "proxy_header_missing");
-            let refusal = tcp::Refusal { flag: "-", details, reason, origin: None };
-            tcp::log_refused(connection, &refusal);
-            false
-        }
-    }
+    let read = timeout(limit::CLIENT_HELLO_TIME, proxy_protocol::read(stream)).await;
+    let Ok(Ok(ends)) = read else {
+        let (details, reason) = ("proxy_protocol_error", "proxy_header_missing");
+        let refusal = tcp::Refusal { flag: "-", details, reason, origin: None };
+        tcp::log_refused(connection, &refusal);
+        return false;
+    };
+    (connection.peer, connection.local) = ends.unwrap_or((connection.peer, connection.local));
+    true
 }
 
 /// An IPv4 client on a dual-stack socket is an IPv4 client.

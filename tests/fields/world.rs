@@ -70,9 +70,9 @@ fn files(list: Vec<Wanted>) -> FileStore {
             Wanted::Folder(path) if path.components().count() > 2 => {}
             Wanted::Folder(path) => {
                 let ca = if path.ends_with("b") { "other-ca" } else { "ca" };
-                for (file, name) in [("tls.crt", "leaf"), ("tls.key", "key"), ("ca.crt", ca)] {
-                    store.insert(path.join(file), content(name));
-                }
+                let files = [("tls.crt", "leaf"), ("tls.key", "key"), ("ca.crt", ca)];
+                let contents = files.map(|(key, name)| (key, content(name))).to_vec();
+                store.insert_folder(path, contents);
             }
         }
     }
