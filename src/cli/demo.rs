@@ -1,6 +1,7 @@
 //! `portcullis demo`: the whole story on one machine.
 
 mod backends;
+mod sidecar;
 mod token;
 
 use std::io::Write as _;
@@ -18,8 +19,9 @@ use crate::app::settings::{DEFAULT_TRUST_DOMAIN, Settings};
 
 /// Show the whole story on this machine: certificates, backends, a token issuer and the gateway
 ///
-/// Makes the development certificates that are missing, starts sample backends (one behind mutual
-/// TLS, one with TLS of its own) and a token issuer, serves gateways/, and prints commands to paste.
+/// Makes the development certificates that are missing, starts sample backends (one behind a sidecar that
+/// wants mutual TLS, one with TLS of its own) and a token issuer, serves gateways/, and prints commands to
+/// paste.
 /// Takes every flag of run; listens on 127.0.0.1, with 80 as 8080 and 443 as 8443, unless told
 /// otherwise.
 #[derive(Clone, Debug, Args)]
@@ -55,6 +57,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     };
     certs::make(&certs, OffsetDateTime::now_utc())?;
     backends::start(&inputs.certs)?;
+    let _cart = sidecar::start(inputs)?;
     let story = story(&settings);
     let mut told = Ok(());
     app::run(&settings, || told = std::io::stderr().write_all(story.as_bytes()))?;
@@ -87,8 +90,14 @@ The shop is open. Paste these into another terminal:
   # SIMPLE: the gateway shows its certificate; the catalogue is plain HTTP behind it
   shop https://shop.example.com/items/1
 
-  # the cart is a workload of the mesh: re-encrypted, both sides verified (ISTIO_MUTUAL)
+  # the cart is a workload of the mesh: the gateway re-encrypts (ISTIO_MUTUAL), the cart's sidecar
+  # verifies who calls and tells the cart
   shop https://shop.example.com/cart
+
+  # the sidecar is STRICT: refused without a certificate of the mesh, let in with one
+  curl -i http://127.0.0.1:9401/cart
+  curl -i --insecure https://127.0.0.1:9401/cart
+  curl -i --http1.1 --insecure --cert {certs}/identity/cert-chain.pem --key {certs}/identity/key.pem https://127.0.0.1:9401/cart
 
   # a token: the cart learns who it is from x-user; a bad one gets 401
   shop -H "authorization: Bearer $(curl -s http://127.0.0.1:9400/token?sub=bob)" https://shop.example.com/cart

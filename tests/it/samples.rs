@@ -39,6 +39,7 @@ fn samples_are_read_without_a_finding() {
         parsed.set.destination_rules.len(),
         parsed.set.service_entries.len(),
         parsed.set.request_authentications.len(),
+        parsed.set.peer_authentications.len(),
     );
-    assert_eq!(kinds, (1, 3, 1, 3, 1));
+    assert_eq!(kinds, (1, 3, 1, 3, 1, 1));
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,14 +19,12 @@ use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::token::token;
+use crate::base::header::X_FORWARDED_CLIENT_CERT;
 use crate::cli::issuer::Issuer;
-use crate::tls::identity::PeerIdentity;
-use crate::tls::roots::Roots;
 
 /// One service: what it is called, where it listens, and how its connections begin.
 struct Backend {
@@ -35,21 +33,20 @@ struct Backend {
     tls: Option<Arc<ServerConfig>>,
 }
 
-/// Ports as `gateways/shop/` names them.
+/// Ports as `gateways/shop/` names them; the cart is behind its sidecar.
 const ISSUER: u16 = 9400;
-const CART: u16 = 9401;
+pub(super) const CART: u16 = 9404;
 const LEGACY: u16 = 9402;
 const CATALOGUE: u16 = 9403;
 
 /// Starts them all; they live as long as the process.
 pub(super) fn start(certs: &Path) -> anyhow::Result<()> {
-    let cart = mesh_server(&certs.join("backend")).context("the cart's identity")?;
     let legacy = certs.join("legacy");
-    let legacy = server(&legacy.join("tls.crt"), &legacy.join("tls.key"), None)
+    let legacy = server(&legacy.join("tls.crt"), &legacy.join("tls.key"))
         .context("the certificate of legacy.example.com")?;
     let backends = [
         backend("issuer", ISSUER, None)?,
-        backend("cart", CART, Some(cart))?,
+        backend("cart", CART, None)?,
         backend("legacy", LEGACY, Some(legacy))?,
         backend("catalogue", CATALOGUE, None)?,
     ];
@@ -76,24 +73,10 @@ fn backend(
     Ok(Backend { name, listener, tls })
 }
 
-/// TLS of a workload of the mesh, whose clients must be of the mesh too.
-fn mesh_server(folder: &Path) -> anyhow::Result<Arc<ServerConfig>> {
-    let roots = std::fs::read(folder.join("root-cert.pem"))?;
-    let roots = Roots::parse(&roots)?;
-    server(&folder.join("cert-chain.pem"), &folder.join("key.pem"), Some(&roots))
-}
-
-fn server(chain: &Path, key: &Path, clients: Option<&Roots>) -> anyhow::Result<Arc<ServerConfig>> {
+fn server(chain: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let builder = ServerConfig::builder();
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder(roots.store().clone()).build()?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
+    let builder = ServerConfig::builder().with_no_client_auth();
     Ok(Arc::new(builder.with_single_cert(chain, key)?))
 }
 
@@ -108,17 +91,14 @@ async fn serve(backend: Backend, issuer: Arc<Issuer>) {
         };
         let (tls, issuer) = (tls.clone(), issuer.clone());
         tokio::spawn(async move {
-            let Some(config) = tls else { return answer(name, stream, None, issuer).await };
+            let Some(config) = tls else { return answer(name, stream, issuer).await };
             let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
-            let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let caller = peer.and_then(|leaf| PeerIdentity::from_der(leaf).ok());
-            let caller = caller.and_then(|peer| Some(peer.spiffe_id()?.as_str().to_owned()));
-            answer(name, stream, caller, issuer).await;
+            answer(name, stream, issuer).await;
         });
     }
 }
 
-async fn answer<S>(name: &'static str, stream: S, caller: Option<String>, issuer: Arc<Issuer>)
+async fn answer<S>(name: &'static str, stream: S, issuer: Arc<Issuer>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -126,7 +106,7 @@ where
         let response = match name {
             "issuer" => issued(&issuer, &request),
             "catalogue" if request.uri().path() == "/" => page(),
-            _ => told(name, caller.as_deref(), &request),
+            _ => told(name, &request),
         };
         std::future::ready(Ok::<_, Infallible>(response))
     });
@@ -147,13 +127,17 @@ fn issued(issuer: &Issuer, request: &Request<Incoming>) -> Response<Full<Bytes>>
 }
 
 /// What a service learns about a request and its caller.
-fn told(name: &str, caller: Option<&str>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn told(name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let mut text = format!("{name} got {} {}\n", request.method(), request.uri());
+    let known =
+        request.headers().get(X_FORWARDED_CLIENT_CERT).and_then(|value| value.to_str().ok());
+    let caller =
+        known.and_then(|parts| parts.split(';').find_map(|part| part.strip_prefix("URI=")));
     if let Some(caller) = caller {
         let _ = writeln!(text, "  from the workload {caller}");
     }
     for (name, value) in request.headers() {
-        if name != http::header::AUTHORIZATION {
+        if ![AUTHORIZATION, X_FORWARDED_CLIENT_CERT].contains(name) {
             let _ = writeln!(text, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
         }
     }
@@ -184,7 +168,7 @@ const PAGE: &str = "<!doctype html>
 <h1>The shop</h1>
 <p>This page came through portcullis from the catalogue, a plain HTTP service.</p>
 <ul>
-<li><a href=/cart>The cart</a>, a workload behind mutual TLS</li>
+<li><a href=/cart>The cart</a>, a workload of the mesh behind its sidecar</li>
 <li><a href=/products>An old address</a>, redirected by the gateway</li>
 <li><a href=/robots.txt>robots.txt</a>, answered by the gateway</li>
 </ul>
