@@ -34,6 +34,8 @@ spec:
   http:
     - match: [{uri: {prefix: /envoy}}]
       route: [{destination: {host: envoy.shop.internal, port: {number: 80}}}]
+    - match: [{uri: {prefix: /stranger}}]
+      route: [{destination: {host: stranger.shop.internal, port: {number: 80}}}]
     - directResponse: {status: 200, body: {string: "gateway\\n"}}
 ---
 apiVersion: networking.istio.io/v1
@@ -53,6 +55,25 @@ spec:
   host: envoy.shop.internal
   trafficPolicy:
     tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/cart"]}
+---
+# The same Envoy, taken for somebody it is not.
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: stranger, namespace: shop}
+spec:
+  hosts: [stranger.shop.internal]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, ports: {http: ENVOY_PORT}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: stranger, namespace: shop}
+spec:
+  host: stranger.shop.internal
+  trafficPolicy:
+    tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/stranger"]}
 """
 
 
