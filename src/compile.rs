@@ -9,6 +9,7 @@ pub mod authentication;
 pub mod authorization;
 mod balancing;
 pub mod bindings;
+mod client_cert;
 pub mod clusters;
 pub mod conditions;
 mod connection_pool;
@@ -98,7 +99,7 @@ pub struct Output {
     pub diagnostics: Vec<Diagnostic>,
     /// When some findings will be others because time has passed, Unix seconds.
     pub findings_change: Option<i64>,
-    /// Certificates in use.
+    /// Certificates in use, and revocation lists.
     pub certificates: Vec<CertificateFact>,
     /// Key sets to fetch in the background.
     pub key_sources: Vec<JwksSource>,
@@ -143,6 +144,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let credentials = Credentials::new(set, files, settings, &previous.materials);
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
+    client_cert::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
@@ -167,12 +169,13 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let reads_tokens = tokens.authenticator.is_some();
     let passes = (&mut clusters, &mut server_tls);
     let listeners = listeners(input, reads_tokens, passes, &mut findings);
-    let ServerTlsPass { built: terminations, good: last_good, certificates, .. } = server_tls;
+    let ServerTlsPass { built: terminations, good: last_good, mut certificates, .. } = server_tls;
     let mut find =
         |name: &str, told: &mut _| external::provider(name, settings, &mut clusters, told);
     let authorization = authorization::authorization(set, settings, &mut find, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
     let originations = tls.finish();
+    certificates.extend(credentials.revocation_lists());
     let snapshot = Snapshot {
         generation: input.generation,
         hash: input.hash,

@@ -19,6 +19,10 @@ names! {
     X_FORWARDED_PORT = "x-forwarded-port";
     /// Envoy's description of the client certificate (XFCC).
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
+    /// The client's certificate (RFC 9440).
+    CLIENT_CERT = "client-cert";
+    /// The rest of its chain (RFC 9440).
+    CLIENT_CERT_CHAIN = "client-cert-chain";
     /// Request id, made anew for each request.
     X_REQUEST_ID = "x-request-id";
     /// Trusted client address.

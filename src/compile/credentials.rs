@@ -20,6 +20,7 @@ use crate::tls::roots::{CrlError, Crls, Roots, RootsError};
 use super::files::{
     FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, credential_name, folders,
 };
+use super::server_tls::{CRL, CertificateFact};
 use super::settings::CompileSettings;
 
 /// Why a credential cannot be used.
@@ -98,6 +99,7 @@ pub type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
 pub struct Credentials<'a> {
     previous: &'a Materials,
     read: RefCell<Materials>,
+    lists: RefCell<Vec<CertificateFact>>,
     secrets: HashMap<&'a str, &'a Resource<Secret>>,
     files: &'a FileStore,
     settings: &'a CompileSettings,
@@ -129,15 +131,6 @@ impl<'a> Parts<'a> {
 
     fn needed(&self, name: &str, key: &'static str) -> Result<Content<'a>, CredentialError> {
         self.part(key)?.ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
-    }
-
-    fn ca(&self, name: &str) -> Result<(Roots, Crls), CredentialError> {
-        let (ca, crl) = match self.part("cacert")? {
-            Some(ca) => (ca, self.part("crl")?),
-            None => (self.needed(name, "ca.crt")?, self.part("ca.crl")?),
-        };
-        let crls = crl.map(|crl| Crls::parse(crl.bytes)).transpose()?.unwrap_or_default();
-        Ok((Roots::parse(ca.bytes)?, crls))
     }
 }
 
@@ -173,7 +166,8 @@ impl<'a> Credentials<'a> {
         let own = set.secrets.iter().filter(|s| *s.id.namespace == *settings.namespace);
         let secrets = own.map(|secret| (&*secret.id.name, &**secret)).collect();
         let read = Materials::with_capacity_and_hasher(previous.len(), RandomState::default());
-        Self { previous, read: RefCell::new(read), secrets, files, settings }
+        let (read, lists) = (RefCell::new(read), RefCell::default());
+        Self { previous, read, lists, secrets, files, settings }
     }
 
     /// What was read, for the next compilation.
@@ -216,13 +210,22 @@ impl<'a> Credentials<'a> {
             Ok(found) => found,
             Err(_) => self.find(written)?,
         };
-        parts.ca(own)
+        self.ca_of(own, &parts)
     }
 
     /// The CA of just this credential (`caCertCredentialName`).
     pub fn only_roots(&self, written: &str) -> Result<(Roots, Crls), CredentialError> {
         let (name, parts) = self.find(written)?;
-        parts.ca(name)
+        self.ca_of(name, &parts)
+    }
+
+    fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
+        let (ca, crl) = match parts.part("cacert")? {
+            Some(ca) => (ca, parts.part("crl")?),
+            None => (parts.needed(name, "ca.crt")?, parts.part("ca.crl")?),
+        };
+        let crls = crl.map(|crl| self.crls(name, crl)).transpose()?.unwrap_or_default();
+        Ok((Roots::parse(ca.bytes)?, crls))
     }
 
     /// Chain and key from two files.
@@ -237,7 +240,24 @@ impl<'a> Credentials<'a> {
 
     /// Revocation lists from a file.
     pub fn crl_file(&self, path: &str) -> Result<Crls, CredentialError> {
-        Ok(Crls::parse(self.file(path.as_ref())?.bytes)?)
+        self.crls(path, self.file(path.as_ref())?)
+    }
+
+    fn crls(&self, name: &str, content: Content<'_>) -> Result<Crls, CredentialError> {
+        let crls = Crls::parse(content.bytes)?;
+        if let Some(not_after) = crls.next_update() {
+            let (name, serial) = (name.to_owned(), String::new());
+            self.lists.borrow_mut().push(CertificateFact { kind: CRL, name, serial, not_after });
+        }
+        Ok(crls)
+    }
+
+    /// The revocation lists that were read, each with the time of its next one.
+    pub fn revocation_lists(&self) -> Vec<CertificateFact> {
+        let mut lists = self.lists.take();
+        lists.sort_by(|one, other| one.name.cmp(&other.name));
+        lists.dedup();
+        lists
     }
 
     /// The mesh identity (`--identity`) if it is good at `now` (Unix seconds): it is never served

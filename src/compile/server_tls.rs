@@ -15,6 +15,7 @@ use crate::tls::material::{Finding, Material, MaterialError};
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use crate::tls::trust::{Pin, TrustRules};
 
+use super::client_cert;
 use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
 use super::gateways::{DOUBTFUL, ServerDraft};
@@ -26,16 +27,19 @@ pub(super) const WARN_DAYS: u32 = 14;
 /// Kind of the mesh identity's certificate.
 pub const IDENTITY: &str = "identity";
 
-/// A certificate in use, for its expiry metric.
+/// Kind of a revocation list.
+pub const CRL: &str = "crl";
+
+/// A certificate in use, or a revocation list, for its metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFact {
-    /// `server`, `identity`, `client`.
+    /// `server`, `identity`, `client` or `crl`.
     pub kind: &'static str,
     /// The credential's name or the file's path.
     pub name: String,
     /// Serial number in hex.
     pub serial: String,
-    /// Last valid second, Unix time.
+    /// Last valid second, or when the next list is due; Unix time.
     pub not_after: i64,
 }
 
@@ -85,11 +89,12 @@ impl ServerTlsPass<'_> {
             return refused(draft, field, findings);
         }
         let loaded = self.load(written);
-        let termination =
+        let mut termination =
             match loaded.and_then(|loaded| self.build(draft, written, loaded, findings)) {
                 Ok(termination) => termination,
                 Err(error) => self.without(&error, asked, draft, findings),
             };
+        termination.client_cert_headers = client_cert::is_told(draft);
         if termination.tls.is_ok() {
             self.good.insert(asked, termination.clone());
         }
@@ -281,7 +286,14 @@ impl ServerTlsPass<'_> {
         };
         self.built.insert(fingerprint, server.clone());
         let certificate_uris = certificate_uris.unwrap_or_default();
-        Ok(Termination { tls: Ok(server), client_rule, certificate_names, certificate_uris })
+        let tls = Ok(server);
+        Ok(Termination {
+            tls,
+            client_rule,
+            certificate_names,
+            certificate_uris,
+            client_cert_headers: false,
+        })
     }
 
     fn crypto_spec(&self, tls: &Written) -> CryptoSpec {
@@ -352,6 +364,7 @@ fn unusable(reason: &str) -> Termination {
         client_rule: Fingerprint::of(b"unusable"),
         certificate_names: Vec::new(),
         certificate_uris: Vec::new(),
+        client_cert_headers: false,
     }
 }
 

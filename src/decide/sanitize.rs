@@ -9,8 +9,9 @@ use smallvec::SmallVec;
 
 use super::head::{Head, nominated};
 use crate::base::header::{
-    CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION, STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS,
-    X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID,
+    CLIENT_CERT, CLIENT_CERT_CHAIN, CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION,
+    STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
+    X_FORWARDED_PROTO, X_REQUEST_ID,
 };
 use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 
@@ -39,13 +40,17 @@ pub fn sanitize<B>(
 ) {
     let named = request.uri().authority().is_some();
     let headers = request.headers_mut();
-    strip_hop_by_hop(headers, head.upgrade);
+    let found = strip_hop_by_hop(headers, head.upgrade);
     headers.reserve(ADDED_HEADERS);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
     if arrival.workload {
         headers.entry(X_REQUEST_ID).or_insert(arrival.request_id);
     } else {
         of_a_client(headers, head, arrival.peer);
+        if found.has(HopByHop::CLIENT_CERT) {
+            headers.remove(CLIENT_CERT);
+            headers.remove(CLIENT_CERT_CHAIN);
+        }
         headers.insert(X_REQUEST_ID, arrival.request_id);
     }
     client_certificate(headers, edge.client_cert, arrival.certificate);
@@ -68,8 +73,8 @@ fn of_a_client(headers: &mut HeaderMap, head: &Head, peer: &HeaderValue) {
     headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
 }
 
-/// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+/// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays. Says what was there.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> HopByHop {
     let found = HopByHop::of(headers);
     if found.has(HopByHop::CONNECTION) {
         let nominated: SmallVec<[HeaderName; 2]> = headers
@@ -104,6 +109,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+    found
 }
 
 /// What a `Connection` header may nominate that is no other header, or is taken out in any case.
@@ -113,10 +119,10 @@ fn is_known(name: &[u8]) -> bool {
         .any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Which of the headers that concern one hop are there: one look at the names costs less than a search
+/// Which of the headers that concern one hop, or that a client may not say, are there: one look at the names costs less than a search
 /// for each, which is usually not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HopByHop(u8);
+pub struct HopByHop(u8);
 
 impl HopByHop {
     pub(super) const CONNECTION: Self = Self(1);
@@ -125,6 +131,7 @@ impl HopByHop {
     pub(super) const TRANSFER_ENCODING: Self = Self(8);
     pub(super) const TE: Self = Self(16);
     pub(super) const UPGRADE: Self = Self(32);
+    pub(super) const CLIENT_CERT: Self = Self(64);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self(0), |found, name| {
@@ -135,6 +142,7 @@ impl HopByHop {
                 "transfer-encoding" => Self::TRANSFER_ENCODING,
                 "te" => Self::TE,
                 "upgrade" => Self::UPGRADE,
+                "client-cert" | "client-cert-chain" => Self::CLIENT_CERT,
                 _ => return found,
             };
             Self(found.0 | one.0)

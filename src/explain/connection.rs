@@ -235,7 +235,9 @@ fn terminate(
     match tls.judge_client(&question.client_chain, question.now) {
         Ok(how) => {
             let shown = identity.as_ref().map(|peer| format!("shown: {}", known_as(peer)));
-            tale.step("client certificate", how).considered(shown);
+            let told = termination.client_cert_headers && identity.is_some();
+            let told = told.then(|| "backends are told of it by Client-Cert".to_owned());
+            tale.step("client certificate", how).considered(shown).considered(told);
             let asked = tls.asks_clients();
             Some(Shaken(identity.filter(|_| asked)))
         }

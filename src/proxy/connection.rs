@@ -137,7 +137,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// What a connection does once its first phase is over.
 pub(super) enum Next<S> {
     Plain(Connection, ServingCell, Rewind<S>, Option<bool>),
-    Http(Connection, ServingCell, TlsStream<Rewind<S>>, Client, Option<bool>),
+    Http(Connection, ServingCell, TlsStream<Rewind<S>>, Box<Client>, Option<bool>),
     Terminated(Connection, Arc<TcpBlock>, TlsStream<Rewind<S>>),
     Passthrough(Connection, Arc<TcpBlock>, S, Vec<u8>),
 }
@@ -193,7 +193,7 @@ async fn proceed<S: tcp::Raw>(next: Next<S>) {
             }
         }
         Next::Http(connection, serving, stream, client, alpn) => {
-            let begun = http::begin(connection, serving, stream, client, alpn);
+            let begun = http::begin(connection, serving, stream, *client, alpn);
             if let Some(served) = Box::pin(begun).await {
                 served.await;
             }

@@ -94,7 +94,7 @@ pub(super) async fn hello<S: tcp::Raw>(
             let client = Client::of(&stream, &termination.certificate_uris, forwarding);
             let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
             let serving = serving(&connection, block.clone());
-            return Some(Next::Http(connection, serving, stream, client, alpn));
+            return Some(Next::Http(connection, serving, stream, Box::new(client), alpn));
         }
     };
     let Some(block) = sealed else {

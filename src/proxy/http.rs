@@ -17,6 +17,7 @@ pub mod upgrade;
 pub mod upload;
 pub mod websocket;
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -42,6 +43,7 @@ use super::connection::Connection;
 use super::serving::ServingCell;
 use super::worker::Registered;
 use crate::auth::authz::Peer;
+use crate::base::header::{CLIENT_CERT, CLIENT_CERT_CHAIN};
 use crate::base::limit;
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::head::Sender;
@@ -58,7 +60,7 @@ use crate::snapshot::ClientCertForwarding;
 use crate::snapshot::listener::Servers;
 use crate::telemetry::Destination;
 use crate::telemetry::downstream::{ConnectionKind, OpenConnection};
-use crate::tls::identity::PeerIdentity;
+use crate::tls::identity::{PeerIdentity, byte_sequences};
 
 /// What TLS told of the client.
 #[derive(Debug, Default)]
@@ -73,7 +75,12 @@ pub struct Client {
     pub chain: Box<[CertificateDer<'static>]>,
     /// `x-forwarded-client-cert` element of its certificate.
     pub xfcc: Option<HeaderValue>,
+    /// What `Client-Cert` and `Client-Cert-Chain` say of it, once a request needs them.
+    told: OnceCell<Told>,
 }
+
+/// Values of `Client-Cert` and `Client-Cert-Chain`.
+type Told = Option<Box<(HeaderValue, Option<HeaderValue>)>>;
 
 impl Client {
     /// A client without TLS.
@@ -96,7 +103,23 @@ impl Client {
             .filter(|_| forwarding.tells())
             .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
         let peer = identity.as_deref().map(peer).map(Box::new);
-        Self { tls: true, identity, peer, chain, xfcc }
+        Self { tls: true, identity, peer, chain, xfcc, told: OnceCell::new() }
+    }
+
+    /// Tells a backend of the client's certificate (RFC 9440).
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        let told = self.told.get_or_init(|| {
+            let value = |certificates: &[CertificateDer<'_>]| {
+                HeaderValue::try_from(byte_sequences(certificates)).ok()
+            };
+            let (leaf, rest) = self.chain.split_at_checked(1)?;
+            Some(Box::new((value(leaf)?, (!rest.is_empty()).then(|| value(rest)).flatten())))
+        });
+        let Some((leaf, rest)) = told.as_deref() else { return };
+        headers.insert(CLIENT_CERT, leaf.clone());
+        if let Some(rest) = rest {
+            headers.insert(CLIENT_CERT_CHAIN, rest.clone());
+        }
     }
 }
 

@@ -142,6 +142,8 @@ pub struct Termination {
     pub certificate_names: Vec<HostPattern>,
     /// URI names of the certificate: `By` of `x-forwarded-client-cert`.
     pub certificate_uris: Vec<String>,
+    /// Whether backends are told of the client's certificate by `Client-Cert` (RFC 9440).
+    pub client_cert_headers: bool,
 }
 
 /// TLS material that cannot serve; its handshakes fail.

@@ -91,6 +91,8 @@ families! {
         "1 while the last fetch failed, by the class of its error.";
     CERTIFICATE_EXPIRY: Gauge, "portcullis_certificate_expiry_timestamp_seconds",
         "kind, name, serial", "Unix time at which a certificate ends.";
+    CRL_NEXT_UPDATE: Gauge, "portcullis_crl_next_update_timestamp_seconds", "name",
+        "Unix time at which the next revocation list is due: one that lies in the past is stale.";
     REQUESTS_ACTIVE: Gauge, "portcullis_requests_active", "", "Requests being served now.";
     CONNECTIONS_ACTIVE: Gauge, "portcullis_connections_active", "kind",
         "Client connections open now.";

@@ -4,10 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use super::series::{Count, lock};
 
+/// Kind of a revocation list (`portcullis_crl_next_update_timestamp_seconds`).
+pub const CRL: &str = "crl";
+
 /// When a certificate ends (`portcullis_certificate_expiry_timestamp_seconds`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CertificateExpiry {
-    /// What it is for: `server`, `client_ca`, `identity`, `upstream_ca` and so on.
+    /// What it is for: `server`, `client_ca`, `identity`, `upstream_ca` and so on; [`CRL`] for a
+    /// revocation list, which ends when the next one is due.
     pub kind: &'static str,
     /// Credential name or file.
     pub name: Box<str>,

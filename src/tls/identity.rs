@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
 
 use crate::base::hash::Fingerprint;
 
@@ -145,6 +146,12 @@ impl From<CertFacts> for PeerIdentity {
             not_after: facts.not_after,
         }
     }
+}
+
+/// Certificates as a list of byte sequences (RFC 9440 section 2, RFC 8941 section 3.3.5).
+pub fn byte_sequences(certificates: &[CertificateDer<'_>]) -> String {
+    let one = |der: &CertificateDer<'_>| format!(":{}:", STANDARD.encode(der));
+    certificates.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Quotes a value that would otherwise end its field or element.

@@ -14,6 +14,9 @@ use webpki::{
     RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
+
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::limit;
 
@@ -120,11 +123,12 @@ impl fmt::Debug for Roots {
 pub struct Crls {
     lists: Arc<[CertRevocationList<'static>]>,
     fingerprint: Fingerprint,
+    next_update: Option<i64>,
 }
 
 impl Default for Crls {
     fn default() -> Self {
-        Self { lists: Arc::default(), fingerprint: Fingerprint::of(b"") }
+        Self { lists: Arc::default(), fingerprint: Fingerprint::of(b""), next_update: None }
     }
 }
 
@@ -134,26 +138,40 @@ impl Crls {
         if bytes.len() as u64 > limit::CREDENTIAL_FILE_BYTES {
             return Err(CrlError::TooLarge);
         }
-        let mut lists = Vec::new();
+        let (mut lists, mut next_update) = (Vec::new(), None);
+        let mut add = |der: &[u8]| {
+            next_update = next_update.into_iter().chain(announced(der)).min();
+            read_list(der)
+        };
         if bytes.first() == Some(&DER_SEQUENCE) {
-            lists.push(read_list(bytes).ok_or(CrlError::Unreadable { position: 1 })?);
+            lists.push(add(bytes).ok_or(CrlError::Unreadable { position: 1 })?);
         } else {
             for der in CertificateRevocationListDer::pem_slice_iter(bytes) {
                 let position = lists.len() + 1;
-                let list = der.ok().and_then(|der| read_list(&der));
+                let list = der.ok().and_then(|der| add(&der));
                 lists.push(list.ok_or(CrlError::Unreadable { position })?);
             }
         }
         if lists.is_empty() {
             return Err(CrlError::Empty);
         }
-        Ok(Self { lists: lists.into(), fingerprint: Fingerprint::of(bytes) })
+        Ok(Self { lists: lists.into(), fingerprint: Fingerprint::of(bytes), next_update })
+    }
+
+    /// When the first of the lists will have been replaced (`nextUpdate`), Unix seconds.
+    pub fn next_update(&self) -> Option<i64> {
+        self.next_update
     }
 
     /// Digest of the lists.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
+}
+
+fn announced(der: &[u8]) -> Option<i64> {
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    list.next_update().map(|time| time.timestamp())
 }
 
 fn read_list(der: &[u8]) -> Option<CertRevocationList<'static>> {
@@ -270,6 +288,9 @@ mod tests {
         let (pem, der) = Authority::new("one").revoke(&[7]);
         assert_eq!(Crls::parse(pem.as_bytes()).unwrap().lists.len(), 1);
         assert_eq!(Crls::parse(&der).unwrap().lists.len(), 1);
+        assert_eq!(Crls::parse(&der).unwrap().next_update(), Some(3_976_214_400));
+        let both = Crls::parse(format!("{pem}{pem}").as_bytes()).unwrap();
+        assert_eq!((both.lists.len(), both.next_update()), (2, Some(3_976_214_400)));
         assert_eq!(Crls::parse(b"no list").unwrap_err(), CrlError::Empty);
         assert_eq!(Crls::parse(b"0\x03abc").unwrap_err(), CrlError::Unreadable { position: 1 });
     }

@@ -19,6 +19,7 @@ mod balance;
 mod ca;
 mod check;
 mod client;
+mod client_certs;
 mod credentials;
 mod demo;
 mod edges;

@@ -88,8 +88,9 @@ impl Rule {
         let all = |fields: &Vec<Field>| {
             fields.iter().all(|field| tcp && field.subject.is_http() || field.holds(facts, purpose))
         };
-        (self.from.is_empty() || self.from.iter().any(all))
-            && (self.to.is_empty() || self.to.iter().any(all))
+        // Operations cost the least to look at.
+        (self.to.is_empty() || self.to.iter().any(all))
+            && (self.from.is_empty() || self.from.iter().any(all))
             && all(&self.when)
     }
 

@@ -132,13 +132,13 @@ fn decided<'a>(
         now: unix_now(),
         random,
     };
-    let Decision { outcome, verdict, delay, route, remarks, .. } =
+    let Decision { server, outcome, verdict, delay, route, remarks, .. } =
         decide(snapshot, &serving.listener, &serving.block, &facts);
     if let Outcome::Forward(..) = outcome {
         exchange.stand(snapshot, matches!(verdict, Verdict::Verified(_)));
     }
     let mut plan = Plan::default();
-    let Exchange { request, head, extra, .. } = &mut *exchange;
+    let Exchange { request, head, connection, extra, .. } = &mut *exchange;
     match (&outcome, &snapshot.authentication) {
         (Outcome::Forward(rule, _), _) => {
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
@@ -146,6 +146,9 @@ fn decided<'a>(
                 extra.get_or_insert_default().extend(cors);
             }
             plan = head::prepare(snapshot, head, request, &verdict);
+            if server.tls.as_ref().is_some_and(|tls| tls.client_cert_headers) {
+                connection.client.tell(request.headers_mut());
+            }
         }
         // Templates of the answer see what routes saw.
         (Outcome::Redirect(..) | Outcome::Respond(_), Some(authenticator)) => {

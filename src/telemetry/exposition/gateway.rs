@@ -6,7 +6,7 @@ use prometheus::TextEncoder;
 
 use super::super::catalog::{self, Family};
 use super::super::downstream::ConnectionKind;
-use super::super::keys::{CertificateExpiry, JwksSeries};
+use super::super::keys::{CRL, CertificateExpiry, JwksSeries};
 use super::super::metrics::Metrics;
 use super::super::series::{Copies, Count, Level, lock};
 use super::super::upstream::{BOUNDS, ConnectOutcome, UpstreamSeries};
@@ -81,12 +81,22 @@ pub(super) fn keys(metrics: &Arc<Metrics>) -> Lines {
             sample(out, catalog::JWKS_LAST_ERROR.name, &labels, 1);
         }
     });
-    let certificates: Arc<[CertificateExpiry]> = lock(&metrics.certificates).clone().into();
-    let expiries = family(&catalog::CERTIFICATE_EXPIRY, &certificates, |out, certificate| {
-        let CertificateExpiry { kind, name, serial, not_after_unix_seconds } = certificate;
-        let labels = pairs(&[("kind", kind), ("name", name), ("serial", serial)]);
-        sample(out, catalog::CERTIFICATE_EXPIRY.name, &labels, not_after_unix_seconds);
+    let (lists, certificates): (Vec<_>, Vec<_>) =
+        lock(&metrics.certificates).clone().into_iter().partition(|one| one.kind == CRL);
+    let (lists, certificates): (Arc<[_]>, Arc<[_]>) = (lists.into(), certificates.into());
+    let lists = family(&catalog::CRL_NEXT_UPDATE, &lists, |out, list: &CertificateExpiry| {
+        let labels = pairs(&[("name", &list.name)]);
+        sample(out, catalog::CRL_NEXT_UPDATE.name, &labels, list.not_after_unix_seconds);
     });
+    let expiries = family(
+        &catalog::CERTIFICATE_EXPIRY,
+        &certificates,
+        |out, certificate: &CertificateExpiry| {
+            let CertificateExpiry { kind, name, serial, not_after_unix_seconds } = certificate;
+            let labels = pairs(&[("kind", kind), ("name", name), ("serial", serial)]);
+            sample(out, catalog::CERTIFICATE_EXPIRY.name, &labels, not_after_unix_seconds);
+        },
+    );
     Box::new(
         of_issuers(&catalog::JWKS_KEYS, |series| &series.keys)
             .chain(of_issuers(&catalog::JWKS_LAST_SUCCESS, |series| &series.last_success))
@@ -94,7 +104,8 @@ pub(super) fn keys(metrics: &Arc<Metrics>) -> Lines {
             .chain(of_issuers(&catalog::JWKS_READY, |series| &series.ready))
             .chain(of_issuers(&catalog::JWKS_NEXT_FETCH, |series| &series.next_fetch))
             .chain(errors)
-            .chain(expiries),
+            .chain(expiries)
+            .chain(lists),
     )
 }
 

@@ -4,6 +4,7 @@ use super::super::catalog;
 use super::super::config::ReloadResult;
 use super::super::destination::{Protocol, RequestSample};
 use super::super::downstream::ConnectionKind;
+use super::super::keys::CRL;
 use super::super::messages::Direction;
 use super::super::upstream::ConnectOutcome;
 use super::*;
@@ -281,12 +282,14 @@ fn the_catalog_is_what_is_shown() {
     worker.handshake("443", HandshakeOutcome::Ok);
     worker.rejection("no_endpoint");
     worker.shadow("audit", "matched");
-    metrics.set_certificates(vec![CertificateExpiry {
+    let certificate = CertificateExpiry {
         kind: "server",
         name: "a".into(),
         serial: "1".into(),
         not_after_unix_seconds: 1,
-    }]);
+    };
+    let list = CertificateExpiry { kind: CRL, ..certificate.clone() };
+    metrics.set_certificates(vec![certificate, list]);
     metrics.reload(&ReloadSample {
         result: ReloadResult::Failed,
         duration: Duration::ZERO,
