@@ -1,5 +1,7 @@
 //! A Gateway server's `tls` block as TLS termination.
 
+mod codes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,11 +9,11 @@ use foldhash::fast::RandomState;
 
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::host::HostPattern;
-use crate::diag::{Code, catalog};
+use crate::diag::catalog;
 use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
 use crate::snapshot::listener::{Termination, Unusable};
 use crate::tls::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
-use crate::tls::material::{Finding, Material, MaterialError};
+use crate::tls::material::Material;
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use crate::tls::trust::{Pin, TrustRules};
 
@@ -20,6 +22,10 @@ use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
 use super::gateways::{DOUBTFUL, ServerDraft};
 use super::settings::CompileSettings;
+
+pub use codes::code;
+pub(super) use codes::finding_code;
+use codes::finding_help;
 
 /// Days before expiry from which an operator is warned.
 pub(super) const WARN_DAYS: u32 = 14;
@@ -387,48 +393,5 @@ fn client_rule(mesh: bool, client_auth: &ClientAuth) -> Fingerprint {
             ClientAuth::Required(rules).fingerprint()
         }
         _ => client_auth.fingerprint(),
-    }
-}
-
-/// The code of what is wrong with a certificate.
-pub(super) fn finding_code(finding: &Finding) -> &'static Code {
-    match finding {
-        Finding::Expired { .. } => &catalog::CERTIFICATE_EXPIRED,
-        Finding::NotYetValid { .. } => &catalog::CERTIFICATE_NOT_YET_VALID,
-        Finding::ExpiresSoon { .. } => &catalog::CERTIFICATE_EXPIRES_SOON,
-        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => &catalog::CHAIN_INCOMPLETE,
-        Finding::HostNotCovered { .. } => &catalog::SAN_MISSING,
-    }
-}
-
-/// What to do about a finding whose message does not say it.
-pub(super) fn finding_help(finding: &Finding) -> &'static str {
-    match finding {
-        Finding::Expired { .. } => "replace it: clients refuse it; no restart is needed",
-        Finding::NotYetValid { .. } => "clients refuse it until then; compare the issuer's clock",
-        Finding::ExpiresSoon { .. } => "renew it; new files are taken up without a restart",
-        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => "",
-        Finding::HostNotCovered { .. } => {
-            "have it issued with this name, or take the host off the server"
-        }
-    }
-}
-
-/// The code of a credential that cannot be used.
-pub fn code(error: &CredentialError) -> &'static Code {
-    match error {
-        CredentialError::Missing { .. } => &catalog::REFERENCE_NOT_FOUND,
-        CredentialError::Material(MaterialError::Mismatch { .. }) => &catalog::KEY_MISMATCH,
-        CredentialError::Material(
-            MaterialError::NoKey | MaterialError::UnreadableKey | MaterialError::EncryptedKey,
-        ) => &catalog::KEY_UNREADABLE,
-        CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
-        CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
-        CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
-        CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
-        CredentialError::Foreign(_)
-        | CredentialError::NoSystemRoots
-        | CredentialError::Incomplete { .. }
-        | CredentialError::File { .. } => &catalog::INVALID_CREDENTIAL,
     }
 }

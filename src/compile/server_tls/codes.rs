@@ -1,0 +1,48 @@
+//! How what is wrong with a certificate or a credential is told.
+
+use crate::compile::credentials::CredentialError;
+use crate::diag::{Code, catalog};
+use crate::tls::material::{Finding, MaterialError};
+
+/// The code of what is wrong with a certificate.
+pub(in crate::compile) fn finding_code(finding: &Finding) -> &'static Code {
+    match finding {
+        Finding::Expired { .. } => &catalog::CERTIFICATE_EXPIRED,
+        Finding::NotYetValid { .. } => &catalog::CERTIFICATE_NOT_YET_VALID,
+        Finding::ExpiresSoon { .. } => &catalog::CERTIFICATE_EXPIRES_SOON,
+        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => &catalog::CHAIN_INCOMPLETE,
+        Finding::HostNotCovered { .. } => &catalog::SAN_MISSING,
+    }
+}
+
+/// What to do about a finding whose message does not say it.
+pub(in crate::compile) fn finding_help(finding: &Finding) -> &'static str {
+    match finding {
+        Finding::Expired { .. } => "replace it: clients refuse it; no restart is needed",
+        Finding::NotYetValid { .. } => "clients refuse it until then; compare the issuer's clock",
+        Finding::ExpiresSoon { .. } => "renew it; new files are taken up without a restart",
+        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => "",
+        Finding::HostNotCovered { .. } => {
+            "have it issued with this name, or take the host off the server"
+        }
+    }
+}
+
+/// The code of a credential that cannot be used.
+pub fn code(error: &CredentialError) -> &'static Code {
+    match error {
+        CredentialError::Missing { .. } => &catalog::REFERENCE_NOT_FOUND,
+        CredentialError::Material(MaterialError::Mismatch { .. }) => &catalog::KEY_MISMATCH,
+        CredentialError::Material(
+            MaterialError::NoKey | MaterialError::UnreadableKey | MaterialError::EncryptedKey,
+        ) => &catalog::KEY_UNREADABLE,
+        CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
+        CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
+        CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
+        CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
+        CredentialError::Foreign(_)
+        | CredentialError::NoSystemRoots
+        | CredentialError::Incomplete { .. }
+        | CredentialError::File { .. } => &catalog::INVALID_CREDENTIAL,
+    }
+}
