@@ -49,7 +49,7 @@ pub struct Diagnostic {
     pub resource: Option<ResourceId>,
     /// What is wrong, with the offending value.
     pub message: String,
-    /// What to do; may be empty.
+    /// What to do; never empty.
     pub help: String,
 }
 
@@ -63,7 +63,7 @@ impl Diagnostic {
             field: String::new(),
             resource: None,
             message: message.into(),
-            help: String::new(),
+            help: code.help.to_owned(),
         }
     }
 
@@ -88,10 +88,12 @@ impl Diagnostic {
         self
     }
 
-    /// Sets what to do.
+    /// Sets what to do, closer than the code says it.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = text.into();
+        let text = text.into();
+        debug_assert!(!text.is_empty(), "{} without help", self.code.id);
+        self.help = text;
         self
     }
 

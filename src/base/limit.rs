@@ -29,6 +29,8 @@ limits! {
     YAML_NODES: usize = 2_000_000, "2,000,000 nodes";
     /// Nesting of YAML values: deeper than any Istio resource.
     YAML_DEPTH: usize = 64, "64 levels";
+    /// Values of the wrong type told of one resource.
+    VALUE_ERRORS: usize = 20, "20 values";
     /// Findings kept of one configuration file; one more says that others were left out.
     FILE_FINDINGS: usize = 1_000, "1,000 findings";
     /// A certificate, key, CA or CRL file.

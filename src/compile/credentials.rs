@@ -46,6 +46,11 @@ pub enum CredentialError {
         "the operating system has no CA certificates; name a CA in caCertificates or credentialName"
     )]
     NoSystemRoots,
+    /// Nothing says whose certificates are taken.
+    #[error(
+        "client certificates need a CA to be checked against; name its file in caCertificates, or its Secret in caCertCredentialName"
+    )]
+    NoClientCa,
     /// A part is missing or empty.
     #[error("credential \"{name}\" has no {key}")]
     Incomplete {

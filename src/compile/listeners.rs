@@ -90,31 +90,27 @@ impl ListenerPass<'_, '_> {
     }
 
     fn tcp(&mut self, draft: &ListenerDraft<'_>, server: &ServerDraft<'_>) -> Servers {
-        let block = self.tcp_block(server, draft.port, None).unwrap_or_else(|| {
-            let nowhere = Weighted::single(None);
-            let origin = server.gateway.origin(&server.field);
-            let key = server.key().into();
-            let idle_timeout = limit::TCP_IDLE_TIME;
-            TcpBlock { key, origin, tls: None, destinations: nowhere, idle_timeout, judged: true }
-        });
-        Servers::Tcp(Arc::new(block))
+        Servers::Tcp(Arc::new(self.tcp_block(server, draft.port, None)))
     }
 
+    /// Where a server's streams go; nowhere when no route says it, and never to another server.
     fn tcp_block(
         &mut self,
         server: &ServerDraft<'_>,
         port: u16,
         tls: Option<Termination>,
-    ) -> Option<TcpBlock> {
+    ) -> TcpBlock {
         let bound = self.routes.bound(server);
         let found = tcp_routes::tcp(&bound, server, port, self.routes.clusters, self.findings);
+        let key = server.key().into();
         let Some((destinations, origin)) = found else {
             self.unbound(server, "its connections are closed");
-            return None;
+            let (destinations, idle_timeout) = (Weighted::single(None), limit::TCP_IDLE_TIME);
+            let origin = server.gateway.origin(&server.field);
+            return TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true };
         };
         let idle_timeout = tcp_routes::idle(&destinations, self.routes.clusters);
-        let key = server.key().into();
-        Some(TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true })
+        TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true }
     }
 
     fn tls(&mut self, port: u16, servers: &[ServerDraft<'_>]) -> Servers {
@@ -127,9 +123,8 @@ impl ListenerPass<'_, '_> {
                 }
                 Kind::TlsTcp => {
                     let tls = self.tls.terminate(server, self.findings);
-                    if let Some(block) = self.tcp_block(server, port, Some(tls)) {
-                        claim(&mut chains, server, &Chain::Tcp(Arc::new(block)));
-                    }
+                    let block = self.tcp_block(server, port, Some(tls));
+                    claim(&mut chains, server, &Chain::Tcp(Arc::new(block)));
                 }
                 Kind::Passthrough => self.passthrough(&mut chains, server, port),
                 Kind::AutoPassthrough => {

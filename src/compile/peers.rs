@@ -75,7 +75,7 @@ impl<'a> PeerPolicies<'a> {
             let policy = Policy {
                 written: Written::Whole(resource),
                 mode: if usable { PeerMode::of(written) } else { Some(PeerMode::Strict) },
-                ports: usable.then_some(&resource.spec.port_level_mtls),
+                ports: resource.spec.port_level_mtls.as_ref().filter(|_| usable),
             };
             let selector = resource.spec.selector.as_ref().map(|selector| &selector.match_labels);
             policies.add(&resource.meta.namespace, selector, policy, root_namespace);

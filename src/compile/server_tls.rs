@@ -9,11 +9,11 @@ use foldhash::fast::RandomState;
 
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::host::HostPattern;
-use crate::diag::catalog;
+use crate::diag::{Severity, catalog};
 use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
 use crate::snapshot::listener::{Termination, Unusable};
 use crate::tls::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
-use crate::tls::material::Material;
+use crate::tls::material::{Finding, Material};
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use crate::tls::trust::{Pin, TrustRules};
 
@@ -25,7 +25,6 @@ use super::settings::CompileSettings;
 
 pub use codes::code;
 pub(super) use codes::finding_code;
-use codes::finding_help;
 
 /// Days before expiry from which an operator is warned.
 pub(super) const WARN_DAYS: u32 = 14;
@@ -182,6 +181,8 @@ impl ServerTlsPass<'_> {
             self.credentials.only_roots(&tls.ca_cert_credential_name)?
         } else if let Some(name) = names.first() {
             self.credentials.roots(name)?
+        } else if tls.ca_certificates.is_empty() {
+            return Err(CredentialError::NoClientCa);
         } else {
             let roots = self.credentials.roots_file(&tls.ca_certificates)?;
             let crls = match tls.ca_crl.as_str() {
@@ -341,10 +342,15 @@ impl ServerTlsPass<'_> {
             });
             findings.change_at(material.findings_change(self.now, WARN_DAYS));
             let about = material.findings(self.now, WARN_DAYS);
-            for finding in about.into_iter().chain(material.uncovered(named.iter().copied())) {
+            let end = material.chain_end(self.settings.system_roots.as_ref());
+            let uncovered = material.uncovered(named.iter().copied());
+            for finding in about.into_iter().chain(end).chain(uncovered) {
                 let code = finding_code(&finding);
                 let told = at(draft.gateway, field, code, finding.to_string());
-                findings.add(told.help(finding_help(&finding)));
+                findings.add(match finding {
+                    Finding::ChainEndsBefore { .. } => told.severity(Severity::Info),
+                    _ => told,
+                });
             }
         }
     }

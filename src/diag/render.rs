@@ -58,11 +58,9 @@ fn write_one(diagnostic: &Diagnostic, sources: &mut Sources<'_>, out: &mut Strin
         // Writing to a String cannot fail.
         let _ = writeln!(out, "  {number} | {}\n  {margin} | {caret}^", excerpt.line);
     }
-    if !diagnostic.help.is_empty() {
-        out.push_str("  = help: ");
-        escape(&diagnostic.help, out);
-        out.push('\n');
-    }
+    out.push_str("  = help: ");
+    escape(&diagnostic.help, out);
+    out.push('\n');
 }
 
 /// Appends text with control and direction-changing characters escaped.
@@ -149,10 +147,8 @@ pub fn sarif(diagnostics: &[Diagnostic]) -> String {
 
 fn sarif_result(diagnostic: &Diagnostic, rules: &[&'static Code]) -> Value {
     let mut message = diagnostic.message.clone();
-    if !diagnostic.help.is_empty() {
-        message.push_str(": ");
-        message.push_str(&diagnostic.help);
-    }
+    message.push_str(": ");
+    message.push_str(&diagnostic.help);
     let mut location = serde_json::Map::new();
     if let Some(place) = &diagnostic.location {
         let region = json!({ "startLine": place.line.max(1), "startColumn": place.column.max(1) });

@@ -17,6 +17,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::node::{Entry, Node, Position, Scalar, Value};
+use crate::base::limit;
 use accepted::accepted_and_unread;
 use path::Path;
 
@@ -76,24 +77,58 @@ impl Error {
     }
 }
 
-/// Reads a value; fields that are not known are added to `unknown`.
+/// Reads a value; fields that are not known are added to `unknown`. A value that cannot be read is told
+/// with the others that cannot: it is left out, and the rest read again.
 pub(super) fn read<'n, T: serde::Deserialize<'n>>(
     node: &'n Node<'_>,
     root: &'static str,
     unknown: &mut Vec<UnknownField>,
-) -> Result<T, Error> {
-    let cell = RefCell::new(std::mem::take(unknown));
+) -> Result<T, Vec<Error>> {
     let path = Path::Root(root);
-    let result = T::deserialize(NodeDeserializer { node, path, unknown: &cell });
-    *unknown = cell.into_inner();
-    result.map_err(|error| error.at(path, node.position))
+    let (mut errors, mut left_out) = (Vec::new(), Vec::new());
+    loop {
+        let cell = RefCell::default();
+        let context = Context { unknown: &cell, left_out: &left_out };
+        let result = T::deserialize(NodeDeserializer { node, path, context });
+        let error = match result {
+            Ok(value) => {
+                unknown.append(&mut cell.into_inner());
+                return if errors.is_empty() { Ok(value) } else { Err(errors) };
+            }
+            Err(error) => error.at(path, node.position),
+        };
+        let at = error.place.as_ref().map_or(node.position, |(_, at)| *at);
+        let again = left_out.contains(&at);
+        if !again {
+            errors.push(error);
+        }
+        if again || errors.len() >= limit::VALUE_ERRORS {
+            unknown.append(&mut cell.into_inner());
+            return Err(errors);
+        }
+        left_out.push(at);
+    }
 }
 
 #[derive(Clone, Copy)]
 struct NodeDeserializer<'n, 'i, 'p> {
     node: &'n Node<'i>,
     path: Path<'p>,
+    context: Context<'p>,
+}
+
+/// What one reading of a whole value shares.
+#[derive(Clone, Copy)]
+struct Context<'p> {
     unknown: &'p RefCell<Vec<UnknownField>>,
+    /// Values that could not be read.
+    left_out: &'p [Position],
+}
+
+impl Context<'_> {
+    fn leaves_out(&self, at: Position) -> bool {
+        self.left_out.contains(&at)
+    }
 }
 
 impl<'n, 'i> NodeDeserializer<'n, 'i, '_> {
@@ -197,6 +232,10 @@ impl<'n> Deserializer<'n> for NodeDeserializer<'n, '_, '_> {
         match self.node.scalar() {
             Some(Scalar::Text(text)) => visitor.visit_borrowed_str(text),
             Some(Scalar::Null) => visitor.visit_borrowed_str(""),
+            Some(Scalar::Bool(_)) => Err(Error::custom(
+                "expected text, found true or false, as which YAML reads y, n, yes, no, on and off \
+                 too: put it in quotes",
+            )),
             Some(_) => {
                 let found = self.node.describe();
                 let message = format_args!("expected text, found {found}: put it in quotes");
@@ -294,14 +333,20 @@ impl<'n> SeqAccess<'n> for Items<'n, '_, '_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        let Some(node) = self.rest.next() else { return Ok(None) };
-        let path = Path::Index(&self.parent.path, self.index);
-        self.index += 1;
+        let context = self.parent.context;
+        let (node, path) = loop {
+            let Some(node) = self.rest.next() else { return Ok(None) };
+            let path = Path::Index(&self.parent.path, self.index);
+            self.index += 1;
+            if !context.leaves_out(node.position) {
+                break (node, path);
+            }
+        };
         if node.is_null() {
             let error = Error::custom("expected a value, found nothing");
             return Err(error.at(path, node.position));
         }
-        seed.deserialize(NodeDeserializer { node, path, unknown: self.parent.unknown })
+        seed.deserialize(NodeDeserializer { node, path, context })
             .map(Some)
             .map_err(|error| error.at(path, node.position))
     }
@@ -327,15 +372,24 @@ enum Shape {
 
 impl<'n, 'i> Fields<'n, 'i, '_> {
     fn next_known(&mut self) -> Option<&'n Entry<'i>> {
-        let Shape::Struct { name, fields } = self.shape else { return self.rest.next() };
         let parent = self.parent;
+        let left_out = |entry: &Entry<'_>| {
+            let context = parent.context;
+            context.leaves_out(entry.value.position) || context.leaves_out(entry.position)
+        };
+        let Shape::Struct { name, fields } = self.shape else {
+            return self.rest.find(|entry| !left_out(entry));
+        };
         self.rest.find(|entry| {
+            if left_out(entry) {
+                return false;
+            }
             let key: &str = &entry.key;
             if fields.contains(&key) {
                 return true;
             }
             if !accepted_and_unread(name).contains(&key) {
-                parent.unknown.borrow_mut().push(UnknownField {
+                parent.context.unknown.borrow_mut().push(UnknownField {
                     path: Path::Key(&parent.path, key).to_string(),
                     name: key.to_owned(),
                     position: entry.position,
@@ -371,7 +425,7 @@ impl<'n> MapAccess<'n> for Fields<'n, '_, '_> {
             return Err(error.at(path, entry.position));
         }
         let at = if node.is_null() { entry.position } else { node.position };
-        seed.deserialize(NodeDeserializer { node, path, unknown: self.parent.unknown })
+        seed.deserialize(NodeDeserializer { node, path, context: self.parent.context })
             .map_err(|error| error.at(path, at))
     }
 }

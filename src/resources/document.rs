@@ -225,7 +225,7 @@ impl Reader {
         } else {
             de::read(root, "", &mut unknown)
         };
-        let spec = spec.map_err(|error| self.wrong_type(&id, root, error)).ok();
+        let spec = spec.map_err(|errors| self.wrong_types(&id, root, errors)).ok();
         for field in &unknown {
             self.unknown_field(&id, field);
         }
@@ -251,7 +251,7 @@ impl Reader {
             return None;
         };
         let read: Result<ObjectMeta, _> = de::read(&entry.value, "metadata", unknown);
-        let meta = read.map_err(|error| self.wrong_type(id, root, error)).ok()?;
+        let meta = read.map_err(|errors| self.wrong_types(id, root, errors)).ok()?;
         if meta.name.is_empty() {
             let message = "the document has no metadata.name".to_owned();
             self.not_a_resource(message, entry.position, "metadata.name");
@@ -289,14 +289,12 @@ impl Reader {
         self.push(diagnostic);
     }
 
-    fn wrong_type(&mut self, id: &ResourceId, root: &Node<'_>, error: de::Error) {
-        let (path, at) = error.place.unwrap_or_else(|| (String::new(), root.position));
-        let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message)
-            .at(self.location(at))
-            .field(path)
-            .resource(id.clone())
-            .help("correct it; this version of the resource is not used");
-        self.push(diagnostic);
+    fn wrong_types(&mut self, id: &ResourceId, root: &Node<'_>, errors: Vec<de::Error>) {
+        for error in errors {
+            let (path, at) = error.place.unwrap_or_else(|| (String::new(), root.position));
+            let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message);
+            self.push(diagnostic.at(self.location(at)).field(path).resource(id.clone()));
+        }
     }
 
     fn unknown_field(&mut self, id: &ResourceId, field: &UnknownField) {

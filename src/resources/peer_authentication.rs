@@ -16,7 +16,7 @@ use super::meta::WorkloadSelector;
 pub struct PeerAuthentication {
     pub selector: Option<WorkloadSelector>,
     pub mtls: Option<MutualTls>,
-    pub port_level_mtls: BTreeMap<u32, MutualTls>,
+    pub port_level_mtls: Option<BTreeMap<u32, MutualTls>>,
 }
 
 /// `PeerAuthentication.spec.mtls` and `PeerAuthentication.spec.portLevelMtls{}`.

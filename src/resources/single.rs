@@ -58,7 +58,7 @@ pub(super) fn read<T: DeserializeOwned + Default>(
     let mut unread = Vec::new();
     let (value, diagnostics) = match document(file, what, &mut unread) {
         Ok(value) => (Some(value), Vec::new()),
-        Err(diagnostic) => (None, vec![*diagnostic]),
+        Err(diagnostics) => (None, diagnostics),
     };
     (value, diagnostics, unread)
 }
@@ -72,18 +72,18 @@ fn document<T: DeserializeOwned + Default>(
     file: &ConfigFile,
     what: &str,
     unread: &mut Vec<UnknownField>,
-) -> Result<Placed<T>, Box<Diagnostic>> {
+) -> Result<Placed<T>, Vec<Diagnostic>> {
     let start = Position { line: 1, column: 1 };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| {
         let diagnostic = Diagnostic::new(&catalog::NOT_UTF8, "the file is not UTF-8");
-        diagnostic.at(place(file, start)).help("save the file as UTF-8")
+        vec![diagnostic.at(place(file, start))]
     })?;
     let mut roots: Vec<Node<'_>> = Vec::new();
     let mut budget = node::Budget::default();
     for chunk in node::chunks(text) {
         let found = node::read(chunk, &mut budget).map_err(|(at, error)| {
             let diagnostic = Diagnostic::new(&catalog::YAML_SYNTAX, error.to_string());
-            diagnostic.at(place(file, at)).help("correct the YAML")
+            vec![diagnostic.at(place(file, at)).help("correct the YAML")]
         })?;
         roots.extend(found.into_iter().filter(|root| !root.is_null()));
     }
@@ -94,12 +94,15 @@ fn document<T: DeserializeOwned + Default>(
     if let Some(second) = more.first() {
         let message = format!("a {what} is one document, and this is another");
         let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, message);
-        return Err(diagnostic.at(place(file, second.position)).help("keep one of them").into());
+        let diagnostic = diagnostic.at(place(file, second.position));
+        return Err(vec![diagnostic.help("keep one of them")]);
     }
-    let value = de::read(root, "", unread).map_err(|error: de::Error| {
+    let told = |error: de::Error| {
         let (path, at) = error.place.unwrap_or((String::new(), root.position));
         let diagnostic = Diagnostic::new(&catalog::WRONG_TYPE, error.message);
-        diagnostic.at(place(file, at)).field(path).help("the file is not used until then").into()
-    });
+        diagnostic.at(place(file, at)).field(path).help("the file is not used until then")
+    };
+    let value = de::read(root, "", unread)
+        .map_err(|errors| errors.into_iter().map(told).collect::<Vec<_>>());
     value.map(|value| Placed { value, places: collect(root, place(file, root.position)) })
 }

@@ -153,4 +153,6 @@ fn is_protocol(protocol: &str) -> bool {
 }
 
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;

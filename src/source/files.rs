@@ -126,7 +126,8 @@ impl Walk {
     fn link(&mut self, link: &Path, depth: usize) {
         match fs::metadata(link) {
             Ok(meta) if meta.is_dir() && self.seen.contains(&(meta.dev(), meta.ino())) => {
-                let finding = left_out(link, "it leads to a folder that is read already", "");
+                let finding =
+                    left_out(link, "it leads to a folder that is read already", "remove the link");
                 self.diagnostics.push(finding.severity(Severity::Info));
             }
             Ok(meta) if meta.is_dir() => self.folder(link, depth.saturating_sub(1)),

@@ -84,6 +84,8 @@ pub struct CertFacts {
     pub subject: String,
     /// Issuer as RFC 2253 text.
     pub issuer: String,
+    /// The same in DER.
+    pub issuer_der: Box<[u8]>,
     /// Subject alternative names.
     pub names: SubjectNames,
     /// First valid second, Unix time.
@@ -118,6 +120,7 @@ impl CertFacts {
         Ok(Self {
             subject: dn::render(certificate.subject()),
             issuer: dn::render(certificate.issuer()),
+            issuer_der: certificate.issuer().as_raw().into(),
             names: subject_names(&certificate),
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),

@@ -16,6 +16,7 @@ use crate::base::host::HostPattern;
 use crate::base::limit;
 
 use super::certificate::CertFacts;
+use super::roots::Roots;
 
 /// Why a chain and key cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +98,14 @@ pub enum Finding {
     /// The chain ends before an issuer that clients would know.
     #[error("the chain lacks the intermediate \"{issuer}\"; append it, or most clients will fail")]
     ChainIncomplete {
+        /// Issuer of the last certificate.
+        issuer: String,
+    },
+    /// The chain ends before an issuer that is no root of this system; clients may have it as one.
+    #[error(
+        "the chain ends before \"{issuer}\", which is no root of this system; append its certificate unless every client has it as a root"
+    )]
+    ChainEndsBefore {
         /// Issuer of the last certificate.
         issuer: String,
     },
@@ -182,10 +191,23 @@ impl Material {
                 .filter(|(_, (subject, issuer))| subject.issuer != issuer.subject)
                 .map(|(at, _)| Finding::ChainBroken { position: at + 1 }),
         );
-        if self.issuers.is_empty() && !self.leaf.is_self_signed && self.leaf.names_issuer_location {
-            findings.push(Finding::ChainIncomplete { issuer: self.leaf.issuer.clone() });
-        }
         findings
+    }
+
+    /// What to tell about the end of the chain. `known` are roots that clients may have too. A certificate
+    /// that does not say where its issuer's is found, as those of private CAs, is taken to be issued
+    /// by a root of its clients.
+    pub fn chain_end(&self, known: Option<&Roots>) -> Option<Finding> {
+        let last = self.issuers.last().unwrap_or(&self.leaf);
+        let complete = last.is_self_signed
+            || !last.names_issuer_location
+            || known.is_some_and(|roots| roots.have_issuer(last));
+        let issuer = last.issuer.clone();
+        match self.issuers.len() {
+            _ if complete => None,
+            0 => Some(Finding::ChainIncomplete { issuer }),
+            _ => known.is_some().then_some(Finding::ChainEndsBefore { issuer }),
+        }
     }
 
     /// When the findings about dates will be others, Unix seconds.
@@ -280,6 +302,34 @@ const DAY_SECONDS: i64 = 86_400;
 mod tests {
     use super::*;
     use crate::tls::pki::Authority;
+
+    #[test]
+    fn the_end_of_a_chain_is_judged_by_what_is_known() {
+        let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+        let roots = [&ca, &other].map(|ca| Roots::parse(ca.pem().as_bytes()).unwrap());
+        let [own, others] = roots;
+        let leaf = ca.leaf(&["a.com"], 1);
+        let mut material = Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap();
+        assert!(material.issuers.is_empty());
+        assert_eq!(
+            material.chain_end(Some(&others)),
+            None,
+            "a private CA may be the clients' root"
+        );
+        material.leaf.names_issuer_location = true;
+        let issuer = material.leaf.issuer.clone();
+        let lacks = Some(Finding::ChainIncomplete { issuer: issuer.clone() });
+        assert_eq!(material.chain_end(None), lacks);
+        assert_eq!(material.chain_end(Some(&others)), lacks);
+        assert_eq!(material.chain_end(Some(&own)), None);
+
+        material.issuers = [material.leaf.clone()].into();
+        assert_eq!(material.chain_end(None), None);
+        assert_eq!(material.chain_end(Some(&own)), None);
+        assert_eq!(material.chain_end(Some(&others)), Some(Finding::ChainEndsBefore { issuer }));
+        material.issuers[0].is_self_signed = true;
+        assert_eq!(material.chain_end(Some(&others)), None);
+    }
 
     #[test]
     fn findings_change_when_they_say_they_do() {

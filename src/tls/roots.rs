@@ -106,6 +106,16 @@ impl Roots {
         &self.facts
     }
 
+    /// Whether an anchor has the name of a certificate's issuer.
+    pub fn have_issuer(&self, facts: &CertFacts) -> bool {
+        // An anchor's name is without the tag and the length of its sequence.
+        const HEADER_BYTES: usize = 4;
+        self.store.roots.iter().any(|anchor| {
+            let rest = facts.issuer_der.strip_suffix(anchor.subject.as_ref());
+            !anchor.subject.is_empty() && rest.is_some_and(|head| head.len() <= HEADER_BYTES)
+        })
+    }
+
     /// Digest of the bundle.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint

@@ -184,8 +184,11 @@ impl World {
         };
         let told = self.findings.iter().filter(of).filter(|one| is_about_a_field(one.code));
         let told = told.map(|finding| {
-            let help = if finding.help.is_empty() { "" } else { ": " };
-            let text = format!("{}{help}{}", finding.message, finding.help);
+            let closer = finding.help != finding.code.help;
+            let text = match closer {
+                true => format!("{}: {}", finding.message, finding.help),
+                false => finding.message.clone(),
+            };
             Told { severity: finding.severity, text }
         });
         told.collect()

@@ -190,3 +190,19 @@ fn what_is_left_out_is_a_finding() {
     assert_eq!(code, Some(1));
     assert!(said.contains("warning[PC018] config:1:1"), "{said}");
 }
+
+#[test]
+fn client_certificates_without_a_ca_are_told_as_that() {
+    let (site, text) = good();
+    let files = "mode: MUTUAL, tlsCertificates: [{serverCertificate: certs/a/tls.crt, privateKey: \
+                 certs/a/tls.key}]";
+    site.config("all", &text.replace("mode: SIMPLE, credentialName: a", files));
+    let (code, said) = report(&site, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("IST0161") && said.contains("name its file in caCertificates"), "{said}");
+    site.client_ca("a");
+    let files = format!("{files}, caCertificates: certs/a/ca.crt");
+    site.config("all", &text.replace("mode: SIMPLE, credentialName: a", &files));
+    let (code, said) = report(&site, &["--strict"]);
+    assert_eq!(code, Some(0), "{said}");
+}

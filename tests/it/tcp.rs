@@ -201,3 +201,27 @@ async fn a_stream_that_is_cut_at_the_end_tells_so() {
     gateway.signal("-TERM");
     gateway.wait("it is told", || !told(&gateway, "gateway_stopped").is_empty());
 }
+
+#[tokio::test]
+async fn a_name_whose_server_has_no_route_goes_to_no_other_server() {
+    let site = Site::new();
+    site.certificate("tcp", &["other.com", "alone.com"]);
+    let ended = "mode: SIMPLE, credentialName: tcp";
+    site.config(
+        "all",
+        &(gateway("wide", 443, "TLS", "'*'", ended)
+            + &gateway("alone", 443, "TLS", "alone.com", ended)
+            + &routes("r", "istio-system/wide", "'*'", &rules("counter"))
+            + &service("counter", "TCP", counter().await)),
+    );
+    let gateway = site.start(&[443]);
+    for (name, expected) in [("other.com", "3"), ("alone.com", "")] {
+        let mut stream = shake(&tls(&site.edge, None, &[]), gateway.port(443), name).await.unwrap();
+        let _ = stream.write_all(b"abc").await;
+        let _ = stream.shutdown().await;
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert_eq!(answer, expected, "{name}");
+    }
+    assert!(gateway.admin("/diagnostics").to_string().contains("PC034"));
+}

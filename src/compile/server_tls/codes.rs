@@ -10,21 +10,10 @@ pub(in crate::compile) fn finding_code(finding: &Finding) -> &'static Code {
         Finding::Expired { .. } => &catalog::CERTIFICATE_EXPIRED,
         Finding::NotYetValid { .. } => &catalog::CERTIFICATE_NOT_YET_VALID,
         Finding::ExpiresSoon { .. } => &catalog::CERTIFICATE_EXPIRES_SOON,
-        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => &catalog::CHAIN_INCOMPLETE,
+        Finding::ChainBroken { .. }
+        | Finding::ChainIncomplete { .. }
+        | Finding::ChainEndsBefore { .. } => &catalog::CHAIN_INCOMPLETE,
         Finding::HostNotCovered { .. } => &catalog::SAN_MISSING,
-    }
-}
-
-/// What to do about a finding whose message does not say it.
-pub(in crate::compile) fn finding_help(finding: &Finding) -> &'static str {
-    match finding {
-        Finding::Expired { .. } => "replace it: clients refuse it; no restart is needed",
-        Finding::NotYetValid { .. } => "clients refuse it until then; compare the issuer's clock",
-        Finding::ExpiresSoon { .. } => "renew it; new files are taken up without a restart",
-        Finding::ChainBroken { .. } | Finding::ChainIncomplete { .. } => "",
-        Finding::HostNotCovered { .. } => {
-            "have it issued with this name, or take the host off the server"
-        }
     }
 }
 
@@ -42,6 +31,7 @@ pub fn code(error: &CredentialError) -> &'static Code {
         CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
         CredentialError::Foreign(_)
         | CredentialError::NoSystemRoots
+        | CredentialError::NoClientCa
         | CredentialError::Incomplete { .. }
         | CredentialError::File { .. } => &catalog::INVALID_CREDENTIAL,
     }

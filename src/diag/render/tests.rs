@@ -37,14 +37,16 @@ fn text_shows_the_line_with_a_caret() {
 #[test]
 fn text_without_a_place_or_source_has_no_line() {
     let placeless = Diagnostic::new(&catalog::UNKNOWN_KIND, "kind \"A\" is not known");
-    let elsewhere = subset().at(Location::new("other.yaml".into(), 1, 1)).help("");
+    let elsewhere = subset().at(Location::new("other.yaml".into(), 1, 1)).help("define it");
     let past_the_end = placeless.clone().at(at(99, 1));
     check(
         &[placeless, elsewhere, past_the_end],
         RULE,
-        "warning[PC009]: kind \"A\" is not known\nerror[IST0101] other.yaml:1:1 VirtualService \
-         shop/cart spec.subset: subset \"v3\" is not defined\nwarning[PC009] gateways/shop.yaml:99:1: \
-         kind \"A\" is not known\n1 error, 2 warnings\n",
+        "warning[PC009]: kind \"A\" is not known\n  = help: correct the kind, or move the document \
+         elsewhere\nerror[IST0101] other.yaml:1:1 VirtualService shop/cart spec.subset: subset \"v3\" \
+         is not defined\n  = help: define it\nwarning[PC009] gateways/shop.yaml:99:1: kind \"A\" is \
+         not known\n  = help: correct the kind, or move the document elsewhere\n1 error, 2 \
+         warnings\n",
     );
 }
 
@@ -69,7 +71,7 @@ fn hostile_characters_are_escaped() {
         &[hostile],
         "a\u{7}\tb: c\r\n",
         "error[PC010] gateways/shop.yaml:1:4: field \"\\u{1b}[31m\\u{202e}\"\n  1 | a\\u{7} b: c\n    \
-         |        ^\n1 error, 0 warnings\n",
+         |        ^\n  = help: remove it; the field is left out\n1 error, 0 warnings\n",
     );
 }
 

@@ -291,3 +291,44 @@ proptest! {
         let _ = parse(&[file("a.yaml", &bytes)]);
     }
 }
+
+#[test]
+fn every_value_of_the_wrong_type_is_told() {
+    let parsed = check(
+        &gateway(
+            "  servers:\n  - {port: {number: x, name: 5}, hosts: 7}\n  - {port: 1, tls: {mode: \
+             SIMPEL}}\n  colour: blue\n",
+        ),
+        &[
+            "PC011 7:21 spec.servers[0].port.number",
+            "PC011 7:30 spec.servers[0].port.name",
+            "PC011 7:41 spec.servers[0].hosts",
+            "PC011 8:12 spec.servers[1].port",
+            "PC011 8:27 spec.servers[1].tls.mode",
+            "PC010 9:3 spec.colour",
+        ],
+    );
+    assert_eq!(broken(&parsed), ["Gateway default/web"]);
+    check(
+        &gateway("  servers: 5\n  selector: {a: 1, b: 2}\n"),
+        &["PC011 6:12 spec.servers", "PC011 7:17 spec.selector.a", "PC011 7:23 spec.selector.b"],
+    );
+    check(&gateway("  5\n"), &["PC011 6:3 spec"]);
+    let labels: Vec<_> = (0..50).map(|i| format!("a{i}: 1")).collect();
+    let many = format!("  selector: {{{}}}\n", labels.join(", "));
+    assert_eq!(read(&gateway(&many)).diagnostics.len(), 20);
+}
+
+#[test]
+fn a_word_that_yaml_reads_as_a_boolean_is_to_be_quoted() {
+    for word in ["n", "No", "off", "true"] {
+        let parsed = read(&gateway(&format!("  selector: {{a: {word}, b: 'n'}}\n")));
+        let [found] = parsed.diagnostics.as_slice() else { panic!("{:?}", parsed.diagnostics) };
+        assert!(
+            found.message.contains("no, on and off too: put it in quotes"),
+            "{}",
+            found.message
+        );
+        assert_eq!(found.field, "spec.selector.a");
+    }
+}

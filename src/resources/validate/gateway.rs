@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Findings, is_protocol};
+use super::{Findings, is_protocol, repeated};
 use crate::resources::gateway::{Gateway, Server, ServerPort, ServerTls, TlsMode, TlsProtocol};
 use crate::resources::name::is_dns_label;
 
@@ -83,8 +83,9 @@ fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: 
             let message = "a plaintext port's tls may hold only httpsRedirect";
             findings.error_if(*tls != only, &tls_path, message);
         }
-        ("MONGO" | "REDIS" | "MYSQL", Some(_)) => {
-            findings.error(&tls_path, format!("a port of protocol {protocol} cannot have tls"));
+        ("TCP" | "MONGO" | "REDIS" | "MYSQL", Some(_)) => {
+            let message = format!("a port of protocol {protocol} cannot have tls: write TLS");
+            findings.error(&tls_path, message);
         }
         _ => {}
     }
@@ -127,6 +128,13 @@ fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     {
         let message = "versions below 1.2 need cipher suites of their time";
         findings.warning(&format!("{path}.minProtocolVersion"), message);
+    }
+    if let Some(index) = repeated(tls.cipher_suites.iter().map(String::as_str)) {
+        findings.warning(&format!("{path}.cipherSuites[{index}]"), "the cipher suite is repeated");
+    }
+    if tls.tls_certificates.len() > 2 {
+        let message = "at most two certificates are used: one RSA and one ECDSA";
+        findings.warning(&format!("{path}.tlsCertificates"), message);
     }
     let max = tls.max_protocol_version;
     let reversed = max != TlsProtocol::Auto && tls.min_protocol_version > max;

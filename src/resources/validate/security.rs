@@ -32,9 +32,10 @@ pub(in super::super) fn peer_authentication(
     target(policy.selector.as_ref(), (None, &[]), findings);
     let selects = policy.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
     let path = "spec.portLevelMtls";
-    let wrong = !policy.port_level_mtls.is_empty() && !selects;
-    findings.error_if(wrong, path, "port levels need a selector");
-    for port in policy.port_level_mtls.keys() {
+    let Some(ports) = &policy.port_level_mtls else { return };
+    findings.error_if(ports.is_empty(), path, "an empty map says nothing: remove it");
+    findings.error_if(!selects, path, "port levels need a selector");
+    for port in ports.keys() {
         findings.port(*port, &format!("{path}.{port}"));
     }
 }

@@ -209,12 +209,13 @@ pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut
 }
 
 fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
-    for (value, name) in [
-        (&http.uri, "uri"),
-        (&http.scheme, "scheme"),
-        (&http.method, "method"),
-        (&http.authority, "authority"),
-    ] {
+    // An empty prefix of a path is every path's.
+    if let Some(StringMatch::Regex(regex)) = &http.uri {
+        check_regex(regex, &format!("{path}.uri"), findings);
+    }
+    for (value, name) in
+        [(&http.scheme, "scheme"), (&http.method, "method"), (&http.authority, "authority")]
+    {
         if let Some(value) = value {
             string_match(value, &format!("{path}.{name}"), findings);
         }
@@ -227,8 +228,6 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
         for (key, value) in map {
             let path = format!("{path}.{name}.{key}");
             findings.error_if(key.is_empty(), &path, "a name is needed");
-            let empty = matches!(value, StringMatch::Prefix(text) if text.is_empty());
-            findings.error_if(empty, &path, "an empty prefix: write {} for \"is there\"");
             string_match(value, &path, findings);
         }
     }
@@ -238,8 +237,13 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
 }
 
 pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
-    if let StringMatch::Regex(regex) = value {
-        check_regex(regex, path, findings);
+    match value {
+        StringMatch::Regex(regex) => check_regex(regex, path, findings),
+        StringMatch::Prefix(text) => {
+            let message = "an empty prefix: leave the match out, or write {} for \"is there\"";
+            findings.error_if(text.is_empty(), path, message);
+        }
+        StringMatch::Exact(_) | StringMatch::Present => {}
     }
 }
 
