@@ -184,10 +184,10 @@ impl World {
         };
         let told = self.findings.iter().filter(of).filter(|one| is_about_a_field(one.code));
         let told = told.map(|finding| {
-            let closer = finding.help != finding.code.help;
-            let text = match closer {
-                true => format!("{}: {}", finding.message, finding.help),
-                false => finding.message.clone(),
+            let text = if finding.help == finding.code.help {
+                finding.message.clone()
+            } else {
+                format!("{}: {}", finding.message, finding.help)
             };
             Told { severity: finding.severity, text }
         });
