@@ -59,7 +59,10 @@ fn the_demo_does_what_it_prints_and_ends_cleanly() {
         ("shop https://admin", false, "curl: ("),
         ("--cert ", true, "admin"),
         ("legacy", true, "legacy"),
-        ("curl -i", true, " 301 "),
+        ("curl -i http://127.0.0.1:9401", false, "curl: ("),
+        ("curl -i --insecure", false, "curl: ("),
+        ("curl -i --http1.1 --insecure", true, " 200 "),
+        ("--connect-to", true, " 301 "),
     ];
     assert_eq!(commands.len(), expected.len(), "{commands:?}");
     for (part, succeeds, answer) in expected {
