@@ -1,6 +1,6 @@
 //! The cart's sidecar: the same program in a process of its own, as beside every application.
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -30,6 +30,8 @@ impl Drop for Sidecar {
 
 /// Starts it, and waits until callers can connect.
 pub(super) fn start(inputs: &Inputs) -> anyhow::Result<Sidecar> {
+    // Workers share their ports: one that another process left behind would not be noticed.
+    drop(TcpListener::bind(CALLERS).with_context(|| format!("{CALLERS} cannot be listened at"))?);
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["sidecar", "--inbound", &format!("{CALLERS}={CART}")]);
     command.args(["--namespace", "shop", "--labels", "app=cart"]);
