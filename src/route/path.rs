@@ -76,32 +76,38 @@ fn is_normal(path: &[u8]) -> bool {
 }
 
 /// Decodes escapes of unreserved characters, turns `\` into `/`, and with `slashes` also decodes
-/// `%2F` and `%5C`.
+/// `%2F` and `%5C`. A `%` that is no escape, and would become one by what is decoded behind it, is
+/// escaped itself.
 fn decode(path: &str, slashes: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
+    let mut stray = None;
     let mut rest = path.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = tail.split_at_checked(2).filter(|_| byte == b'%');
+        let escaped = escaped.and_then(|(hex, after)| Some((hex_byte(hex)?, after)));
         rest = tail;
-        if byte == b'\\' {
-            out.push(b'/');
-            continue;
-        }
-        if byte == b'%'
-            && let Some((hex, after)) = tail.split_at_checked(2)
-            && let Some(decoded) = hex_byte(hex)
+        out.push(match escaped {
+            Some((plain, after)) if plain.is_ascii_alphanumeric() || b"-._~".contains(&plain) => {
+                rest = after;
+                plain
+            }
+            Some((b'/' | b'\\', after)) if slashes => {
+                rest = after;
+                b'/'
+            }
+            Some(_) => byte,
+            None if byte == b'\\' => b'/',
+            None => {
+                stray = (byte == b'%').then_some(out.len()).or(stray);
+                byte
+            }
+        });
+        if let Some(at) = stray
+            && out.get(at + 1..).is_some_and(|tail| hex_byte(tail).is_some())
         {
-            if decoded.is_ascii_alphanumeric() || b"-._~".contains(&decoded) {
-                out.push(decoded);
-                rest = after;
-                continue;
-            }
-            if slashes && (decoded == b'/' || decoded == b'\\') {
-                out.push(b'/');
-                rest = after;
-                continue;
-            }
+            out.splice(at..=at, *b"%25");
+            stray = None;
         }
-        out.push(byte);
     }
     out
 }
@@ -181,6 +187,9 @@ mod tests {
         check(base, "/a%2fb//c", Some("/a%2fb//c"));
         check(base, "/a#b", Some("/a"));
         check(base, "/%zz%", Some("/%zz%"));
+        // What is decoded makes no new escape.
+        check(base, "/a/%%32e%%32e/b", Some("/a/%252e%252e/b"));
+        check(base, "/%2%65./%%%361", Some("/%252e./%%2561"));
         check(base, "/...", Some("/..."));
     }
 
@@ -230,6 +239,19 @@ mod tests {
                     prop_assert!(once.starts_with('/'));
                     prop_assert!(!once.contains('\\'));
                     prop_assert!(!once.split('/').any(|segment| segment == ".." || segment == "."));
+                }
+            }
+        }
+
+        #[test]
+        fn normal_forms_are_their_own(path in "/([a-fA-F0-9%./\\\\]|[ -~]){0,32}") {
+            use Normalization::{Base, DecodeAndMergeSlashes, MergeSlashes, None};
+            for how in [None, Base, MergeSlashes, DecodeAndMergeSlashes] {
+                if let Some(once) = normalize(&path, how) {
+                    prop_assert_eq!(normalize(&once, how), Some(once.clone()), "{:?}", how);
+                    for reading in readings(&once) {
+                        prop_assert!(reading.starts_with('/'));
+                    }
                 }
             }
         }
