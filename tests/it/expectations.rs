@@ -153,5 +153,5 @@ fn the_shipped_tests_pass() {
     assert!(portcullis(&["certs"]).status.success());
     let output = portcullis(&["test", "gateways"]);
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("10 passed, 0 failed"), "{said}");
+    assert!(output.status.success() && said.contains("15 passed, 0 failed"), "{said}");
 }

@@ -42,8 +42,9 @@ fn samples_are_read_without_a_finding() {
         parsed.set.service_entries.len(),
         parsed.set.request_authentications.len(),
         parsed.set.peer_authentications.len(),
+        parsed.set.authorization_policies.len(),
     );
-    assert_eq!(kinds, (1, 3, 1, 3, 1, 1));
+    assert_eq!(kinds, (1, 3, 1, 3, 1, 1, 3));
 }
 
 /// `check` with the environment that the example gives the sidecar.
