@@ -80,6 +80,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> HopByHop {
         let nominated: SmallVec<[HeaderName; 2]> = headers
             .get_all(CONNECTION)
             .iter()
+            .filter(|line| !is_known(line.as_bytes()))
             .flat_map(nominated)
             .filter(|name| !is_known(name))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
