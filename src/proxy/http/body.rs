@@ -96,9 +96,6 @@ impl ResponseBody {
             Self { content, exchange: Some(exchange), unfinished, handed: false, encoder, expiry };
         if body.is_end_stream() {
             body.complete();
-        } else {
-            // Asked for once the client lets anything be sent.
-            body.hand(true);
         }
         body
     }
