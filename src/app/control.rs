@@ -151,10 +151,13 @@ impl Control {
     }
 
     /// Binds, publishes and hands over, in this order, so that no connection meets a socket without
-    /// its configuration.
+    /// its configuration. Readiness goes before the identity does, and comes after it.
     fn publish(&mut self, loaded: Loaded, since: Instant) -> Vec<BindError> {
         let Loaded { output, diagnostics } = loaded;
-        self.identity.update(output.identity(), unix_seconds());
+        let identity = output.identity().cloned();
+        if identity.is_none() {
+            self.identity.update(None, unix_seconds());
+        }
         let Output { snapshot, certificates, key_sources, token_parameters, .. } = output;
         let snapshot = Arc::new(snapshot);
         let (fresh, failed) = self.workers.bind(&snapshot);
@@ -166,6 +169,7 @@ impl Control {
         self.retired.push(self.cell.load());
         self.cell.publish(snapshot.clone());
         self.workers.adopt(fresh, &snapshot);
+        self.identity.update(identity.as_ref(), unix_seconds());
         self.jwks.update(&key_sources);
         let written_keys = key_sets::measured(&self.metrics, &snapshot);
         self.names = snapshot.names().map(|name| self.resolver.addresses(name)).collect();

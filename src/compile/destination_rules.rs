@@ -111,14 +111,21 @@ impl<'a> DestinationRules<'a> {
     }
 
     fn add_broken(&mut self, broken: &'a Broken, findings: &mut Findings) {
-        let from = &*broken.id.namespace;
+        // Of one that may be anybody's, as if it were ours: the first place that is looked at.
+        let unreadable = broken.is_of_any_namespace();
+        let from = if unreadable { &*self.settings.namespace } else { &*broken.id.namespace };
         if !self.applies(from, broken.selector.as_ref(), &broken.export_to) {
             return;
         }
         let hosts: &[Box<str>] = match &broken.restricted {
             Restricted::Nothing => return,
-            Restricted::Hosts(hosts) => hosts,
-            Restricted::Anything => &[],
+            // A short name is of a namespace.
+            Restricted::Hosts(hosts)
+                if !unreadable || hosts.iter().all(|host| host.contains('.')) =>
+            {
+                hosts
+            }
+            Restricted::Hosts(_) | Restricted::Anything => &[],
         };
         let all = hosts.is_empty().then_some(None);
         for host in all.into_iter().chain(hosts.iter().map(|host| Some(&**host))) {

@@ -217,6 +217,7 @@ fn bytes(draft: &Draft<'_>, cluster: ClusterId, tls: Option<Termination>) -> Arc
     Arc::new(TcpBlock {
         key: draft.key(tls.is_some()),
         origin: draft.origin.clone(),
+        server: draft.origin.clone(),
         tls,
         destinations: Weighted::single(Some(cluster)),
         idle_timeout: limit::TCP_IDLE_TIME,

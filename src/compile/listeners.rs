@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::base::host::HostPattern;
-use crate::base::limit;
 use crate::diag::catalog;
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
@@ -102,15 +101,13 @@ impl ListenerPass<'_, '_> {
     ) -> TcpBlock {
         let bound = self.routes.bound(server);
         let found = tcp_routes::tcp(&bound, server, port, self.routes.clusters, self.findings);
-        let key = server.key().into();
-        let Some((destinations, origin)) = found else {
+        let (key, own) = (server.key().into(), server.gateway.origin(&server.field));
+        let (destinations, origin) = found.unwrap_or_else(|| {
             self.unbound(server, "its connections are closed");
-            let (destinations, idle_timeout) = (Weighted::single(None), limit::TCP_IDLE_TIME);
-            let origin = server.gateway.origin(&server.field);
-            return TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true };
-        };
+            (Weighted::single(None), own.clone())
+        });
         let idle_timeout = tcp_routes::idle(&destinations, self.routes.clusters);
-        TcpBlock { key, origin, tls, destinations, idle_timeout, judged: true }
+        TcpBlock { key, origin, server: own, tls, destinations, idle_timeout, judged: true }
     }
 
     fn tls(&mut self, port: u16, servers: &[ServerDraft<'_>]) -> Servers {
@@ -190,6 +187,7 @@ impl ListenerPass<'_, '_> {
                     let block = Arc::new(TcpBlock {
                         key: format!("{}/{name}", server.key()).into(),
                         origin: origin.clone(),
+                        server: origin.clone(),
                         tls: None,
                         destinations,
                         idle_timeout,

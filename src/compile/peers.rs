@@ -43,6 +43,8 @@ pub struct PeerPolicies<'a> {
     mesh: Option<Policy<'a>>,
     namespaces: HashMap<&'a str, Policy<'a>>,
     workloads: HashMap<&'a str, Vec<(&'a Labels, Policy<'a>)>>,
+    /// Those whose namespace cannot be read.
+    anywhere: Vec<(Option<&'a Labels>, Policy<'a>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +67,12 @@ impl<'a> PeerPolicies<'a> {
         for broken in set.broken.iter().filter(|broken| broken.id.kind == "PeerAuthentication") {
             let mode = Some(PeerMode::Strict);
             let policy = Policy { written: Written::Broken(broken), mode, ports: None };
-            policies.add(&broken.id.namespace, broken.selector.as_ref(), policy, root_namespace);
+            let selector = broken.selector.as_ref();
+            if broken.is_of_any_namespace() {
+                policies.anywhere.push((selector, policy));
+            } else {
+                policies.add(&broken.id.namespace, selector, policy, root_namespace);
+            }
         }
         let (misspelt, whole): (Vec<_>, Vec<_>) =
             set.peer_authentications.iter().partition(|policy| unread(policy).next().is_some());
@@ -127,8 +134,13 @@ impl<'a> PeerPolicies<'a> {
     }
 
     fn workload(&self, namespace: &str, labels: &Labels) -> Option<&Policy<'a>> {
+        let selects = |selector: &Labels| selects(selector, labels);
+        let mut anywhere = self.anywhere.iter();
+        if let Some((_, policy)) = anywhere.find(|(selector, _)| selector.is_none_or(selects)) {
+            return Some(policy);
+        }
         let mut all = self.workloads.get(namespace)?.iter();
-        all.find(|(selector, _)| selects(selector, labels)).map(|(_, policy)| policy)
+        all.find(|(selector, _)| selects(selector)).map(|(_, policy)| policy)
     }
 
     /// Tells what of a workload's policies cannot be used.
@@ -210,6 +222,17 @@ mod tests {
             let port = own("UNSET", &format!("8080: {{mode: {word}}}"));
             check(&[MESH, &wider, SPACE, &wider, OWN, &port], (expected, "own"));
         }
+    }
+
+    #[test]
+    fn one_of_a_namespace_that_cannot_be_read_is_strict_for_whom_it_may_select() {
+        use PeerMode::{Disable, Strict};
+        let disable = own("DISABLE", "");
+        let nowhere = "{name: nowhere, namespace: [x]}";
+        check(&[OWN, &disable, nowhere, &mode("DISABLE")], (Strict, "nowhere"));
+        check(&[OWN, &disable, nowhere, &disable], (Strict, "nowhere"));
+        let other = disable.replace("cart", "other");
+        check(&[OWN, &disable, nowhere, &other], (Disable, "own"));
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub fn broken(
     let mut first = None;
     let concerns = |broken: &&Broken| {
         let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
-        broken.id.kind == kind && is_heard(&broken.id.namespace, settings) && selected
+        let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
+        broken.id.kind == kind && heard && selected
     };
     for broken in set.broken.iter().filter(concerns) {
         let message = format!("{} cannot be used and selects this gateway", broken.id);

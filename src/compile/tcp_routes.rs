@@ -84,10 +84,12 @@ pub fn passthrough(
             let to = destinations(resource, (&rule.route, &field), port, clusters, findings);
             let Some((destinations, origin)) = to else { continue };
             let idle_timeout = idle(&destinations, clusters);
+            let server = draft.gateway.origin(&draft.field);
             for name in names {
                 let block = TcpBlock {
                     key: format!("{}/{name}", draft.key()).into(),
                     origin: origin.clone(),
+                    server: server.clone(),
                     tls: None,
                     destinations: destinations.clone(),
                     idle_timeout,

@@ -66,7 +66,7 @@ pub fn stream(
         }
     };
     let Some(block) = block else { return Ok(()) };
-    certificate(block.tls.as_ref(), &block.origin, admission)?;
+    certificate(block.tls.as_ref(), &block.server, admission)?;
     admit(snapshot, block, facts).map_err(Tightened::Policy)
 }
 
@@ -124,15 +124,15 @@ fn certificate(
     origin: &Origin,
     admission: &Admission<'_>,
 ) -> Result<(), Tightened> {
-    let (Some(termination), Some(rule)) = (termination, admission.client_rule) else {
-        return Ok(());
-    };
-    let Ok(tls) = &termination.tls else { return Ok(()) };
-    if termination.client_rule == rule {
+    let Some(Termination { tls: Ok(tls), client_rule, .. }) = termination else { return Ok(()) };
+    if admission.client_rule == Some(*client_rule) {
         return Ok(());
     }
     let judged = tls.judge_client(admission.chain, admission.now);
-    judged.map(drop).map_err(|why| Tightened::Certificate(why, origin.clone()))
+    judged.map(drop).map_err(|why| match admission.client_rule {
+        Some(_) => Tightened::Certificate(why, origin.clone()),
+        None => Tightened::Plaintext(origin.clone()),
+    })
 }
 
 impl Tightened {

@@ -40,14 +40,19 @@ impl Credit {
         self.left = self.left.saturating_add(more).min(self.most);
     }
 
-    /// Pays; the clock is asked only when nothing is left.
+    /// Pays; the clock is asked only when all or nothing is left: time gives nothing to who has all.
     fn spend(&mut self, cost: u32) -> bool {
+        if self.left == self.most {
+            self.since = Instant::now();
+        }
         if self.left < cost {
             let now = Instant::now();
             let millis = now.saturating_duration_since(self.since).as_millis();
             let earned = millis.saturating_mul(self.per_second.into()) / 1000;
-            self.since = now;
-            self.earn(u32::try_from(earned).unwrap_or(u32::MAX));
+            if earned > 0 {
+                self.since = now;
+                self.earn(u32::try_from(earned).unwrap_or(u32::MAX));
+            }
         }
         match self.left.checked_sub(cost) {
             Some(left) => {
@@ -100,7 +105,7 @@ impl Account {
             self.block = (!header.ends_head()).then_some(header.stream);
         }
         match header.kind {
-            Kind::Data => header.length > 0 || header.ends_stream() || self.control.spend(1),
+            Kind::Data => header.has_content() || header.ends_stream() || self.control.spend(1),
             Kind::Headers => opens || self.control.spend(1),
             // A backend may end every stream that it was asked for, a client every other of its own.
             Kind::Reset => self.resets.spend(if self.by_peer { 2 } else { 1 }),

@@ -99,6 +99,12 @@ impl Header {
         [0, 0, 0, kind, 0, id0, id1, id2, id3]
     }
 
+    /// Whether DATA surely carries some: padding fills 256 bytes at most (RFC 9113 section 6.1).
+    pub fn has_content(self) -> bool {
+        let padded = self.flags & 0x8 != 0;
+        self.length > if padded { 256 } else { 0 }
+    }
+
     /// Whether DATA ends its stream.
     pub fn ends_stream(self) -> bool {
         self.flags & 0x1 != 0

@@ -136,7 +136,8 @@ fn followed<B>(response: &Response<B>, from: &Target, host: Option<&Authority>) 
         return None;
     }
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    if let Some((scheme, _)) = location.split_once("://") {
+    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if let Some((scheme, _)) = location.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
         let tls = scheme.eq_ignore_ascii_case("https");
         let uri = Uri::try_from(location).ok()?;
         let authority = uri.authority()?;
@@ -187,6 +188,8 @@ mod tests {
         check(303, "http://169.254.169.254/latest", None);
         check(302, "//elsewhere.example.com/", None);
         check(302, "https://elsewhere.example.com/", None);
+        let query = "/login?next=https://x/";
+        check(302, query, target(false, 8080, query));
         check(304, "/ok", None);
         check(302, "/a b", None);
     }

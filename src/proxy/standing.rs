@@ -93,9 +93,10 @@ impl Standings {
             let waited = tick.saturating_sub(standing.judged.get());
             u64::from(waited) >= limit::JUDGED_AGAIN_TIME.as_secs()
         };
-        let all = self.all.borrow();
-        let mut due = all.values().filter_map(Weak::upgrade).filter(is_due).peekable();
-        if due.peek().is_none() {
+        // Collected first: one that ends takes itself out.
+        let due: Vec<_> =
+            self.all.borrow().values().filter_map(Weak::upgrade).filter(is_due).collect();
+        if due.is_empty() {
             return;
         }
         let now = unix_now();

@@ -16,7 +16,7 @@ use crate::diag::Location;
 /// A document that is there and could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// What it said it was; a name that could not be read is empty.
+    /// What it said it was; a namespace or a name that could not be read is empty.
     pub id: ResourceId,
     /// Where it begins.
     pub location: Location,
@@ -43,6 +43,11 @@ pub enum Restricted {
 }
 
 impl Broken {
+    /// Whether its namespace could not be read: it may be of any.
+    pub fn is_of_any_namespace(&self) -> bool {
+        self.id.namespace.is_empty()
+    }
+
     /// Where it stands.
     pub fn origin(&self) -> Origin {
         let Location { file, line, .. } = self.location.clone();
@@ -70,7 +75,7 @@ pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken 
     };
     let restricted = match restricts {
         false => Restricted::Nothing,
-        true if text.len() > limit::BROKEN_TEXT_BYTES => Restricted::Anything,
+        true if text.len() > limit::BROKEN_TEXT_BYTES || !is_plain(text) => Restricted::Anything,
         true => {
             let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '*');
             let words: BTreeSet<&str> = text.split(|c| !host(c)).collect();
@@ -78,6 +83,11 @@ pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken 
         }
     };
     Broken { id, location, selector: None, export_to: Vec::new(), restricted }
+}
+
+/// Whether a text's hosts stand in it as they are: not as what an alias, an escape or a template means.
+fn is_plain(text: &str) -> bool {
+    !["&", "\\", "{{", "${", "$(", "<%"].iter().any(|sign| text.contains(sign))
 }
 
 const IDENTITIES: &str = "subjectAltNames";
@@ -116,9 +126,14 @@ fn texts(node: &Node<'_>) -> Option<Vec<String>> {
 pub(super) fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
     let metadata = root.entry("metadata").map(|entry| &entry.value);
     let text = |key| metadata.and_then(|node| node.text(key)).filter(|text| !text.is_empty());
+    let written = metadata.and_then(|node| node.entry("namespace"));
+    let absent = written.is_none_or(|entry| {
+        entry.value.is_null() || matches!(entry.value.scalar(), Some(Scalar::Text("")))
+    });
+    let unwritten = if absent { "default" } else { "" };
     ResourceId::new(
         kind.name(),
-        text("namespace").unwrap_or("default"),
+        text("namespace").unwrap_or(unwritten),
         text("name").unwrap_or_default(),
     )
 }
@@ -167,6 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_cannot_be_read_may_be_any() {
+        let namespace = |metadata: &str, rest: &str| {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: \
+                 {metadata}\nspec: {{host: a.com, subsets: 1}}\n{rest}"
+            );
+            let file = ConfigFile { path: "a.yaml".into(), bytes: text.into_bytes().into() };
+            let broken = parse(&[file]).set.broken.remove(0);
+            broken.id.namespace.to_string()
+        };
+        assert_eq!(namespace("{name: a}", ""), "default");
+        assert_eq!(namespace("{name: a, namespace: ''}", ""), "default");
+        assert_eq!(namespace("{name: a, namespace: shop}", ""), "shop");
+        assert_eq!(namespace("{name: a, namespace: 5}", ""), "");
+        assert_eq!(namespace("{name: a, namespace: [b]}", ""), "");
+        assert_eq!(namespace("{name: a}", "]"), "default");
+        assert_eq!(namespace("{name: a, namespace: {{ .Release.Namespace }}}", "]"), "");
+    }
+
+    #[test]
     fn an_entry_restricts_when_it_names_identities() {
         check("ServiceEntry", "{hosts: [a.com], ports: 1}", &[]);
         check("ServiceEntry", "{hosts: [a.com, b.com], subjectAltNames: 1}", &["a.com", "b.com"]);
@@ -183,6 +218,9 @@ mod tests {
         let words = ["", "*.b", "a.com", "host"].map(Box::from);
         assert_eq!(hosts("host: \"a.com, '*.b'"), Restricted::Hosts(words.into()));
         assert_eq!(hosts(&"a ".repeat(limit::BROKEN_TEXT_BYTES)), Restricted::Anything);
+        for hidden in ["host: {{ .Values.host }}", "x: &h a.com\nhost: *h", "host: \"a\\x2ecom\""] {
+            assert_eq!(hosts(hidden), Restricted::Anything, "{hidden}");
+        }
         check("ServiceEntry", "{hosts: [a.com}", &[]);
     }
 }

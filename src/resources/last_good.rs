@@ -53,7 +53,11 @@ pub(super) fn take_over(
         let held = maybe.iter().filter(|(at, _)| at.file == broken.location.file);
         let mut held = held.flat_map(|(_, ids)| ids);
         parsed.last_good.contains_key(&broken.id)
-            || (broken.id.name.is_empty() && held.any(|id| id.kind == broken.id.kind))
+            || ((broken.id.name.is_empty() || broken.is_of_any_namespace())
+                && held.any(|id| {
+                    let ResourceId { kind, name, .. } = &broken.id;
+                    id.kind == *kind && (name.is_empty() || id.name == *name)
+                }))
     };
     parsed.set.broken.retain(|broken| fresh.contains(&broken.id) || !was(broken));
     taken

@@ -35,9 +35,10 @@ pub(super) fn scan(text: &str) -> Vec<Found> {
         let own = if alone { Some(text) } else { text.get(*offset..end) }.unwrap_or_default();
         let metadata = own.find("metadata").and_then(|at| own.get(at..)).unwrap_or(own);
         let value = |word| values(metadata, word).next().map(|(_, value)| value);
+        let unreadable = metadata.contains("namespace");
         let id = ResourceId::new(
             kind.name(),
-            value("namespace").unwrap_or("default"),
+            value("namespace").unwrap_or(if unreadable { "" } else { "default" }),
             value("name").unwrap_or_default(),
         );
         let between = text.get(counted..*offset).unwrap_or_default();

@@ -158,8 +158,10 @@ pub struct Unusable {
 pub struct TcpBlock {
     /// Stays the same across snapshots.
     pub key: Arc<str>,
-    /// The server, or for PASSTHROUGH the `tls` route.
+    /// The route, or without one the server.
     pub origin: Origin,
+    /// The server, whose rule for clients it is.
+    pub server: Origin,
     /// TLS termination, where the server terminates.
     pub tls: Option<Termination>,
     /// Where connections go; a missing cluster closes them.

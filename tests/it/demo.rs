@@ -42,7 +42,7 @@ fn the_demo_does_what_it_prints_and_ends_cleanly() {
     fs::remove_dir_all(site.path("certs")).unwrap();
     let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateways");
     let gateway: Gateway = site.launch("demo", shop.to_str().unwrap(), &[80, 443], &[]);
-    gateway.wait("the story is told", || gateway.err().contains("Ctrl-C ends it."));
+    gateway.tells("Ctrl-C ends it.");
     gateway.wait("it is ready", || gateway.status("/healthz/ready") == Some(200));
     let story = gateway.err();
     let line = |start: &'static str| {

@@ -209,6 +209,11 @@ impl Gateway {
         }
     }
 
+    /// Waits until the program's log says this.
+    pub fn tells(&self, text: &str) {
+        self.wait(text, || self.err().contains(text));
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.lock().unwrap().id()
     }

@@ -147,7 +147,7 @@ async fn rules_match_rewrite_redirect_and_answer() {
     let reply = http.get("http://a.com/slow").await;
     assert_eq!((reply.status.as_u16(), reply.text()), (504, "upstream request timeout"));
     assert_eq!(Http::plain(gateway.port(80)).await.get("http://a.com/split").await.status, 503);
-    gateway.wait("it is told", || gateway.err().contains("IST0101"));
+    gateway.tells("IST0101");
 }
 
 #[tokio::test]

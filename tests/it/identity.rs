@@ -156,8 +156,8 @@ async fn nothing_is_served_before_it_came_or_after_it_ended() {
     mesh.ca.kill();
     let gateway = mesh.spawn("sds");
     let failed = "the mesh identity cannot be had";
-    gateway.wait("the source is asked", || gateway.err().contains(failed));
-    gateway.wait("it serves", || gateway.err().contains("configuration published"));
+    gateway.tells(failed);
+    gateway.tells("configuration published");
     assert_eq!(gateway.status("/healthz/ready"), Some(503));
     assert!(proven(&client, gateway.port(443), "mesh.com").await.is_err());
     let refused = async |gateway: &Gateway| {
@@ -173,7 +173,7 @@ async fn nothing_is_served_before_it_came_or_after_it_ended() {
 
     mesh.ca.kill();
     gateway.wait("it is not ready", || gateway.status("/healthz/ready") == Some(503));
-    gateway.wait("the end is told", || gateway.err().contains("has expired"));
+    gateway.tells("has expired");
     assert!(proven(&client, gateway.port(443), "mesh.com").await.is_err());
     assert!(refused(&gateway).await);
     // Whoever needs no identity goes on.

@@ -239,7 +239,7 @@ async fn a_kept_file_that_others_changed_verifies_nothing() {
     std::fs::write(&file, "{\"keys\": []}").unwrap();
 
     let gateway = site.start_with(&[80], &["--state", "state"]);
-    gateway.wait("it is told", || gateway.err().contains("kept from before is not used"));
+    gateway.tells("kept from before is not used");
     let mut http = Http::plain(gateway.port(80)).await;
     let bearer = format!("Bearer {}", token(issuer(), "https://i", |_| {}));
     let reply = http.ask("http://a.com/", &[("authorization", &bearer)]).await;

@@ -213,7 +213,7 @@ async fn the_deadline_and_a_second_signal_cut_what_is_left() {
         gateway.wait("it is with the backend", || echo.connections() >= 1);
         gateway.signal("-TERM");
         if signals == 2 {
-            gateway.wait("it drains", || gateway.err().contains("draining"));
+            gateway.tells("draining");
             gateway.signal("-TERM");
         }
         assert!(gateway.ended().success());
@@ -282,7 +282,7 @@ async fn a_key_that_cannot_be_read_is_named_and_its_server_goes_on() {
     } else {
         gateway.reload(|| fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap());
     }
-    gateway.wait("it is told", || gateway.err().contains("certs/a/tls.key"));
+    gateway.tells("certs/a/tls.key");
     let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
     assert_eq!(http.get("https://a.com/").await.status, 200);
 }
@@ -300,7 +300,7 @@ async fn without_file_descriptors_what_is_open_goes_on_and_the_rest_waits() {
     for _ in 0..40 {
         crowd.push(connect(gateway.port(80)).await);
     }
-    gateway.wait("it says so", || gateway.err().contains("ulimit -n"));
+    gateway.tells("ulimit -n");
     for _ in 0..5 {
         assert_eq!(kept.get("http://a.com/").await.status, 200);
     }

@@ -260,6 +260,6 @@ async fn a_server_with_unusable_material_fails_alone() {
     let config = tls(&site.edge, None, &[]);
     assert!(proven(&config, gateway.port(443), "good.com").await.is_ok());
     assert!(shake(&config, gateway.port(443), "bad.com").await.is_err());
-    gateway.wait("it is told", || gateway.err().contains("PC022"));
+    gateway.tells("PC022");
     assert!(!gateway.err().contains("PRIVATE KEY"));
 }

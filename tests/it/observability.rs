@@ -206,7 +206,7 @@ async fn the_log_level_changes_while_it_runs() {
     assert!(gateway.post("/logging?level=debug").starts_with("HTTP/1.0 200"));
     let foreign = tls(&crate::pki::Authority::new("foreign"), None, &[]);
     assert!(proven(&foreign, gateway.port(443), "a.com").await.is_err());
-    gateway.wait("a line of detail", || gateway.err().contains("handshake failed"));
+    gateway.tells("handshake failed");
     assert!(gateway.post("/logging?level=nonsense").starts_with("HTTP/1.0 400"));
 }
 

@@ -135,7 +135,7 @@ async fn a_policy_that_comes_ends_the_websockets_it_denies_and_no_others() {
     );
     // A file that cannot be read changes nothing.
     site.config("policies", "kind: [");
-    gateway.wait("it is told", || gateway.err().contains("policies.yaml"));
+    gateway.tells("policies.yaml");
     gateway.reload(|| _ = site.config("policies", &access(NO_ONE)));
     one.ends().await;
     assert_eq!(two.ask().await.unwrap(), "pong\n");
@@ -258,4 +258,20 @@ async fn streams_of_bytes_are_judged_again_too() {
     gateway.reload(|| _ = site.config("policies", &deny(gateway.port(9000))));
     stream.ends().await;
     told(&gateway, &["tightened_authorization", "AuthorizationPolicy istio-system/p "]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_in_clear_ends_when_its_port_asks_for_certificates() {
+    let (site, gateway) = start(OPEN).await;
+    let mut stream = Live(connect(gateway.port(9000)).await);
+    assert_eq!(stream.ask().await.unwrap(), "hello\n");
+    let mutual =
+        crate::gateway::gateway("tcp", 9000, "TLS", "'*'", "mode: MUTUAL, credentialName: m");
+    let text = std::fs::read_to_string(site.path("config/all.yaml")).unwrap();
+    let open = crate::gateway::gateway("tcp", 9000, "TCP", "'*'", "");
+    assert!(text.contains(&open));
+    gateway.reload(|| _ = site.config("all", &text.replace(&open, &mutual)));
+    stream.ends().await;
+    counted(&gateway, "tightened_mutual_tls");
+    told(&gateway, &["tightened_mutual_tls", "Gateway istio-system/tcp "]);
 }

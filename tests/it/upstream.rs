@@ -211,7 +211,7 @@ async fn a_misspelt_demand_on_a_backends_tls_ends_its_connections() {
         let config = gateway_and(&rule(own));
         gateway.reload(|| _ = site.config("all", &config));
         assert_eq!(http.get("http://a.com/").await.status, 503, "{own}");
-        gateway.wait("the log tells", || gateway.err().contains("PC052"));
+        gateway.tells("PC052");
     }
 }
 

@@ -158,7 +158,8 @@ fn choices(rule: &Rule) -> Vec<Vec<Key>> {
     groups.extend(rule.when.iter().map(|field| vec![std::slice::from_ref(field)]));
     let mut out = Vec::new();
     for attribute in Attribute::ALL {
-        let of_one = |fields: &&[Field]| fields.iter().find_map(|field| keys(field, attribute));
+        let of_field = |field: &Field| keys(field, attribute).filter(|keys| !keys.is_empty());
+        let of_one = |fields: &&[Field]| fields.iter().find_map(&of_field);
         let of_group = |group: &Vec<&[Field]>| -> Option<Vec<Key>> {
             Some(group.iter().map(of_one).collect::<Option<Vec<_>>>()?.concat())
         };

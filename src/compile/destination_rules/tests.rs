@@ -57,6 +57,9 @@ fn a_rule_that_cannot_be_used_refuses_what_it_would_govern() {
     }
     assert!(refuses(&broken("shop", "subsets: []")), "a host that is missing may be any");
     assert!(!refuses(&broken("shop", "host: b.shop.example")));
+    assert!(refuses(&broken("5", "host: a.shop.example")), "it may be of any namespace");
+    assert!(refuses(&broken("5", "host: b")), "a short name of one that is not known");
+    assert!(!refuses(&broken("5", "host: b.shop.example")));
     assert!(!refuses(&broken("other", "host: a.shop.example")));
     assert!(!refuses(&broken("shop", "host: a.shop.example, exportTo: [.]")));
     let elsewhere = "host: a.shop.example, workloadSelector: {matchLabels: {app: x}}";
@@ -83,6 +86,7 @@ fn a_rule_with_a_slip_in_its_text_refuses_every_host_that_it_names() {
     check("{host: a.shop.example, trafficPolicy: [}", true);
     check("{host: \"*.example\", trafficPolicy: [}", true);
     check("{host: b.shop.example, trafficPolicy: [}", false);
+    check("{host: {{ .Values.host }}, trafficPolicy: {}}", true);
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn spoken(kind: &str) -> Spoken {
     let tcp = TcpBlock {
         key,
         origin: origin(),
+        server: origin(),
         tls: None,
         destinations: Weighted::single(None),
         idle_timeout: limit::TCP_IDLE_TIME,

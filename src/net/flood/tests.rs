@@ -26,7 +26,7 @@ fn passing((length, kind, flags): (u8, u8, u8), count: usize) -> usize {
 #[tokio::test]
 async fn each_kind_without_content_has_its_end() {
     let most = usize::try_from(limit::HTTP2_CONTROL_FRAMES).unwrap();
-    for kind in [PING, (0, 4, 0), (5, 2, 0), (4, 8, 0), (0, 0, 0), (3, 0x20, 0)] {
+    for kind in [PING, (0, 4, 0), (5, 2, 0), (4, 8, 0), (0, 0, 0), (2, 0, 8), (3, 0x20, 0)] {
         let passed = passing(kind, 5 * most);
         assert!((most + 1..most + 100).contains(&passed), "{kind:?}: {passed}");
     }
@@ -43,6 +43,15 @@ async fn time_gives_credit() {
         assert_eq!(metered.judge(&second), second.len());
         tokio::time::advance(Duration::from_secs(1)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_gives_no_second_burst() {
+    let mut metered = Metered::backend(tokio::io::empty(), Greeted::default());
+    tokio::time::advance(Duration::from_mins(10)).await;
+    let one = frame(8, 6, 0, 0);
+    let most = usize::try_from(limit::HTTP2_CONTROL_FRAMES).unwrap();
+    assert_eq!(metered.judge(&one.repeat(3 * most)) / one.len(), most + 1);
 }
 
 /// How many streams one can open and reset each so-manieth of them.

@@ -147,11 +147,20 @@ impl Encoder {
     /// A frame as it is sent; nothing while too little of it is there.
     pub fn encode(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let bytes = match frame.into_data() {
+            Ok(data) if self.text => self.encode_text(&data),
             Ok(data) => data,
-            Err(other) => trailers_message(other.trailers_ref()?),
+            Err(other) => {
+                let trailers = trailers_message(other.trailers_ref()?);
+                if self.text { self.encode_end(&trailers) } else { trailers }
+            }
         };
-        let bytes = if self.text { self.encode_text(&bytes) } else { bytes };
         (!bytes.is_empty()).then(|| Frame::data(bytes))
+    }
+
+    /// The last message; what one before it lacks is not coming any more.
+    fn encode_end(&mut self, trailers: &[u8]) -> Bytes {
+        let cut = std::mem::take(&mut self.waiting);
+        (STANDARD.encode(cut) + &STANDARD.encode(trailers)).into()
     }
 
     fn encode_text(&mut self, mut bytes: &[u8]) -> Bytes {
@@ -270,6 +279,20 @@ mod tests {
         let frame = Encoder::default().encode(Frame::trailers(trailers)).unwrap();
         let data = frame.into_data().unwrap();
         assert_eq!(&data[..], b"\x80\0\0\0\x20grpc-status:0\r\ngrpc-message:ok\r\n");
+    }
+
+    #[test]
+    fn trailers_are_read_after_a_message_that_was_cut() {
+        let mut encoder = Encoder { text: true, ..Encoder::default() };
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("14"))]);
+        let frames =
+            [Frame::data(Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2])), Frame::trailers(trailers)];
+        let mut decoder = Decoder::default();
+        let mut read = Vec::new();
+        for frame in frames.into_iter().filter_map(|frame| encoder.encode(frame)) {
+            read.extend(decoder.decode(&frame.into_data().unwrap()).unwrap());
+        }
+        assert_eq!(read, b"\0\0\0\0\x09\x01\x02\x80\0\0\0\x10grpc-status:14\r\n");
     }
 
     fn begun(content_type: &'static str, accept: &'static str) -> Option<Call> {
