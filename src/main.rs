@@ -7,7 +7,7 @@ use portcullis::base::memory;
 use portcullis::cli::{self, Cli};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: memory::Mimalloc = memory::Mimalloc;
 
 fn main() -> ExitCode {
     memory::prepare();

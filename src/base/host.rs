@@ -109,27 +109,29 @@ pub fn is_name(name: &str) -> bool {
     if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
     }
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        })
+    let mut label = 0;
+    for byte in name.bytes() {
+        label = match byte {
+            b'.' if label == 0 => return false,
+            b'.' => 0,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' if label < 63 => label + 1,
+            _ => return false,
+        };
+    }
+    label > 0 && name.len() <= 253
 }
 
 /// The authority without its port: `a.example.com:8443` gives `a.example.com`, `[::1]:80` gives
 /// `[::1]`. Case is kept.
 pub fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => {
-            if host.contains(':') && !host.starts_with('[') {
-                authority
-            } else {
-                host
-            }
-        }
-        _ => authority,
-    }
+    let digits = authority.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let Some(host) =
+        authority.get(..authority.len() - digits).and_then(|rest| rest.strip_suffix(':'))
+    else {
+        return authority;
+    };
+    let is_address = host.starts_with('[') || !host.as_bytes().contains(&b':');
+    if is_address { host } else { authority }
 }
 
 #[cfg(test)]
@@ -176,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn names_are_labels() {
+        let (label, long) = ("a".repeat(63), "a.".repeat(126));
+        let check = |name: &str, expected: bool| assert_eq!(is_name(name), expected, "{name}");
+        for name in ["a", "a.b-c.d_e.0", "Z9", "[::1]", &label, &format!("{long}a")] {
+            check(name, true);
+        }
+        for name in ["", ".", "a.", ".a", "a..b", "a b", "ä", "[::1", "[x]", "::1", "a:80"] {
+            check(name, false);
+        }
+        for name in [format!("{label}a"), format!("{label}.{label}a"), format!("{long}aa")] {
+            check(&name, false);
+        }
+    }
+
+    #[test]
     fn ports_are_cut_from_authorities() {
         for (authority, host) in [
             ("a:80", "a"),
@@ -184,6 +201,12 @@ mod tests {
             ("[::1]", "[::1]"),
             ("a:b", "a:b"),
             ("a:", "a"),
+            ("::1:80", "::1:80"),
+            ("a::80", "a::80"),
+            ("a:b:80", "a:b:80"),
+            ("", ""),
+            (":80", ""),
+            ("80", "80"),
         ] {
             assert_eq!(without_port(authority), host);
         }

@@ -7,7 +7,7 @@ use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::reject::{BadRequest, Reject};
-use super::sanitize::HopByHop;
+use super::sanitize::Noticed;
 use crate::base::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use crate::base::host::{is_name, without_port};
 use crate::base::limit;
@@ -66,11 +66,11 @@ impl Head {
         if headers.len() > limit::HEADER_FIELDS {
             return Err(Reject::TooManyHeaders);
         }
-        let hop_by_hop = HopByHop::of(headers);
-        if hop_by_hop.has(HopByHop::CONNECTION) {
+        let noticed = Noticed::of(headers);
+        if noticed.has(Noticed::CONNECTION) {
             check_nominations(headers)?;
         }
-        if hop_by_hop.has(HopByHop::TRANSFER_ENCODING) {
+        if noticed.has(Noticed::TRANSFER_ENCODING) {
             check_coding(headers)?;
         }
         let authority = authority(request)?;
@@ -80,7 +80,7 @@ impl Head {
         let path = normalize(request.uri().path(), edge.normalization)
             .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
             .into_owned();
-        let upgrade = hop_by_hop.has(HopByHop::UPGRADE) && upgrade(headers)?;
+        let upgrade = noticed.has(Noticed::UPGRADE) && upgrade(headers)?;
         let hops = sender.trusted_hops(edge);
         let scheme = scheme(sender.tls, hops, headers);
         let trusted_ip = trusted_address(hops, headers);

@@ -46,15 +46,15 @@ pub fn sanitize<B>(
     if arrival.workload {
         headers.entry(X_REQUEST_ID).or_insert(arrival.request_id);
     } else {
-        of_a_client(headers, head, arrival.peer);
-        if found.has(HopByHop::CLIENT_CERT) {
-            headers.remove(CLIENT_CERT);
-            headers.remove(CLIENT_CERT_CHAIN);
-        }
+        of_a_client(headers, found, head, arrival.peer);
         headers.insert(X_REQUEST_ID, arrival.request_id);
     }
-    client_certificate(headers, edge.client_cert, arrival.certificate);
-    join_cookies(headers);
+    if found.has(Noticed::FORWARDED_CLIENT_CERT) || arrival.certificate.is_some() {
+        client_certificate(headers, edge.client_cert, arrival.certificate);
+    }
+    if found.has(Noticed::COOKIE) {
+        join_cookies(headers);
+    }
     // A target with an authority overrides `Host` (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
     if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
         headers.insert(HOST, host);
@@ -62,21 +62,26 @@ pub fn sanitize<B>(
 }
 
 /// What this hop knows of a client, instead of what the client says.
-fn of_a_client(headers: &mut HeaderMap, head: &Head, peer: &HeaderValue) {
-    if headers.keys().any(|name| name.as_str().starts_with(CONTROL_PREFIX)) {
+fn of_a_client(headers: &mut HeaderMap, found: Noticed, head: &Head, peer: &HeaderValue) {
+    if found.has(Noticed::CONTROL) {
         for name in &STRIPPED_FROM_CLIENTS {
             headers.remove(name);
         }
     }
-    forwarded_for(headers, peer);
+    if found.has(Noticed::CLIENT_CERT) {
+        headers.remove(CLIENT_CERT);
+        headers.remove(CLIENT_CERT_CHAIN);
+    }
+    let forwarded = found.has(Noticed::FORWARDED_FOR).then(|| forwarded_for(headers, peer));
+    headers.insert(X_FORWARDED_FOR, forwarded.unwrap_or_else(|| peer.clone()));
     let client = head.trusted.as_ref().unwrap_or(peer);
     headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client.clone());
 }
 
 /// Removes hop-by-hop headers (RFC 9110 section 7.6.1); a WebSocket's upgrade stays. Says what was there.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> HopByHop {
-    let found = HopByHop::of(headers);
-    if found.has(HopByHop::CONNECTION) {
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> Noticed {
+    let found = Noticed::of(headers);
+    if found.has(Noticed::CONNECTION) {
         let nominated: SmallVec<[HeaderName; 2]> = headers
             .get_all(CONNECTION)
             .iter()
@@ -91,16 +96,16 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> HopByHop {
         headers.remove(CONNECTION);
     }
     for (one, name) in [
-        (HopByHop::KEEP_ALIVE, KEEP_ALIVE),
-        (HopByHop::PROXY_CONNECTION, PROXY_CONNECTION),
-        (HopByHop::TRANSFER_ENCODING, TRANSFER_ENCODING),
-        (HopByHop::UPGRADE, UPGRADE),
+        (Noticed::KEEP_ALIVE, KEEP_ALIVE),
+        (Noticed::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Noticed::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (Noticed::UPGRADE, UPGRADE),
     ] {
         if found.has(one) {
             headers.remove(name);
         }
     }
-    if found.has(HopByHop::TE)
+    if found.has(Noticed::TE)
         && let Some(te) = headers.remove(TE)
         && te.as_bytes().eq_ignore_ascii_case(b"trailers")
     {
@@ -120,19 +125,24 @@ fn is_known(name: &[u8]) -> bool {
         .any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Which of the headers that concern one hop, or that a client may not say, are there: one look at the names costs less than a search
-/// for each, which is usually not there.
+/// Which headers are there that concern one hop, or that a client may not say as they are: one look at
+/// the names costs less than a search for each, which is usually not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HopByHop(u8);
+pub struct Noticed(u16);
 
-impl HopByHop {
+impl Noticed {
     pub(super) const CONNECTION: Self = Self(1);
-    pub(super) const KEEP_ALIVE: Self = Self(2);
-    pub(super) const PROXY_CONNECTION: Self = Self(4);
-    pub(super) const TRANSFER_ENCODING: Self = Self(8);
-    pub(super) const TE: Self = Self(16);
-    pub(super) const UPGRADE: Self = Self(32);
-    pub(super) const CLIENT_CERT: Self = Self(64);
+    pub(super) const KEEP_ALIVE: Self = Self(1 << 1);
+    pub(super) const PROXY_CONNECTION: Self = Self(1 << 2);
+    pub(super) const TRANSFER_ENCODING: Self = Self(1 << 3);
+    pub(super) const TE: Self = Self(1 << 4);
+    pub(super) const UPGRADE: Self = Self(1 << 5);
+    pub(super) const CLIENT_CERT: Self = Self(1 << 6);
+    pub(super) const FORWARDED_FOR: Self = Self(1 << 7);
+    pub(super) const FORWARDED_CLIENT_CERT: Self = Self(1 << 8);
+    pub(super) const COOKIE: Self = Self(1 << 9);
+    /// One of Envoy's control headers.
+    pub const CONTROL: Self = Self(1 << 10);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self(0), |found, name| {
@@ -144,31 +154,31 @@ impl HopByHop {
                 "te" => Self::TE,
                 "upgrade" => Self::UPGRADE,
                 "client-cert" | "client-cert-chain" => Self::CLIENT_CERT,
+                "x-forwarded-for" => Self::FORWARDED_FOR,
+                "x-forwarded-client-cert" => Self::FORWARDED_CLIENT_CERT,
+                "cookie" => Self::COOKIE,
+                name if name.starts_with(CONTROL_PREFIX) => Self::CONTROL,
                 _ => return found,
             };
             Self(found.0 | one.0)
         })
     }
 
-    pub(super) fn has(self, one: Self) -> bool {
+    /// Whether one was there.
+    pub fn has(self, one: Self) -> bool {
         self.0 & one.0 != 0
     }
 }
 
-fn forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
-    let Some(first) = headers.get(X_FORWARDED_FOR) else {
-        headers.insert(X_FORWARDED_FOR, peer.clone());
-        return;
-    };
-    let mut all = first.as_bytes().to_vec();
-    for line in headers.get_all(X_FORWARDED_FOR).iter().skip(1) {
-        all.push(b',');
+/// What was said of the addresses before, and the peer.
+fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
+    let mut all = Vec::new();
+    for line in headers.get_all(X_FORWARDED_FOR) {
         all.extend_from_slice(line.as_bytes());
+        all.push(b',');
     }
-    all.push(b',');
     all.extend_from_slice(peer.as_bytes());
-    let value = HeaderValue::from_bytes(&all).unwrap_or_else(|_| peer.clone());
-    headers.insert(X_FORWARDED_FOR, value);
+    HeaderValue::from_bytes(&all).unwrap_or_else(|_| peer.clone())
 }
 
 /// HTTP/2 clients may send each cookie in a line of its own (RFC 9113 section 8.2.3).

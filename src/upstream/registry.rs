@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::pool::Pool;
@@ -17,7 +18,7 @@ use crate::telemetry::WorkerMetrics;
 
 /// The pools of one worker.
 pub struct Upstreams<B> {
-    pools: RefCell<HashMap<Fingerprint, Rc<Pool<B>>>>,
+    pools: RefCell<HashMap<Fingerprint, Rc<Pool<B>>, RandomState>>,
     resolver: Resolver,
     shared: SharedStates,
 }

@@ -27,7 +27,7 @@ use crate::base::header::{
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
 use crate::decide::reject::Reject;
-use crate::decide::sanitize::strip_hop_by_hop;
+use crate::decide::sanitize::{Noticed, strip_hop_by_hop};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::snapshot::route::{Destination, Forward};
@@ -300,12 +300,14 @@ fn finish_head(
     *response.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    strip_hop_by_hop(headers, switched && !http2);
+    let noticed = strip_hop_by_hop(headers, switched && !http2);
     if empty {
         // A length here is no length of anything (RFC 9110 section 8.6).
         headers.remove(CONTENT_LENGTH);
     }
-    headers.remove(X_ENVOY_DECORATOR_OPERATION);
+    if noticed.has(Noticed::CONTROL) {
+        headers.remove(X_ENVOY_DECORATOR_OPERATION);
+    }
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
     if let Some(server) = &work.snapshot.edge.server_header {
         headers.insert(SERVER, server.clone());
