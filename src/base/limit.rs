@@ -203,7 +203,7 @@ limits! {
     IDENTITY_READY_TIME: Duration = Duration::from_mins(5), "5 min";
 
     /// Quiet time after a file change before the configuration is read.
-    RELOAD_QUIET_TIME: Duration = Duration::from_millis(20), "20 ms";
+    RELOAD_QUIET_TIME: Duration = Duration::from_millis(10), "10 ms";
     /// Longest a stream of file changes can put off a reload.
     RELOAD_MAX_WAIT: Duration = Duration::from_millis(250), "250 ms";
     /// A file written in place that lost documents is believed after this long without a change.
