@@ -69,7 +69,6 @@ async fn serve_connection(stream: TcpStream, handler: Handler) {
         .timer(TokioTimer::new())
         .header_read_timeout(limit::REQUEST_HEAD_TIME)
         .max_buf_size(limit::HTTP1_HEAD_BYTES)
-        .max_headers(limit::HEADER_FIELDS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     match timeout(limit::ADMIN_TIME, connection).await {

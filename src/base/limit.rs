@@ -105,8 +105,11 @@ limits! {
 
     /// Request head, HTTP/1.1 (Envoy's default).
     HTTP1_HEAD_BYTES: usize = 60 << 10, "60 KiB";
-    /// Header fields in one request.
-    HEADER_FIELDS: usize = 128, "128 fields";
+    /// Header fields in one HTTP/1.1 request (Envoy's default, and the most that hyper reads unasked:
+    /// more would be memory from the allocator for each request).
+    HTTP1_HEADER_FIELDS: usize = 100, "100 fields";
+    /// Header fields in one HTTP/2 request, parts of cookies among them.
+    HTTP2_HEADER_FIELDS: usize = 128, "128 fields";
     /// Header names a `Connection` header may nominate; more is an attack (Envoy's bound).
     CONNECTION_NOMINATIONS: usize = 10, "10 names";
     /// Decoded header list, HTTP/2.

@@ -63,7 +63,11 @@ impl Head {
             return Err(Reject::UpgradeRefused);
         }
         let headers = request.headers();
-        if headers.len() > limit::HEADER_FIELDS {
+        let most = match request.version() {
+            Version::HTTP_11 => limit::HTTP1_HEADER_FIELDS,
+            _ => limit::HTTP2_HEADER_FIELDS,
+        };
+        if headers.len() > most {
             return Err(Reject::TooManyHeaders);
         }
         let noticed = Noticed::of(headers);

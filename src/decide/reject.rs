@@ -29,7 +29,7 @@ pub use connect_failure::{ConnectFailure, Tried};
 pub enum Reject {
     /// The request head is malformed.
     BadRequest(BadRequest),
-    /// More than [`crate::base::limit::HEADER_FIELDS`] header fields.
+    /// More header fields than [`crate::base::limit`] allows.
     TooManyHeaders,
     /// HTTP/1.0 is not spoken.
     Http10,

@@ -102,7 +102,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_headers(limit::HEADER_FIELDS).max_buf_size(limit::HTTP1_HEAD_BYTES);
+    builder.max_buf_size(limit::HTTP1_HEAD_BYTES);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     // Ends with the answer, or when the probe's time is over and `sender` is dropped.
     tokio::spawn(connection);

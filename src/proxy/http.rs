@@ -275,7 +275,6 @@ fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(limit::HTTP1_HEAD_BYTES)
-        .max_headers(limit::HEADER_FIELDS)
         .max_buf_size(limit::HTTP1_HEAD_BYTES.next_power_of_two());
     builder
 }
