@@ -1,7 +1,7 @@
 //! Pure load balancing: what is known of a cluster's endpoints in, a choice out.
 //!
 //! [`plan`] is made when endpoints or their state change and chooses for each request; [`outlier`]
-//! takes endpoints out that fail; [`hash_policy`] says what of a request keeps it on one endpoint.
+//! takes endpoints out that fail; [`previous`] sends retries elsewhere; [`hash_policy`] says what of a request keeps it on one endpoint.
 //!
 //! **Invariant:** no clock, no sockets and no shared state; the caller keeps the counters.
 
@@ -9,6 +9,7 @@ pub mod hash_policy;
 pub mod hash_table;
 pub mod outlier;
 pub mod plan;
+pub mod previous;
 pub mod warm_up;
 pub mod weights;
 

@@ -97,13 +97,6 @@ fn rules(service: &Resource<VirtualService>, findings: &mut Findings) {
                 not_acted_on(service, field, instead, findings);
             }
         }
-        let remote = written.retries.as_ref().and_then(|retries| retries.retry_remote_localities);
-        if remote == Some(true) {
-            let field = format!("spec.http[{rule}].retries.retryRemoteLocalities");
-            let instead =
-                "a retry goes to another endpoint of the same locality while there is one";
-            not_acted_on(service, field, instead, findings);
-        }
     }
     let mut tell = |field: String, present: bool, name: &str| {
         if present {
@@ -257,7 +250,7 @@ mod tests {
     #[test]
     fn conditions_of_sidecars_are_told() {
         let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
-                    a}\nspec: {hosts: [a.com], http: [{retries: {attempts: 1, retryRemoteLocalities: true}, match: [{statPrefix: x}]}], tls: [{match: \
+                    a}\nspec: {hosts: [a.com], http: [{match: [{statPrefix: x}]}], tls: [{match: \
                     [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}]}], \
                     tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}]}]}\n";
         let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
@@ -268,7 +261,6 @@ mod tests {
         fields.sort_unstable();
         let expected = [
             "spec.http[0].match[0].statPrefix",
-            "spec.http[0].retries.retryRemoteLocalities",
             "spec.tcp[0].match[0].sourceLabels",
             "spec.tcp[0].match[0].sourceSubnet",
             "spec.tls[0].match[0].destinationSubnets",

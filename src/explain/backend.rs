@@ -1,6 +1,7 @@
 //! The backend's part: rewrites, clusters, endpoints, how connections to them are secured.
 
 use super::{Explanation, Share, Step, policy};
+use crate::balance::Member;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
 use crate::snapshot::route::Forward;
@@ -99,15 +100,20 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
             .iter()
             .map(|endpoint| {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
+                let level = level(endpoint.member);
                 match &endpoint.address {
-                    Address::Socket(socket) => format!("endpoint {socket}{plain}"),
-                    Address::Unix(path) => format!("endpoint unix://{}{plain}", path.display()),
+                    Address::Socket(socket) => format!("endpoint {socket}{plain}{level}"),
+                    Address::Unix(path) => {
+                        format!("endpoint unix://{}{plain}{level}", path.display())
+                    }
                 }
             })
             .collect(),
         Endpoints::Dns(list) => list
             .iter()
-            .map(|one| format!("endpoints of {}:{} by DNS", one.name, one.port))
+            .map(|one| {
+                format!("endpoints of {}:{} by DNS{}", one.name, one.port, level(one.member))
+            })
             .collect(),
         Endpoints::LogicalDns(one) => {
             vec![format!("first address of {}:{} by DNS", one.name, one.port)]
@@ -120,5 +126,12 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
             let rest = format!("and {} more", count - NAMED_ENDPOINTS);
             all.into_iter().take(NAMED_ENDPOINTS).chain([rest]).collect()
         }
+    }
+}
+
+fn level(member: Member) -> String {
+    match member.level {
+        0 => String::new(),
+        level => format!(", priority {level}"),
     }
 }

@@ -89,6 +89,9 @@ pub struct RetryPolicy {
     pub base: Duration,
     /// Endpoints that failed are left out where there are others (`retryIgnorePreviousHosts`).
     pub avoid_previous: bool,
+    /// Later tries leave out localities that were tried where there are others
+    /// (`retryRemoteLocalities`).
+    pub remote: bool,
 }
 
 impl Default for RetryPolicy {
@@ -101,6 +104,7 @@ impl Default for RetryPolicy {
             per_try: None,
             base: limit::RETRY_BASE_TIME,
             avoid_previous: true,
+            remote: false,
         }
     }
 }
@@ -122,7 +126,11 @@ impl fmt::Display for RetryPolicy {
         }
         let others =
             if self.avoid_previous { ", at other endpoints where there are any" } else { "" };
-        write!(f, ", after waits from {:?}{others}", self.base)
+        write!(f, ", after waits from {:?}{others}", self.base)?;
+        if self.remote {
+            f.write_str(", from the second on in localities that were not tried")?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
 use super::bounds::{Bound, Bounds, Overflow, Permit};
@@ -30,6 +29,7 @@ use crate::telemetry::upstream::{ConnectOutcome, UpstreamMetrics};
 
 use coming::{Opener, Turn};
 use host::{Connection, Host, Open, Purpose, Room};
+pub use hosts::PreviousTries;
 use hosts::{Hosts, Sources};
 use lease::{Lease, Parts};
 use opening::{opening, own_name, start};
@@ -156,21 +156,22 @@ impl<B> Pool<B> {
         }
     }
 
-    /// An endpoint by the cluster's strategy; one in `avoid` only where there is no other.
-    fn pick(&self, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<Rc<Host<B>>> {
+    /// An endpoint by the cluster's strategy, and by what was tried before.
+    fn pick(&self, hash: Option<u64>, tried: &mut PreviousTries) -> Option<Rc<Host<B>>> {
         let old = self.hosts.borrow().are_old(&self.sources.borrow());
         if old {
             self.renew();
         }
-        let tried = |host: &Host<B>| {
-            !avoid.is_empty() && host.socket().is_some_and(|socket| avoid.contains(&socket))
-        };
         self.hosts.borrow().choose(hash, tried)
     }
 
     /// An endpoint once the cluster's names were asked for: a request that comes before DNS answered
     /// waits as it would for a connection.
-    async fn first_host(&self, hash: Option<u64>) -> Option<Rc<Host<B>>> {
+    async fn first_host(
+        &self,
+        hash: Option<u64>,
+        tried: &mut PreviousTries,
+    ) -> Option<Rc<Host<B>>> {
         let (names, most) = {
             let sources = self.sources.borrow();
             let names: Vec<_> = sources.names.iter().map(|name| name.addresses.clone()).collect();
@@ -182,7 +183,19 @@ impl<B> Pool<B> {
             }
         };
         let _ = timeout(most, answers).await;
-        self.pick(hash, &[])
+        self.pick(hash, tried)
+    }
+
+    async fn host(
+        &self,
+        hash: Option<u64>,
+        tried: &mut PreviousTries,
+    ) -> Result<Rc<Host<B>>, AcquireError> {
+        match self.pick(hash, tried) {
+            Some(host) => Ok(host),
+            // Boxed: most requests find an endpoint and need no room for waiting.
+            None => Box::pin(self.first_host(hash, tried)).await.ok_or(AcquireError::NoEndpoint),
+        }
     }
 
     fn permit(&self, of: Bound) -> Result<Option<Permit>, Overflow> {
@@ -199,10 +212,7 @@ impl<B> Pool<B> {
 
     /// A raw connection, for TCP routes.
     pub async fn open_raw(&self, demand: &Demand<'_>) -> Result<RawStream, AcquireError> {
-        let host = match self.pick(demand.hash, &[]) {
-            Some(host) => host,
-            None => self.first_host(demand.hash).await.ok_or(AcquireError::NoEndpoint)?,
-        };
+        let host = self.host(demand.hash, &mut PreviousTries::default()).await?;
         let open = host.room.enter(self.permit(Bound::Connections)?);
         host.room.active.set(host.room.active.get() + 1);
         let busy = Busy(host.room.clone());
@@ -280,18 +290,15 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// A connection that can carry a request now. Endpoints in `avoid` are left out where there are
-    /// others; the address that failed is added to it.
+    /// A connection that can carry a request now. What was tried is left out where there is something
+    /// else; an address that fails is added to it.
     pub async fn acquire(
         &self,
         demand: &Demand<'_>,
-        avoid: &mut SmallVec<[SocketAddr; 2]>,
+        tried: &mut PreviousTries,
     ) -> Result<Lease<B>, AcquireError> {
         let permit = self.permit(Bound::Requests)?;
-        let host = match self.pick(demand.hash, avoid) {
-            Some(host) => host,
-            None => Box::pin(self.first_host(demand.hash)).await.ok_or(AcquireError::NoEndpoint)?,
-        };
+        let host = self.host(demand.hash, tried).await?;
         let cluster = self.sources.borrow().cluster.clone();
         let purpose = Purpose {
             name: own_name(&cluster, &host, demand.host),
@@ -305,8 +312,8 @@ where
         // Boxed: most requests find a connection and need no room for making one.
         let connection = Box::pin(async {
             let made = self.make(&host, demand, purpose, &cluster).await;
-            if let (Err(AcquireError::Connect(_)), Some(socket)) = (&made, host.socket()) {
-                avoid.push(socket);
+            if let Err(AcquireError::Connect(_)) = &made {
+                tried.leave(host.socket());
             }
             made
         })

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::client::Http;
-use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
+use crate::gateway::{Gateway, Site, endpoints, free_port, gateway, policy, routes, service};
 use crate::scripted::{Scripted, Step};
 
 const BUSY: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
@@ -114,6 +114,35 @@ async fn another_endpoint_is_tried_after_one_that_failed() {
     }
     assert_eq!((again, echo.requests()), (busy.heads(), 30));
     assert!(again > 0);
+}
+
+/// The status, and the tries at a near endpoint that is busy and at a far one that is not.
+async fn tries_by_distance(retries: &str) -> (u16, usize, usize) {
+    let (near, far) = (Scripted::start(&[Step::Say(BUSY)]).await, Backend::http1().await);
+    let rules = format!(
+        "  http: [{{route: [{{destination: {{host: echo.shop.internal}}}}], retries: {{retryOn: \
+         '503', backoff: 1ms, {retries}}}}}]\n"
+    );
+    let list = [(near.port, ", locality: eu/a"), (far.port, ", locality: us/b")];
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)
+            + &endpoints("echo", "HTTP", &list)
+            + &policy("echo", "outlierDetection: {consecutive5xxErrors: 100}")),
+    );
+    let gateway = site.start_with(&[80], &["--locality", "eu/a"]);
+    let reply = Http::plain(gateway.port(80)).await.get("http://a.com/").await;
+    (reply.status.as_u16(), near.heads(), far.requests())
+}
+
+#[tokio::test]
+async fn later_tries_go_to_other_localities_where_the_rule_says_so() {
+    assert_eq!(tries_by_distance("attempts: 4").await, (503, 5, 0));
+    let remote = "retryRemoteLocalities: true";
+    assert_eq!(tries_by_distance(&format!("attempts: 4, {remote}")).await, (200, 2, 1));
+    assert_eq!(tries_by_distance(&format!("attempts: 1, {remote}")).await, (503, 2, 0));
 }
 
 #[tokio::test]

@@ -113,6 +113,53 @@ fn a_level_spills_over_when_its_usable_endpoints_cannot_take_all() {
 }
 
 #[test]
+fn what_levels_left_out_would_take_goes_to_the_others() {
+    // Envoy's example: healths of 100, 50 and 50 percent, without overprovisioning's 1.4 times.
+    let list = [(1, 0, 0, true), (1, 3, 0, true), (1, 3, 0, false), (1, 4, 0, true)];
+    let plan = Plan::new(&policy(Strategy::Random), &candidates(&list), 0);
+    let load = load(&[]);
+    let check = |left_out: &[u8], expected: [u32; 4]| {
+        let mut counts = [0; 4];
+        for _ in 0..20_000 {
+            if let Some(index) = plan.choose_beyond(&load, None, left_out) {
+                counts[index] += 1;
+            }
+        }
+        for (got, wanted) in counts.iter().zip(expected) {
+            assert!((got / 200_u32).abs_diff(wanted) <= 2, "{left_out:?}: {counts:?}");
+        }
+    };
+    check(&[0], [0, 70, 0, 30]);
+    check(&[0, 3], [0, 0, 0, 100]);
+    check(&[0, 4], [0, 100, 0, 0]);
+    check(&[3], [100, 0, 0, 0]);
+    check(&[0, 3, 4], [0; 4]);
+    assert_eq!(plan.hosts(&[]).collect::<Vec<_>>(), [0], "others have no share otherwise");
+    assert_eq!(plan.hosts(&[0]).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_level_left_out_leaves_shares_of_localities_and_hashes_as_they_are() {
+    let list = [(1, 0, 0, true), (1, 1, 1, true), (1, 1, 2, true)];
+    let beyond = |strategy, hash: &dyn Fn(u64) -> Option<u64>| {
+        let policy = Policy { localities: [1, 80, 20].into(), ..policy(strategy) };
+        let plan = Plan::new(&policy, &candidates(&list), 0);
+        let load = load(&[]);
+        let at = |n| plan.choose_beyond(&load, hash(n), &[0]);
+        let all: Vec<_> = (0..10_000).map(at).collect();
+        assert!(all.iter().all(|one| *one == Some(1) || *one == Some(2)), "{strategy:?}");
+        let first = all.iter().filter(|one| **one == Some(1)).count();
+        (all, first)
+    };
+    let (_, first) = beyond(Strategy::RoundRobin, &|_| None);
+    assert!((7800..8200).contains(&first), "{first}");
+    let key = |n: u64| Some(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (all, first) = beyond(Strategy::Maglev(5003), &key);
+    assert!((7500..8500).contains(&first), "{first}");
+    assert_eq!(all, beyond(Strategy::Maglev(5003), &key).0);
+}
+
+#[test]
 fn levels_may_be_numbered_with_gaps() {
     check(&policy(Strategy::Random), &[(1, 3, 0, true), (1, 9, 0, true)], &[100, 0]);
     check(&policy(Strategy::Random), &[(1, 3, 0, false), (1, 9, 0, true)], &[0, 100]);
@@ -179,11 +226,16 @@ proptest! {
         let policy = Policy { localities: shares.into(), ..policy(strategy) };
         let plan = Plan::new(&policy, &candidates(&list), 3);
         let any = list.iter().any(|(.., usable)| *usable);
+        let elsewhere = list.iter().any(|(_, level, _, usable)| *usable && *level != 0);
         let load = load(&[]);
         for _ in 0..50 {
             match plan.choose(&load, hash) {
                 Some(index) => prop_assert!(list[index].3),
                 None => prop_assert!(!any),
+            }
+            match plan.choose_beyond(&load, hash, &[0]) {
+                Some(index) => prop_assert!(list[index].3 && list[index].1 != 0),
+                None => prop_assert!(!elsewhere),
             }
         }
     }

@@ -4,7 +4,6 @@
 //! cause that the policy names, or once when its connection had lain idle, was closed without an
 //! answer, and the method may be repeated: the backend closed it before it saw the request.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
 use super::exchange::Exchange;
@@ -25,7 +23,7 @@ use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::upstream::bounds::Permit;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::lease::Lease;
-use crate::upstream::pool::{AcquireError, Demand, Pool, Wanted};
+use crate::upstream::pool::{AcquireError, Demand, Pool, PreviousTries, Wanted};
 
 /// An answer, the connection it comes over, and when its request was sent.
 pub type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
@@ -200,7 +198,7 @@ pub(super) fn head_of<B>(request: &Request<B>) -> Request<()> {
 struct Tries<'a> {
     policy: &'a RetryPolicy,
     failed: u32,
-    avoid: SmallVec<[SocketAddr; 2]>,
+    previous: PreviousTries,
     wanted: Wanted,
     permit: Option<Permit>,
     refused: bool,
@@ -211,7 +209,7 @@ impl<'a> Tries<'a> {
         Self {
             policy,
             failed: 0,
-            avoid: SmallVec::new(),
+            previous: PreviousTries::new(policy.remote),
             wanted: Wanted::default(),
             permit: None,
             refused: false,
@@ -240,6 +238,7 @@ impl<'a> Tries<'a> {
             self.permit = pool.retry().map_err(|_| self.refused = true)?;
         }
         self.failed += 1;
+        self.previous.again();
         // Boxed: most requests find a connection and need no room for a timer.
         Box::pin(sleep(self.policy.back_off(self.failed, fastrand::f64()))).await;
         Ok(())
@@ -248,7 +247,7 @@ impl<'a> Tries<'a> {
     /// Leaves an endpoint out from now on.
     fn leave(&mut self, lease: &Lease<RequestBody>) {
         if self.policy.avoid_previous {
-            self.avoid.extend(lease.peer());
+            self.previous.leave(lease.peer());
         }
     }
 
@@ -281,7 +280,7 @@ impl<'a> Tries<'a> {
         demand: &Demand<'_>,
     ) -> Result<Lease<RequestBody>, Reject> {
         loop {
-            match pool.acquire(demand, &mut self.avoid).await {
+            match pool.acquire(demand, &mut self.previous).await {
                 Ok(lease) => return Ok(lease),
                 Err(AcquireError::NoEndpoint) => return Err(Reject::NoHealthyUpstream),
                 Err(AcquireError::Overflow(_)) => return Err(Reject::Overflow),
@@ -292,7 +291,7 @@ impl<'a> Tries<'a> {
                         return Err(Reject::ConnectFailed(connect_failure(&error), self.tried()));
                     }
                     if !self.policy.avoid_previous {
-                        self.avoid.clear();
+                        self.previous.forget_endpoints();
                     }
                 }
             }

@@ -32,7 +32,7 @@ use crate::proxy::serving::Serving;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::Cluster;
 use crate::snapshot::external::{Provider, ProviderProtocol};
-use crate::upstream::pool::{Demand, Wanted};
+use crate::upstream::pool::{Demand, PreviousTries, Wanted};
 
 /// Why a request goes no further.
 pub enum Refusal {
@@ -187,7 +187,7 @@ async fn send(
             client: (connection.peer, connection.local),
             wanted,
         };
-        let lease = pool.acquire(&demand, &mut SmallVec::default()).await;
+        let lease = pool.acquire(&demand, &mut PreviousTries::default()).await;
         let mut lease = lease.map_err(|_| Failure("no connection"))?;
         let own = head_of(&check).map(|()| RequestBody::own(check.body().clone()));
         match lease.send(own).await {

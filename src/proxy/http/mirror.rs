@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use smallvec::SmallVec;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -23,7 +22,7 @@ use crate::base::limit;
 use crate::proxy::worker::Worker;
 use crate::route::share::another;
 use crate::snapshot::cluster::Cluster;
-use crate::upstream::pool::{Demand, Wanted};
+use crate::upstream::pool::{Demand, PreviousTries, Wanted};
 
 /// Starts the mirrors of a request that is about to be sent.
 pub fn start(exchange: &Exchange, work: &Work<'_>) {
@@ -54,7 +53,7 @@ async fn send(
     let pool = worker.upstreams.pool(&cluster, &worker.telemetry.metrics);
     let demand = Demand { host: &host, hash: None, client, wanted: Wanted::Any };
     let exchange = async {
-        let mut lease = pool.acquire(&demand, &mut SmallVec::default()).await.ok()?;
+        let mut lease = pool.acquire(&demand, &mut PreviousTries::default()).await.ok()?;
         lease.ready().await;
         let mut answer = lease.send(request).await.ok()?.into_body();
         while let Some(frame) = answer.frame().await {

@@ -3,6 +3,7 @@
 //! **Invariant:** an endpoint that stays keeps its connections, whatever else changes.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::host::Host;
 use crate::balance::plan::{Candidate, Load, Plan};
+use crate::balance::previous::PreviousLevels;
 use crate::balance::{Member, Policy};
 use crate::snapshot::cluster::{Address, Cluster, DnsEndpoint, Endpoints};
 use crate::upstream::health::Health;
@@ -44,6 +46,48 @@ impl<B> Default for Hosts<B> {
     fn default() -> Self {
         let (list, plan) = (Vec::new(), Plan::default());
         Self { list, plan, answers: SmallVec::new(), health: 0, warming: false }
+    }
+}
+
+/// What a request's earlier tries leave to know.
+#[derive(Debug, Default)]
+pub struct PreviousTries {
+    /// Endpoints that are left out where there are others.
+    endpoints: SmallVec<[SocketAddr; 2]>,
+    /// The localities' levels; nothing when retries stay where they are.
+    levels: Option<PreviousLevels>,
+}
+
+impl PreviousTries {
+    /// Nothing yet; whether retries go to other localities.
+    pub fn new(remote: bool) -> Self {
+        Self { levels: remote.then(PreviousLevels::default), ..Self::default() }
+    }
+
+    /// Leaves an endpoint out from now on.
+    pub fn leave(&mut self, endpoint: Option<SocketAddr>) {
+        self.endpoints.extend(endpoint);
+    }
+
+    /// Leaves none out.
+    pub fn forget_endpoints(&mut self) {
+        self.endpoints.clear();
+    }
+
+    /// Another try follows.
+    pub fn again(&mut self) {
+        if let Some(levels) = &mut self.levels {
+            levels.again();
+        }
+    }
+
+    fn left_out(&self) -> &[u8] {
+        self.levels.as_ref().map_or(&[], PreviousLevels::left_out)
+    }
+
+    fn has<B>(&self, host: &Host<B>) -> bool {
+        !self.endpoints.is_empty()
+            && host.socket().is_some_and(|socket| self.endpoints.contains(&socket))
     }
 }
 
@@ -171,24 +215,50 @@ impl<B> Hosts<B> {
         self.list.iter().map(|(host, _)| host)
     }
 
-    /// An endpoint for a request; one that was `tried` only where there is no other, unless a hash
-    /// says that it shall be that one.
+    /// An endpoint for a request, by what was tried before: one of those again only where there is no
+    /// other, unless a hash says that it shall be that one.
     pub(super) fn choose(
         &self,
         hash: Option<u64>,
-        tried: impl Fn(&Host<B>) -> bool,
+        tried: &mut PreviousTries,
     ) -> Option<Rc<Host<B>>> {
+        let mut found = self.pick(hash, tried, tried.left_out());
+        if let Some(levels) = &mut tried.levels
+            && found.is_none()
+        {
+            levels.reset();
+            found = self.pick(hash, tried, &[]);
+        }
+        let (host, member) = found?;
+        if let Some(levels) = &mut tried.levels {
+            levels.at(member.level);
+        }
+        Some(host.clone())
+    }
+
+    fn pick(
+        &self,
+        hash: Option<u64>,
+        tried: &PreviousTries,
+        left_out: &[u8],
+    ) -> Option<&(Rc<Host<B>>, Member)> {
         /// Choices before the first untried one is taken, wherever it stands.
         const CHOICES: usize = 4;
-        let choose = || self.plan.choose(self, hash).and_then(|index| self.list.get(index));
-        let (first, _) = choose()?;
-        if hash.is_some() || !tried(first) {
-            return Some(first.clone());
+        let choose = || {
+            let index = match left_out {
+                [] => self.plan.choose(self, hash),
+                _ => self.plan.choose_beyond(self, hash, left_out),
+            };
+            self.list.get(index?)
+        };
+        let first = choose()?;
+        let untried = |(host, _): &&(Rc<Host<B>>, Member)| !tried.has(host);
+        if hash.is_some() || untried(&first) {
+            return Some(first);
         }
-        let by_strategy = (0..CHOICES).filter_map(|_| choose()).find(|(host, _)| !tried(host));
-        let any =
-            || self.plan.hosts().filter_map(|i| self.list.get(i)).find(|(host, _)| !tried(host));
-        Some(by_strategy.or_else(any).map_or(first, |(host, _)| host).clone())
+        let by_strategy = (0..CHOICES).filter_map(|_| choose()).find(untried);
+        let any = || self.plan.hosts(left_out).filter_map(|i| self.list.get(i)).find(untried);
+        by_strategy.or_else(any).or(Some(first))
     }
 }
 
