@@ -36,7 +36,8 @@ pub(super) fn limits(policy: &Policy<'_>) -> Limits {
 fn budget(written: &RetryBudget) -> snapshot::cluster::RetryBudget {
     let percent = written.percent.unwrap_or(20.0).clamp(0.0, 100.0);
     let least = Some(written.min_retry_concurrency).filter(|least| *least > 0).unwrap_or(3);
-    snapshot::cluster::RetryBudget { parts: (percent * 100.0) as u32, least }
+    let interval = written.budget_interval.unwrap_or_default().0;
+    snapshot::cluster::RetryBudget { parts: (percent * 100.0) as u32, least, interval }
 }
 
 /// Where a proxy at the endpoint is asked to connect to.

@@ -141,18 +141,8 @@ impl Rule<'_> {
 
     fn policy(&mut self, path: &str, policy: &TrafficPolicy) {
         let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
-        let budget = policy.retry_budget.as_ref().and_then(|budget| budget.budget_interval);
-        self.tell(
-            path,
-            &[
-                (post, "tunnel.protocol", "streams go to the destination itself: write CONNECT"),
-                (
-                    budget.is_some_and(|time| !time.0.is_zero()),
-                    "retryBudget.budgetInterval",
-                    "requests in flight count, as with 0",
-                ),
-            ],
-        );
+        let instead = "streams go to the destination itself: write CONNECT";
+        self.tell(path, &[(post, "tunnel.protocol", instead)]);
         self.balancer(&format!("{path}.loadBalancer"), policy.load_balancer.as_ref());
         self.outliers(&format!("{path}.outlierDetection"), policy.outlier_detection.as_ref());
         for (index, port) in policy.port_level_settings.iter().enumerate() {
@@ -222,7 +212,7 @@ mod tests {
     fn what_takes_effect_is_not_told() {
         check(
             "{connectionPool: {tcp: {maxConnections: 1}, http: {maxRetries: 1}}, loadBalancer: \
-             {consistentHash: {useSourceIp: true}}, outlierDetection: {}, retryBudget: {}, tunnel: \
+             {consistentHash: {useSourceIp: true}}, outlierDetection: {}, retryBudget: {budgetInterval: 1s}, tunnel: \
              {targetHost: a, targetPort: 1}, tls: \
              {mode: ISTIO_MUTUAL}}",
             &[],
@@ -231,11 +221,7 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_told_with_its_place() {
-        check(
-            "{tunnel: {protocol: POST, targetHost: a, targetPort: 1}, retryBudget: {budgetInterval: \
-             1s}}",
-            &["tunnel.protocol", "retryBudget.budgetInterval"],
-        );
+        check("{tunnel: {protocol: POST, targetHost: a, targetPort: 1}}", &["tunnel.protocol"]);
         check(
             "{outlierDetection: {consecutiveErrors: 3}}",
             &["outlierDetection.consecutiveErrors"],

@@ -56,6 +56,7 @@ pub(super) fn cluster<'a>(
         ),
         security(cluster),
     ];
+    let budget = cluster.limits.budget.map(|budget| budget.to_string());
     let outliers = cluster.outliers.as_ref().map(|_| "endpoints that fail are ejected".to_owned());
     tale.step("destination", format!("{}, weight {weight}", cluster.name))
         .by(&cluster.origin)
@@ -64,6 +65,7 @@ pub(super) fn cluster<'a>(
             cluster.hash.as_ref().map(|hash| format!("one client, one endpoint: by {hash}")),
         )
         .considered(outliers)
+        .considered(budget)
         .considered(endpoints(&cluster.endpoints))
 }
 

@@ -88,10 +88,24 @@ pub struct Limits {
 /// `trafficPolicy.retryBudget`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryBudget {
-    /// Retries for each 10,000 requests in flight (`percent`).
+    /// Retries for each 10,000 requests (`percent`).
     pub parts: u32,
     /// Retries there may always be (`minRetryConcurrency`).
     pub least: u32,
+    /// Requests that began within it count, instead of those in flight (`budgetInterval`); those
+    /// when it is zero.
+    pub interval: Duration,
+}
+
+impl fmt::Display for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = f64::from(self.parts) / 100.0;
+        write!(f, "retries at a time: {} or {percent} % of the requests ", self.least)?;
+        match self.interval {
+            Duration::ZERO => f.write_str("in flight"),
+            time => write!(f, "of the last {time:?}"),
+        }
+    }
 }
 
 /// What holds for each connection to a cluster.

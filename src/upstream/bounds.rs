@@ -3,11 +3,17 @@
 //! **Invariant:** what a permit stands for is counted exactly as long as the permit lives; a cluster
 //! without bounds has none of this.
 
+mod window;
+
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::snapshot::cluster::{Limits, RetryBudget};
+use window::Window;
 
 /// What is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +34,21 @@ pub enum Bound {
 pub struct Overflow;
 
 /// The bounds of one cluster, and what is in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Bounds {
     counters: [Counter; 4],
     budget: Mutex<Option<RetryBudget>>,
+    /// Requests that a budget with an interval goes by.
+    begun: Window,
+    /// What its times are counted from.
+    since: Instant,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        let (counters, budget, begun) = Default::default();
+        Self { counters, budget, begun, since: Instant::now() }
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +78,7 @@ impl Bounds {
     /// Goes on by other bounds; what is in use stays so.
     pub fn adopt(&self, limits: &Limits) {
         *self.budget() = limits.budget;
+        self.begun.adopt(limits.budget.map_or(Duration::ZERO, |budget| budget.interval));
         // A budget needs to know the number of requests, whether or not that is bounded.
         let counted = limits.budget.map(|_| COUNTED);
         for (of, most) in [
@@ -86,8 +104,12 @@ impl Bounds {
             return most;
         }
         let Some(budget) = *self.budget() else { return most };
-        let requests = self.counter(Bound::Requests).map_or(0, |all| all.used.load(Relaxed));
-        let share = u64::from(requests) * u64::from(budget.parts) / 10_000;
+        let active = || self.counter(Bound::Requests).map_or(0, |all| all.used.load(Relaxed));
+        let requests = match budget.interval {
+            Duration::ZERO => active().into(),
+            _ => self.begun.requests(self.since.elapsed()),
+        };
+        let share = requests.saturating_mul(budget.parts.into()) / 10_000;
         u32::try_from(share).unwrap_or(u32::MAX).max(budget.least)
     }
 
@@ -100,6 +122,9 @@ impl Bounds {
         }
         let more = |used: u32| (used < most).then_some(used + 1);
         counter.used.fetch_update(Relaxed, Relaxed, more).map_err(|_| Overflow)?;
+        if of == Bound::Requests && self.begun.counts() {
+            self.begun.add(self.since.elapsed());
+        }
         Ok(Some(Permit { bounds: self.clone(), of }))
     }
 
@@ -142,14 +167,34 @@ mod tests {
         assert!((0..9).all(|_| bounds.take(Bound::Retries).unwrap().is_none()));
     }
 
+    /// Half as many retries as there are requests, at least one.
+    fn budget(interval: Duration) -> Limits {
+        let budget = Some(RetryBudget { parts: 5_000, least: 1, interval });
+        Limits { budget, ..Limits::default() }
+    }
+
+    fn take(bounds: &Arc<Bounds>, of: Bound, count: usize) -> Vec<Option<Permit>> {
+        std::iter::from_fn(|| bounds.take(of).ok()).take(count).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_with_an_interval_goes_by_the_requests_of_that_time() {
+        let bounds = Arc::new(Bounds::default());
+        bounds.adopt(&budget(Duration::from_secs(10)));
+        drop(take(&bounds, Bound::Requests, 8));
+        assert_eq!(take(&bounds, Bound::Retries, 9).len(), 4, "they are over, and count");
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert_eq!(take(&bounds, Bound::Retries, 9).len(), 1);
+        bounds.adopt(&budget(Duration::ZERO));
+        drop(take(&bounds, Bound::Requests, 8));
+        assert_eq!(take(&bounds, Bound::Retries, 9).len(), 1, "only those in flight count");
+    }
+
     #[test]
     fn a_budget_lets_retries_grow_with_requests() {
         let bounds = Arc::new(Bounds::default());
-        let budget = Some(RetryBudget { parts: 5_000, least: 1 });
-        bounds.adopt(&Limits { budget, ..Limits::default() });
-        let take = |of, count: usize| -> Vec<_> {
-            std::iter::from_fn(|| bounds.take(of).ok()).take(count).collect()
-        };
+        bounds.adopt(&budget(Duration::ZERO));
+        let take = |of, count| take(&bounds, of, count);
         let least = take(Bound::Retries, 9);
         assert_eq!(least.len(), 1);
         let _requests = take(Bound::Requests, 8);

@@ -13,10 +13,14 @@ use crate::gateway::{Gateway, PATIENCE, Site, free_port, gateway, policy, routes
 
 /// A plaintext server whose routes for `a.com` lead to a service with a `connectionPool`.
 fn start(protocol: &str, port: u16, pool: &str) -> (Site, Gateway) {
+    start_with(protocol, port, &to("echo"), &format!("connectionPool: {{{pool}}}"))
+}
+
+fn start_with(protocol: &str, port: u16, rules: &str, traffic: &str) -> (Site, Gateway) {
     let site = Site::new();
     let config = gateway("plain", 80, "HTTP", "'*'", "")
         + &gateway("tcp", 9000, "TCP", "'*'", "")
-        + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+        + &routes("r", "istio-system/plain", "a.com", rules)
         + &routes(
             "t",
             "istio-system/tcp",
@@ -24,7 +28,7 @@ fn start(protocol: &str, port: u16, pool: &str) -> (Site, Gateway) {
             "  tcp: [{route: [{destination: {host: echo.shop.internal}}]}]\n",
         )
         + &service("echo", protocol, port)
-        + &policy("echo", &format!("connectionPool: {{{pool}}}"));
+        + &policy("echo", traffic);
     site.config("all", &config);
     let gateway = site.start(&[80, 9000]);
     (site, gateway)
@@ -251,6 +255,33 @@ async fn retries_are_bounded() {
     assert!(overflows(&gateway, "retries"));
     assert_eq!(Http::plain(port).await.get("http://a.com/").await.status, 503);
     gateway.wait("one alone is tried again", || gateway.out().contains(" 503 UF,URX "));
+}
+
+/// Whether retries are ever too many when four requests at a time fail after some that did not.
+async fn budget_is_exceeded(budget: &str) -> bool {
+    let echo = Backend::http1().await;
+    let rules = "  http: [{route: [{destination: {host: echo.shop.internal}}], retries: {attempts: 1, \
+                 retryOn: 5xx, backoff: 100ms}}]\n";
+    let traffic = format!("retryBudget: {{percent: 50, minRetryConcurrency: 1, {budget}}}");
+    let (_site, gateway) = start_with("HTTP", echo.port, rules, &traffic);
+    let port = gateway.port(80);
+    for _ in 0..8 {
+        assert_eq!(Http::plain(port).await.get("http://a.com/").await.status, 200);
+    }
+    for _ in 0..10 {
+        let fail = || async move { Http::plain(port).await.get("http://a.com/status/503").await };
+        let all = [fail(), fail(), fail(), fail()].map(tokio::spawn);
+        for one in all {
+            assert_eq!(one.await.unwrap().status, 503);
+        }
+    }
+    overflows(&gateway, "retries")
+}
+
+#[tokio::test]
+async fn a_budget_counts_the_requests_of_its_interval() {
+    assert!(budget_is_exceeded("budgetInterval: 0s").await);
+    assert!(!budget_is_exceeded("budgetInterval: 60s").await);
 }
 
 #[tokio::test]
