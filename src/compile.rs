@@ -38,6 +38,7 @@ pub mod services;
 pub mod settings;
 pub mod tcp_routes;
 pub mod token_rules;
+pub mod unserved;
 pub mod unsupported;
 pub mod upstream_tls;
 pub mod virtual_hosts;
@@ -70,6 +71,7 @@ use peers::PeerPolicies;
 use server_tls::{CertificateFact, LastGood, ServerTlsPass, Terminations};
 use services::Services;
 use settings::{CompileSettings, Role};
+use unserved::Unserved;
 use upstream_tls::{ClientConfigs, UpstreamTlsPass};
 use virtual_hosts::RoutePass;
 
@@ -223,7 +225,8 @@ fn listeners<'a>(
                 tokens,
                 compiled: HashMap::new(),
             };
-            let mut pass = ListenerPass { routes, tls, findings };
+            let unserved = Unserved::new(set, settings);
+            let mut pass = ListenerPass { routes, tls, unserved, findings };
             drafts.iter().map(|draft| pass.listener(draft)).collect()
         }
         Role::Sidecar(ports) => {

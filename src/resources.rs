@@ -1,7 +1,7 @@
 //! The Istio API as written: typed resources with their places, nothing defaulted, nothing resolved.
 //!
 //! Files are read one by one ([`parse_file`]) and put together ([`assemble`]), so a reload reads
-//! only what changed. A document that cannot be read is reported and, when it says what it was,
+//! only what changed. A document that cannot be read, or that Istio's webhook refuses, is reported and, when it says what it was,
 //! recorded in [`ResourceSet::broken`], so that a security resource never goes missing in silence.
 //!
 //! **Order**: resources with a `metadata.creationTimestamp` first, oldest first; then the others by
@@ -36,6 +36,7 @@ mod nearest;
 mod node;
 mod place;
 mod salvage;
+mod served;
 mod set;
 mod single;
 mod validate;
@@ -50,6 +51,7 @@ pub use mesh_config::{MeshConfig, parse_mesh_config};
 pub use meta::{Labels, Meta};
 pub use peer_authentication::PeerAuthentication;
 pub use request_authentication::RequestAuthentication;
+pub use served::{Served, ServedHosts};
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
 pub use single::{Placed, parse_placed, parse_single};
@@ -77,7 +79,7 @@ pub struct Resource<T> {
     pub spec: T,
     /// Paths of fields that the kind does not have: reported, and left out of `spec`.
     pub unread: Box<[Box<str>]>,
-    /// What Istio's webhook would refuse or warn about.
+    /// What Istio's webhook would warn about, and what it lets in and cannot work.
     pub findings: Box<[Diagnostic]>,
     places: Places,
 }

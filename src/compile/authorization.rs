@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::auth::authz::{self, Policies, PolicySet, Shadow};
 use crate::base::id::Origin;
 use crate::diag::catalog;
-use crate::resources::authorization_policy::Action;
+use crate::resources::authorization_policy::{Action, DRY_RUN, dry_run};
 use crate::resources::{AuthorizationPolicy, Resource, ResourceSet};
 use crate::snapshot::external::External;
 use crate::snapshot::{Access, Authorization};
@@ -18,9 +18,6 @@ use super::external::FindProvider;
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
 use super::settings::CompileSettings;
-
-/// Annotation of policies that are evaluated for logs only.
-const DRY_RUN: &str = "istio.io/dry-run";
 
 type Policy = Resource<AuthorizationPolicy>;
 
@@ -169,12 +166,7 @@ fn rules(policy: &Policy, settings: &CompileSettings) -> Result<authz::Policy, U
 fn force(policy: &Policy, findings: &mut Findings) -> Force {
     let usual = if policy.spec.action == Action::Audit { Force::Shadow } else { Force::Enforced };
     let Some(value) = policy.meta.annotations.get(DRY_RUN) else { return usual };
-    let dry = match value.as_str() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    };
-    let (message, help) = match (dry, policy.spec.action) {
+    let (message, help) = match (dry_run(value), policy.spec.action) {
         (Some(false), _) | (Some(true), Action::Audit) => return usual,
         (Some(true), Action::Allow | Action::Deny) => return Force::Shadow,
         (Some(true), Action::Custom) => (
@@ -280,9 +272,14 @@ mod tests {
             format!("{{name: a, namespace: edge, annotations: {{istio.io/dry-run: \"{value}\"}}}}")
         };
         check(&[&dry("true"), DENY], Some("enforced"), &[]);
+        check(&[&dry("true"), "spec: {rules: [{from: [{source: {ipBlocks: [x]}}]}]}"], None, &[]);
+        check(
+            &[meta, "spec: {rules: [{from: [{source: {ipBlocks: [x]}}]}]}"],
+            Some("a"),
+            &["PC052"],
+        );
         for broken in [
             "spec: {action: DENY, rules: [{form: []}]}",
-            "spec: {rules: [{from: [{source: {ipBlocks: [x]}}]}]}",
             "spec: {targetRefs: [{group: networking.istio.io, kind: Gateway, name: x}], rules: [{}]}",
         ] {
             check(&[&dry("true"), broken], None, &["PC062"]);
@@ -290,7 +287,7 @@ mod tests {
         check(
             &[meta, "spec: {action: AUDIT, rules: [{when: [{key: x, values: [a]}]}]}"],
             None,
-            &["PC062"],
+            &[],
         );
         check(&[&dry("false"), DENY], Some("enforced"), &[]);
         check(&[&dry("yes"), DENY], Some("enforced"), &["IST0125"]);

@@ -42,6 +42,10 @@ pub fn bindings<'a>(
 ) -> Bindings<'a> {
     let known: HashSet<(&str, &str)> =
         set.gateways.iter().map(|gateway| (&*gateway.id.namespace, &*gateway.id.name)).collect();
+    let set_aside = |namespace: &str, name: &str| {
+        let mut gateways = set.broken.iter().filter(|broken| broken.id.kind == "Gateway");
+        gateways.any(|broken| &*broken.id.namespace == namespace && &*broken.id.name == name)
+    };
     let mut out: Bindings<'a> = HashMap::new();
     let mut sorted: Vec<_> = set.virtual_services.iter().collect();
     sorted.sort_by_key(|resource| {
@@ -67,6 +71,9 @@ pub fn bindings<'a>(
             }
             let (namespace, name) = reference(written, own);
             if !known.contains(&(namespace, name)) {
+                if set_aside(namespace, name) {
+                    continue;
+                }
                 let field = format!("spec.gateways[{index}]");
                 let message = format!("Gateway \"{namespace}/{name}\" does not exist");
                 findings.add(

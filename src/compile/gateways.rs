@@ -124,21 +124,13 @@ fn read<'a>(
     findings: &mut Findings,
 ) -> Option<ServerDraft<'a>> {
     let mut hosts = Vec::new();
-    for (index, written) in server.hosts.iter().enumerate() {
+    for written in &server.hosts {
         let (namespace, host) = match written.split_once('/') {
             None | Some(("*", _)) => (None, written.rsplit('/').next().unwrap_or_default()),
             Some((".", host)) => (Some(gateway.id.namespace.to_string()), host),
             Some((namespace, host)) => (Some(namespace.to_owned()), host),
         };
-        match HostPattern::parse(host) {
-            Ok(pattern) => hosts.push((namespace, pattern)),
-            Err(error) => {
-                let field = format!("{field}.hosts[{index}]");
-                let diagnostic = at(gateway, field, &catalog::INVALID_HOST, error.to_string());
-                findings.add(diagnostic.help("the server is left out until the host is mended"));
-                return None;
-            }
-        }
+        hosts.push((namespace, HostPattern::parse(host).ok()?));
     }
     let protocol = server.port.as_ref().map_or("", |port| port.protocol.as_str());
     let mode = server.tls.as_ref().map(|tls| tls.mode);

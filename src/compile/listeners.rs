@@ -15,6 +15,7 @@ use super::findings::{Findings, at};
 use super::gateways::{Kind, ListenerDraft, ServerDraft};
 use super::server_tls::ServerTlsPass;
 use super::tcp_routes;
+use super::unserved::Unserved;
 use super::virtual_hosts::{RoutePass, settle};
 
 /// Builds listeners.
@@ -23,6 +24,8 @@ pub struct ListenerPass<'p, 'a> {
     pub routes: RoutePass<'p, 'a>,
     /// Where terminations come from.
     pub tls: &'p mut ServerTlsPass<'a>,
+    /// What is served by nobody.
+    pub unserved: Unserved<'a>,
     /// What was found.
     pub findings: &'p mut Findings,
 }
@@ -52,6 +55,10 @@ impl ListenerPass<'_, '_> {
         for server in &draft.servers {
             self.fill(&mut table, &mut hosts, server, draft.port);
         }
+        for server in &draft.servers {
+            self.unserved.route(&mut table, server, self.findings);
+        }
+        self.unserved.plaintext((&mut table, &mut hosts), draft.port, self.findings);
         settle(&mut table);
         Servers::Http(Arc::new(ServerBlock {
             key: format!("http/{}", draft.port).into(),
@@ -131,6 +138,10 @@ impl ListenerPass<'_, '_> {
                 Kind::Http | Kind::Tcp => {}
             }
         }
+        for server in servers.iter().filter(|server| server.kind == Kind::Passthrough) {
+            self.unserved.passthrough(&mut chains, server, self.findings);
+        }
+        self.unserved.tls(&mut chains, port, self.findings);
         Servers::Tls(chains)
     }
 
@@ -138,6 +149,7 @@ impl ListenerPass<'_, '_> {
         let mut table = RouteTable::default();
         let mut hosts = HostIndex::default();
         self.fill(&mut table, &mut hosts, server, port);
+        self.unserved.route(&mut table, server, self.findings);
         settle(&mut table);
         Arc::new(ServerBlock {
             key: server.key().into(),

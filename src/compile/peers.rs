@@ -200,10 +200,11 @@ mod tests {
     }
 
     fn own(mtls: &str, ports: &str) -> String {
-        format!(
-            "spec: {{selector: {{matchLabels: {{app: cart}}}}, mtls: {{mode: {mtls}}}, \
-             portLevelMtls: {{{ports}}}}}"
-        )
+        let ports = match ports {
+            "" => String::new(),
+            ports => format!(", portLevelMtls: {{{ports}}}"),
+        };
+        format!("spec: {{selector: {{matchLabels: {{app: cart}}}}, mtls: {{mode: {mtls}}}{ports}}}")
     }
 
     #[test]

@@ -191,7 +191,11 @@ mod tests {
 
     #[test]
     fn hosts_that_no_server_serves_are_told() {
-        let spec = |host: &str| format!("{{hosts: ['{host}'], gateways: [default/gw], http: []}}");
+        let spec = |host: &str| {
+            format!(
+                "{{hosts: ['{host}'], gateways: [default/gw], http: [{{redirect: {{uri: /}}}}]}}"
+            )
+        };
         for served in ["a.com", "x.b.com", "*.x.b.com", "*.com"] {
             check("VirtualService", &spec(served), &[]);
         }

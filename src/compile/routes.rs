@@ -230,12 +230,4 @@ mod tests {
         );
         assert_eq!((routes.len(), codes), (1, vec!["IST0130"]));
     }
-
-    #[test]
-    fn weights_that_are_all_zero_break_the_rule() {
-        let (routes, codes) = check(
-            "  - route: [{destination: {host: c}, weight: 0}, {destination: {host: d}, weight: 0}]\n",
-        );
-        assert_eq!((routes.len(), codes), (0, vec!["PC045"]));
-    }
 }

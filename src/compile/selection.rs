@@ -76,7 +76,8 @@ pub fn reach<T>(
     }
 }
 
-/// Tells every policy of a kind that could not be read and selects this gateway; gives the first.
+/// Tells every policy of a kind that cannot be used, is in force and selects this gateway; gives the
+/// first.
 pub fn broken(
     set: &ResourceSet,
     kind: &str,
@@ -87,7 +88,7 @@ pub fn broken(
     let concerns = |broken: &&Broken| {
         let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
         let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
-        broken.id.kind == kind && heard && selected
+        broken.id.kind == kind && heard && selected && !broken.told_only
     };
     for broken in set.broken.iter().filter(concerns) {
         let message = format!("{} cannot be used and selects this gateway", broken.id);

@@ -370,7 +370,8 @@ fn without_identity(reason: &str, rule: Option<Fingerprint>) -> Termination {
     Termination { client_rule: rule.unwrap_or(unusable.client_rule), ..unusable }
 }
 
-fn unusable(reason: &str) -> Termination {
+/// Of a server whose handshakes fail.
+pub(super) fn unusable(reason: &str) -> Termination {
     Termination {
         tls: Err(Unusable { reason: reason.into() }),
         client_rule: Fingerprint::of(b"unusable"),

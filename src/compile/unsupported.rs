@@ -236,9 +236,9 @@ mod tests {
     #[test]
     fn conditions_of_sidecars_are_told() {
         let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
-                    a}\nspec: {hosts: [a.com], http: [{match: [{statPrefix: x}]}], tls: [{match: \
-                    [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}]}], \
-                    tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}]}]}\n";
+                    a}\nspec: {hosts: [a.com], http: [{route: [{destination: {host: b}}], match: [{statPrefix: x}]}], tls: [{match: \
+                    [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}], route: [{destination: {host: b}}]}], \
+                    tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}], route: [{destination: {host: b}}]}]}\n";
         let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
         let mut findings = Findings::default();
         tell(&parse(&[file]).set, &mut findings);

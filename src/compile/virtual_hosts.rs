@@ -109,7 +109,8 @@ fn redirects(server: &Server) -> bool {
     server.tls.as_ref().is_some_and(|tls| tls.https_redirect)
 }
 
-fn virtual_host(host: &HostPattern) -> Arc<VirtualHost> {
+/// A host without routes.
+pub(super) fn virtual_host(host: &HostPattern) -> Arc<VirtualHost> {
     let name = host.to_string().into();
     Arc::new(VirtualHost { name, https_redirect: None, routes: Vec::new(), index: None })
 }

@@ -40,7 +40,7 @@ codes! {
     REFERENCE_NOT_FOUND = "IST0101", Error, "a resource that is referred to does not exist",
         "define it, or correct the name";
     SCHEMA_ERROR = "IST0106", Error, "the resource breaks a rule of Istio's validation",
-        "correct the field: Istio's webhook refuses the resource as it is";
+        "correct the field: Istio's webhook refuses the resource, and this version of it is not used";
     PORT_SELECTOR_REQUIRED = "IST0112", Error,
         "the destination has several ports and the route names none",
         "name the port in destination.port.number";
@@ -96,6 +96,8 @@ codes! {
     NOTHING_FOUND = "PC018", Warning, "there is no resource in the configuration",
         "check --config; files that end in .yaml, .yml or .json are read";
 
+    UNWORKABLE = "PC019", Error, "the resource says what Istio lets in and what cannot work",
+        "correct the field: it cannot be done as written";
     UNKNOWN_FIELD = "PC010", Error, "the field does not exist",
         "remove it; the field is left out";
     WRONG_TYPE = "PC011", Error, "the value has the wrong type or form",

@@ -124,7 +124,7 @@ fn what_is_deleted_goes_even_beside_what_is_broken() {
     check(&gateway(84), &[84], &[]);
     // A name of its own: what it takes the place of is not known.
     let other = broken.replace("name: g81", "name: other");
-    check(&format!("{}---\n{other}", gateway(80)), &[80], &["PC011"]);
+    check(&format!("{}---\n{other}", gateway(80)), &[80], &["PC011", "PC045"]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn what_goes_on_does_so_until_it_is_mended_or_deleted() {
     fs::remove_file(folder.dir.path().join("config/c.yaml")).unwrap();
     assert_eq!(folder.load(), Some((1, vec!["PC034"])));
     folder.write("config/c.yaml", &broken);
-    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC011"])));
+    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC045", "PC011"])));
 }
 
 #[test]

@@ -9,6 +9,18 @@ use serde::Deserialize;
 
 use super::meta::{TargetRef, WorkloadSelector};
 
+/// Annotation of policies that are evaluated for logs only.
+pub const DRY_RUN: &str = "istio.io/dry-run";
+
+/// What the annotation says; nothing when it is no truth value.
+pub fn dry_run(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// `AuthorizationPolicy.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Labels;
+use super::authorization_policy::{DRY_RUN, dry_run};
 use super::kind::Kind;
 use super::node::{Entry, Node, Scalar, Value};
+use super::served::{self, Served};
 use crate::base::id::{Origin, ResourceId};
 use crate::base::limit;
 use crate::diag::Location;
@@ -21,12 +23,17 @@ pub struct Broken {
     /// Where it begins.
     pub location: Location,
     /// `spec.selector.matchLabels`, when it could be read; `None` when absent or unreadable, which
-    /// selects everything in its namespace. A DestinationRule's is `spec.workloadSelector`.
+    /// selects everything in its namespace. A DestinationRule's is `spec.workloadSelector`, a Gateway's
+    /// has its labels in itself.
     pub selector: Option<Labels>,
     /// `spec.exportTo`, when it could be read.
     pub export_to: Vec<String>,
     /// Hosts whose connections it may have restricted.
     pub restricted: Restricted,
+    /// What it was to serve.
+    pub served: Served,
+    /// Whether it was to be told of alone: an AuthorizationPolicy of action AUDIT, or a dry run.
+    pub told_only: bool,
 }
 
 /// Hosts whose connections a broken document may have restricted: those of a DestinationRule, and those
@@ -63,6 +70,25 @@ pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
         selector: selector(kind, root),
         export_to: spec(root, "exportTo").and_then(texts).unwrap_or_default(),
         restricted: restricted(kind, root),
+        served: served::read(kind, root),
+        told_only: false,
+    }
+}
+
+/// Of a document that Istio's webhook refuses: every value of it has the right type.
+pub(super) fn refused(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
+    let told_only = kind == Kind::AuthorizationPolicy && is_told_only(root);
+    Broken { told_only, ..read(kind, root, location) }
+}
+
+fn is_told_only(root: &Node<'_>) -> bool {
+    let action = root.entry("spec").and_then(|spec| spec.value.text("action"));
+    let annotations = root.entry("metadata").and_then(|meta| meta.value.entry("annotations"));
+    let dry = annotations.and_then(|all| all.value.text(DRY_RUN)).and_then(dry_run);
+    match action.unwrap_or("ALLOW") {
+        "AUDIT" => true,
+        "ALLOW" | "DENY" => dry == Some(true),
+        _ => false,
     }
 }
 
@@ -82,7 +108,16 @@ pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken 
             Restricted::Hosts(words.into_iter().map(Box::from).collect())
         }
     };
-    Broken { id, location, selector: None, export_to: Vec::new(), restricted }
+    let served = served::of_text(id.kind, text);
+    Broken {
+        id,
+        location,
+        selector: None,
+        export_to: Vec::new(),
+        restricted,
+        served,
+        told_only: false,
+    }
 }
 
 /// Whether a text's hosts stand in it as they are: not as what an alias, an escape or a template means.
@@ -141,7 +176,11 @@ pub(super) fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
 /// `matchLabels` of the selector; `None` when any part of it is not as it should be.
 fn selector(kind: Kind, root: &Node<'_>) -> Option<Labels> {
     let name = if kind == Kind::DestinationRule { "workloadSelector" } else { "selector" };
-    let labels = &root.entry("spec")?.value.entry(name)?.value.entry("matchLabels")?.value;
+    let selector = &root.entry("spec")?.value.entry(name)?.value;
+    let labels = match kind {
+        Kind::Gateway => selector,
+        _ => &selector.entry("matchLabels")?.value,
+    };
     if !matches!(labels.value, Value::Mapping(_)) {
         return None;
     }

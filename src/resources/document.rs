@@ -1,7 +1,7 @@
 //! From a file's documents to typed resources: envelope, kind, metadata, spec.
 //!
 //! **Invariant**: every document of a known kind ends as a resource or as a broken one, with a
-//! diagnostic for the latter.
+//! diagnostic for the latter. What Istio's webhook refuses is broken.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Value};
 use super::place::collect;
 use super::set::AnyResource;
 use super::validate::{
-    self, Check, destination_rule, gateway, security, service_entry, virtual_service,
+    self, Check, Verdict, destination_rule, gateway, security, service_entry, virtual_service,
 };
 use super::{ConfigFile, Meta, ParsedFile, Resource, nearest, salvage};
 use crate::base::id::ResourceId;
@@ -201,12 +201,10 @@ impl Reader {
             Service: validate::nothing,
             EndpointSlice: validate::nothing,
         };
-        match read {
-            Some(resource) => self.file.resources.push(resource),
-            None => self.set_aside(kind, root),
-        }
+        self.file.resources.extend(read);
     }
 
+    /// Reads what Istio lets in; the rest is set aside.
     fn typed<T: DeserializeOwned + Default>(
         &mut self,
         kind: Kind,
@@ -232,10 +230,22 @@ impl Reader {
         if meta.is_none() {
             self.unclear(root.position);
         }
-        let (meta, spec) = (meta?, spec?);
+        let (Some(meta), Some(spec)) = (meta, spec) else {
+            self.set_aside(kind, root);
+            return None;
+        };
         let unread = unknown.into_iter().map(|field| field.path.into_boxed_str()).collect();
         let places = collect(root, self.location(root.position));
-        let findings = validate::validate(&id, &spec, &places, check);
+        let Verdict { findings, admitted } = validate::validate(&id, &spec, &places, check);
+        if !admitted {
+            for finding in findings {
+                self.push(finding);
+            }
+            let location = self.location(root.position);
+            self.file.broken.push(broken::refused(kind, root, location));
+            return None;
+        }
+        let findings = findings.into();
         Some(Arc::new(Resource { id, meta, spec, unread, findings, places }))
     }
 

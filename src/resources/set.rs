@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     AuthorizationPolicy, Broken, ConfigFile, DestinationRule, EndpointSlice, Gateway, Meta, Parsed,
     ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Restricted,
-    Secret, Service, ServiceEntry, VirtualService, WorkloadEntry, last_good,
+    Secret, Served, ServedHosts, Service, ServiceEntry, VirtualService, WorkloadEntry, last_good,
 };
 use crate::base::id::{Generation, ResourceId};
 use crate::diag::{self, Diagnostic, Location, catalog};
@@ -70,7 +70,7 @@ macro_rules! kinds {
                 all
             }
 
-            /// What Istio's webhook would refuse or warn about, resource by resource.
+            /// What Istio's webhook would warn about, and what it lets in and cannot work.
             pub fn findings(&self) -> impl Iterator<Item = &Diagnostic> {
                 let all = std::iter::empty();
                 $(let all = all.chain(self.$list.iter().flat_map(|one| &one.findings));)+
@@ -121,10 +121,22 @@ impl AnyResource {
             selector: self.selector(),
             export_to: Vec::new(),
             restricted: Restricted::Nothing,
+            served: Served::default(),
+            told_only: false,
         };
-        if let Self::DestinationRule(rule) = self {
-            broken.export_to.clone_from(&rule.spec.export_to);
-            broken.restricted = Restricted::Hosts([rule.spec.host.as_str().into()].into());
+        match self {
+            Self::DestinationRule(rule) => {
+                broken.export_to.clone_from(&rule.spec.export_to);
+                broken.restricted = Restricted::Hosts([rule.spec.host.as_str().into()].into());
+            }
+            Self::VirtualService(service) => {
+                broken.export_to.clone_from(&service.spec.export_to);
+                let hosts = service.spec.hosts.clone();
+                let served = ServedHosts { hosts, port: None, redirects: false };
+                let gateways = Some(service.spec.gateways.clone());
+                broken.served = Served { servers: vec![served], gateways };
+            }
+            _ => {}
         }
         broken
     }

@@ -1,7 +1,8 @@
 //! Rules across fields: what Istio's webhook refuses or warns about, per resource.
 //!
-//! A finding here says that Istio would not admit the resource; whether it is used all the same is
-//! for the compiler to decide. References to other resources are the compiler's too.
+//! What the webhook refuses is not used. What it lets in and cannot work here is an error of a code of
+//! our own, and the compiler decides what becomes of it. References to other resources are the
+//! compiler's too.
 //!
 //! **Invariant**: every finding carries the place of the field it is about.
 
@@ -25,36 +26,57 @@ pub(super) type Check<T> = fn(&T, &mut Findings<'_>);
 /// Nothing is: for kinds that are not Istio's.
 pub(super) fn nothing<T>(_: &T, _: &mut Findings<'_>) {}
 
+/// What was found about a resource.
+pub(super) struct Verdict {
+    pub(super) findings: Vec<Diagnostic>,
+    /// Whether Istio's webhook lets it in.
+    pub(super) admitted: bool,
+}
+
 /// Checks one resource.
-pub(super) fn validate<T>(
-    id: &ResourceId,
-    spec: &T,
-    places: &Places,
-    check: Check<T>,
-) -> Box<[Diagnostic]> {
-    let mut out = Vec::new();
+pub(super) fn validate<T>(id: &ResourceId, spec: &T, places: &Places, check: Check<T>) -> Verdict {
     let place = |diagnostic: Diagnostic, path: &str| {
         diagnostic.at(places.location(path)).field(path).resource(id.clone())
     };
-    check(spec, &mut Findings { namespace: &id.namespace, place: &place, out: &mut out });
-    out.into_boxed_slice()
+    let verdict = Verdict { findings: Vec::new(), admitted: true };
+    let mut findings = Findings { namespace: &id.namespace, place: &place, verdict };
+    check(spec, &mut findings);
+    findings.verdict
 }
 
 /// Collects the findings about one resource.
 pub(super) struct Findings<'a> {
     namespace: &'a str,
     place: &'a dyn Fn(Diagnostic, &str) -> Diagnostic,
-    out: &'a mut Vec<Diagnostic>,
+    verdict: Verdict,
 }
 
 impl Findings<'_> {
     fn add(&mut self, code: &'static Code, path: &str, message: impl Into<String>) {
-        self.out.push((self.place)(Diagnostic::new(code, message), path));
+        self.verdict.findings.push((self.place)(Diagnostic::new(code, message), path));
     }
 
     /// A rule of Istio's validation is broken.
     fn error(&mut self, path: &str, message: impl Into<String>) {
-        self.add(&catalog::SCHEMA_ERROR, path, message);
+        self.refuse(&catalog::SCHEMA_ERROR, path, message);
+    }
+
+    fn refuse(&mut self, code: &'static Code, path: &str, message: impl Into<String>) {
+        self.verdict.admitted = false;
+        self.add(code, path, message);
+    }
+
+    /// Istio's validation refuses it; here a part of the resource is set aside, and the rest is used.
+    fn error_of_part(&mut self, path: &str, message: &str, help: &str) {
+        let finding = Diagnostic::new(&catalog::SCHEMA_ERROR, message).help(help);
+        self.verdict.findings.push((self.place)(finding, path));
+    }
+
+    /// Istio's validation lets it in, and it cannot work.
+    fn unworkable_if(&mut self, wrong: bool, path: &str, message: &str) {
+        if wrong {
+            self.add(&catalog::UNWORKABLE, path, message);
+        }
     }
 
     /// Istio's validation warns.
@@ -72,10 +94,13 @@ impl Findings<'_> {
         self.error_if(text.is_empty(), path, "the field is required");
     }
 
-    /// A host pattern: a name, `*.name` or `*`.
+    /// A host pattern: a name, `*.name` or `*`. Istio lets `*name` in as well.
     fn host(&mut self, host: &str, path: &str) {
-        if let Err(error) = HostPattern::parse(host) {
-            self.add(&catalog::INVALID_HOST, path, error.to_string());
+        let Err(error) = HostPattern::parse(host) else { return };
+        let name = host.strip_prefix('*').unwrap_or_default();
+        match HostPattern::parse(name.trim_start_matches('-')) {
+            Ok(HostPattern::Exact(_)) => self.add(&catalog::INVALID_HOST, path, error.to_string()),
+            _ => self.refuse(&catalog::INVALID_HOST, path, error.to_string()),
         }
     }
 

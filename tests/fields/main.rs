@@ -73,8 +73,10 @@ fn observe_in(world: &World, kinds: &[Kind]) -> BTreeMap<(String, String), Seen>
     let mut all: BTreeMap<(String, String), Seen> = BTreeMap::new();
     for field in world.fields(kinds) {
         let seen = all.entry((field.kind.clone(), field.pattern.clone())).or_default();
-        seen.told.extend(world.told(&field));
-        seen.honoured = seen.honoured || world.changes_without(&field);
+        let told = world.told(&field);
+        let refused = told.iter().any(|told| told.severity == Severity::Error);
+        seen.told.extend(told);
+        seen.honoured = seen.honoured || (!refused && world.changes_without(&field));
     }
     all
 }

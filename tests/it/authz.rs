@@ -238,5 +238,5 @@ async fn a_broken_dry_run_is_told_and_what_is_enforced_stays_so() {
     let mut http = Http::plain(gateway.port(80)).await;
     assert_eq!(http.get("http://a.com/y").await.status, 200);
     assert_eq!(http.get("http://a.com/x").await.status, 403);
-    gateway.tells("PC062");
+    gateway.tells("IST0106");
 }

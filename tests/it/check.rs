@@ -78,7 +78,7 @@ fn mistakes_in_fields_are_found() {
         "Gatewaay",
     );
     check(with("---\napiVersion: [\n".into()), "PC004", "");
-    check(replaced("tls: {mode", "tsl: {mode"), "PC052", "tsl");
+    check(replaced("tls: {mode", "tsl: {mode"), "PC010", "tsl");
     check(replaced("mode: SIMPLE", "mdoe: SIMPLE"), "PC052", "mdoe");
 }
 
@@ -137,7 +137,14 @@ fn mistakes_in_rules_are_found() {
         "weight",
     );
     check(with(JWT.into()), "PC050", "jwks");
-    check(with(policy("echo", "tls: {mode: SIMPLE}") + &policy("echo", "")), "PC013", "name: echo");
+    check(
+        with(
+            policy("echo", "tls: {mode: SIMPLE}")
+                + &policy("echo", "loadBalancer: {simple: RANDOM}"),
+        ),
+        "PC013",
+        "name: echo",
+    );
 }
 
 #[test]
@@ -199,7 +206,7 @@ fn client_certificates_without_a_ca_are_told_as_that() {
     site.config("all", &text.replace("mode: SIMPLE, credentialName: a", files));
     let (code, said) = report(&site, &[]);
     assert_eq!(code, Some(1));
-    assert!(said.contains("IST0161") && said.contains("name its file in caCertificates"), "{said}");
+    assert!(said.contains("IST0106") && said.contains("need a CA to be checked against"), "{said}");
     site.client_ca("a");
     let files = format!("{files}, caCertificates: certs/a/ca.crt");
     site.config("all", &text.replace("mode: SIMPLE, credentialName: a", &files));

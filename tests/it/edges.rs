@@ -79,7 +79,7 @@ async fn a_bind_that_clashes_is_told_and_the_earlier_server_goes_on() {
         })
         .collect();
     assert!(found.contains(&("PC030", "wide", 10)), "{found:?}");
-    assert!(found.contains(&("PC035", "word", 15)), "{found:?}");
+    assert!(found.contains(&("IST0106", "word", 15)), "{found:?}");
 
     // An address that another process has is told with its place, and taken once it is free.
     let taken = std::net::TcpListener::bind(("127.0.0.4", port)).unwrap();
@@ -220,12 +220,15 @@ async fn resources_are_read_as_json_and_as_lists() {
     let gateway = site.start(&[80]);
     let mut http = Http::plain(gateway.port(80)).await;
     for (host, status) in
-        [("a.com", 201), ("bad.com", 404), ("b.com", 202), ("c.com", 203), ("d.com", 204)]
+        [("a.com", 201), ("bad.com", 503), ("b.com", 202), ("c.com", 203), ("d.com", 204)]
     {
         assert_eq!(http.get(&format!("http://{host}/")).await.status, status, "{host}");
     }
     let found = gateway.admin("/diagnostics");
     let found = found["diagnostics"].as_array().unwrap();
-    assert_eq!(found.len(), 1, "one item is broken: {found:?}");
-    assert_eq!((found[0]["code"].as_str(), found[0]["line"].as_u64()), (Some("PC011"), Some(5)));
+    let found: Vec<_> = found
+        .iter()
+        .map(|one| (one["code"].as_str().unwrap(), one["line"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(found, [("PC045", 5), ("PC011", 5)], "one item is broken");
 }

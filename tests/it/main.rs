@@ -57,6 +57,7 @@ mod rotation;
 mod routes;
 mod samples;
 mod scripted;
+mod set_aside;
 mod sidecar;
 mod sidecar_names;
 mod standing;

@@ -97,7 +97,7 @@ fn a_misspelt_field_refuses_when_it_may_have_been_one_that_secures() {
     check("{host: a.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", true);
     check("{hots: a.shop.example, trafficPolicy: {tls: {mode: SIMPLE}}}", true);
     check("{host: b.shop.example, trafficPolicy: {tsl: {mode: SIMPLE}}}", false);
-    check("{trafficPolicy: {tls: {mode: SIMPLE}}}", false);
+    check("{trafficPolicy: {tls: {mode: SIMPLE}}}", true);
     let port = "{host: a.shop.example, trafficPolicy: {portLevelSettings: [{port: {nr: 80}}]}}";
     check(port, true);
     let balancer = "{host: a.shop.example, trafficPolicy: {loadBalancer: {simpel: RANDOM}}}";

@@ -35,31 +35,24 @@ fn broken(parsed: &Parsed) -> Vec<String> {
     parsed.set.broken.iter().map(|broken| broken.id.to_string()).collect()
 }
 
+/// A server that Istio lets in.
+const SERVER: &str =
+    "  servers: [{hosts: [a.com], port: {number: 80, name: http, protocol: HTTP}}]\n";
+
 fn gateway(spec: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata:\n  name: web\nspec:\n{spec}"
     )
 }
 
+/// The sample sets every field, and so some that exclude each other.
 #[test]
 fn every_field_of_every_kind_is_known() {
-    let parsed = check(SAMPLE, &[]);
+    let parsed = read(SAMPLE);
     let set = &parsed.set;
-    assert_eq!(broken(&parsed), [""; 0]);
-    let counts = [
-        set.gateways.len(),
-        set.virtual_services.len(),
-        set.destination_rules.len(),
-        set.service_entries.len(),
-        set.workload_entries.len(),
-        set.request_authentications.len(),
-        set.authorization_policies.len(),
-        set.peer_authentications.len(),
-        set.secrets.len(),
-        set.services.len(),
-        set.endpoint_slices.len(),
-    ];
-    assert_eq!(counts, [1; 11]);
+    let codes: BTreeSet<_> = parsed.diagnostics.iter().map(|d| d.code.id).collect();
+    assert_eq!(codes, BTreeSet::from(["IST0002", "IST0106"]), "{:#?}", parsed.diagnostics);
+    assert_eq!(set.each().count() + set.broken.len(), 11);
     assert_eq!(set.secrets[0].spec.value("tls.crt"), Some(&b"certificate"[..]));
     assert_eq!(set.secrets[0].spec.value("tls.key"), Some(&b"key"[..]));
     assert!(!format!("{:?}", set.secrets[0].spec).contains("certificate"));
@@ -67,11 +60,15 @@ fn every_field_of_every_kind_is_known() {
 
 #[test]
 fn a_field_is_found_where_it_was_written() {
-    let parsed = read(SAMPLE);
+    const ROUTES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
+                          a}\nspec:\n  hosts: [a.com]\n  http:\n  - match:\n    - headers:\n        \
+                          x-user:\n          exact: anna\n    route:\n    - destination:\n        \
+                          host: shop\n        subset: v1\n";
+    let parsed = check(ROUTES, &[]);
     let rule = &parsed.set.virtual_services[0];
     let place = |path: &str| {
         let location = rule.location(path);
-        let line = SAMPLE.lines().nth(location.line as usize - 1).unwrap();
+        let line = ROUTES.lines().nth(location.line as usize - 1).unwrap();
         line.chars().skip(location.column as usize - 1).collect::<String>()
     };
     assert_eq!(place("spec.http[0].route[0].destination.subset"), "subset: v1");
@@ -83,11 +80,11 @@ fn a_field_is_found_where_it_was_written() {
 
 #[test]
 fn unknown_field_is_an_error_and_the_resource_is_used() {
-    let parsed = check(&gateway("  servres: []\n"), &["PC010 6:3 spec.servres"]);
+    let parsed = check(&gateway(&format!("  servres: []\n{SERVER}")), &["PC010 6:3 spec.servres"]);
     assert_eq!(parsed.set.gateways.len(), 1);
     assert!(parsed.diagnostics[0].help.contains("\"servers\""), "{:?}", parsed.diagnostics);
-    check(&gateway("  <<: {a: b}\n"), &["PC010 6:3 spec.<<"]);
-    check(&(gateway("  {}\n") + "sepc: {}\n"), &["PC010 7:1 sepc"]);
+    check(&gateway(&format!("  <<: {{a: b}}\n{SERVER}")), &["PC010 6:3 spec.<<"]);
+    check(&(gateway(SERVER) + "sepc: {}\n"), &["PC010 7:1 sepc"]);
 }
 
 #[test]
@@ -112,8 +109,13 @@ fn wrong_type_sets_the_resource_aside() {
 
 #[test]
 fn protobuf_leniencies_are_kept() {
-    let parsed =
-        check(&gateway("  servers: [{port: {number: \"443\"}, tls: null}]\n  selector:\n"), &[]);
+    let parsed = check(
+        &gateway(
+            "  servers: [{hosts: [a.com], port: {number: \"443\", name: a, protocol: \
+                        HTTP}, tls: null}]\n  selector:\n",
+        ),
+        &[],
+    );
     let server = &parsed.set.gateways[0].spec.servers[0];
     assert_eq!(server.port.as_ref().map(|port| port.number), Some(443));
     assert_eq!(server.tls, None);
@@ -132,7 +134,7 @@ fn an_unreadable_security_resource_keeps_its_selector() {
 #[test]
 fn a_syntax_error_costs_one_document() {
     let text =
-        format!("{}---\n{}", gateway("  servers: [}\n"), gateway("  {}\n").replace("web", "b"));
+        format!("{}---\n{}", gateway("  servers: [}\n"), gateway(SERVER).replace("web", "b"));
     let parsed = check(&text, &["PC004 6:13"]);
     assert_eq!(broken(&parsed), ["Gateway default/web"]);
     assert_eq!(parsed.set.gateways[0].id.name.as_ref(), "b");
@@ -172,20 +174,20 @@ fn kinds_that_are_not_read_are_reported() {
 
 #[test]
 fn lists_are_flattened() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: Gateway\n  \
-                metadata: {name: a}\n- apiVersion: networking.istio.io/v1\n  kind: GatewayList\n  items:\n  - \
-                metadata: {name: b}\n";
-    assert_eq!(check(text, &[]).set.gateways.len(), 2);
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: \
+                WorkloadEntry\n  metadata: {name: a}\n  spec: {address: 10.0.0.1}\n- apiVersion: \
+                networking.istio.io/v1\n  kind: WorkloadEntryList\n  items:\n  - metadata: {name: \
+                b}\n    spec: {address: 10.0.0.1}\n";
+    assert_eq!(check(text, &[]).set.workload_entries.len(), 2);
 }
 
 #[test]
 fn other_spellings_of_a_file_are_read() {
-    let json =
-        r#"{"apiVersion":"networking.istio.io/v1","kind":"Gateway","metadata":{"name":"a"}}"#;
-    assert_eq!(check(json, &[]).set.gateways.len(), 1);
-    let crlf = (gateway("  {}\n") + "---\n# nothing\n---\n").replace('\n', "\r\n");
+    let json = r#"{"apiVersion":"security.istio.io/v1","kind":"PeerAuthentication","metadata":{"name":"a"}}"#;
+    assert_eq!(check(json, &[]).set.peer_authentications.len(), 1);
+    let crlf = (gateway(SERVER) + "---\n# nothing\n---\n").replace('\n', "\r\n");
     assert_eq!(check(&crlf, &[]).set.gateways.len(), 1);
-    let marked = format!("\u{feff}%YAML 1.2\n---\n{}...\n", gateway("  {}\n"));
+    let marked = format!("\u{feff}%YAML 1.2\n---\n{}...\n", gateway(SERVER));
     assert_eq!(check(&marked, &[]).set.gateways.len(), 1);
     check("", &[]);
     check("# only words\n", &[]);
@@ -242,22 +244,24 @@ fn a_secret_is_never_quoted() {
 fn order_follows_creation_then_path_then_place() {
     let dated = |name: &str, created: &str| {
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, creationTimestamp: {created}}}\n---\n"
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, creationTimestamp: {created}}}\n---\n"
         )
     };
     let late = dated("plain-b", "null") + &dated("young", "2026-02-01T00:00:00Z");
     let early = dated("plain-a", "null") + &dated("old", "\"2025-02-01T00:00:00Z\"");
     let parsed = parse(&[file("b.yaml", late.as_bytes()), file("a.yaml", early.as_bytes())]);
-    let names: Vec<_> = parsed.set.gateways.iter().map(|g| g.id.name.to_string()).collect();
+    let names: Vec<_> =
+        parsed.set.peer_authentications.iter().map(|g| g.id.name.to_string()).collect();
     assert_eq!(names, ["old", "young", "plain-a", "plain-b"]);
 }
 
 #[test]
 fn the_later_of_two_with_one_name_is_set_aside() {
-    let twice = |other: &str| format!("{}---\n{}", gateway("  {}\n"), gateway(other));
-    let parsed = check(&twice("  selector: {a: b}\n"), &["PC013 11:3 metadata.name"]);
+    let twice = |other: &str| format!("{}---\n{}", gateway(SERVER), gateway(other));
+    let parsed =
+        check(&twice(&format!("{SERVER}  selector: {{a: b}}\n")), &["PC013 11:3 metadata.name"]);
     assert_eq!((parsed.set.gateways.len(), broken(&parsed).len()), (1, 1));
-    let parsed = check(&twice("  {}\n"), &["PC013 11:3 metadata.name"]);
+    let parsed = check(&twice(SERVER), &["PC013 11:3 metadata.name"]);
     assert_eq!((parsed.set.gateways.len(), broken(&parsed).len()), (1, 0));
 }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Findings, is_protocol, repeated};
+use crate::base::host::HostPattern;
+use crate::diag::catalog;
 use crate::resources::gateway::{Gateway, Server, ServerPort, ServerTls, TlsMode, TlsProtocol};
 use crate::resources::name::is_dns_label;
 
@@ -48,11 +50,13 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn check_host(host: &str, path: &str, findings: &mut Findings<'_>) {
-    let Some((namespace, name)) = host.split_once('/') else { return findings.host(host, path) };
+    let (namespace, name) = host.split_once('/').unwrap_or(("*", host));
     if !matches!(namespace, "*" | ".") && !is_dns_label(namespace) {
         findings.error(path, format!("\"{namespace}\" is not a namespace, \".\" or \"*\""));
     }
-    findings.host(name, path);
+    if let Err(error) = HostPattern::parse(name) {
+        findings.refuse(&catalog::INVALID_HOST, path, error.to_string());
+    }
 }
 
 fn check_port(port: &ServerPort, unix: bool, path: &str, findings: &mut Findings<'_>) {
@@ -81,7 +85,11 @@ fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: 
         ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", Some(tls)) => {
             let only = ServerTls { https_redirect: tls.https_redirect, ..ServerTls::default() };
             let message = "a plaintext port's tls may hold only httpsRedirect";
-            findings.error_if(*tls != only, &tls_path, message);
+            let files = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates];
+            let ends = !matches!(tls.mode, TlsMode::Passthrough | TlsMode::AutoPassthrough);
+            let refused = ends || files.iter().any(|file| !file.is_empty());
+            findings.error_if(refused, &tls_path, message);
+            findings.unworkable_if(*tls != only && !refused, &tls_path, message);
         }
         ("TCP" | "MONGO" | "REDIS" | "MYSQL", Some(_)) => {
             let message = format!("a port of protocol {protocol} cannot have tls: write TLS");
@@ -101,7 +109,8 @@ fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     findings.error_if(sources > 1, path, "certificates come from more than one source: keep one");
     let credentials = format!("{path}.credentialNames");
     let many = tls.credential_names.len() > 2;
-    findings.error_if(many, &credentials, "at most two credentials: one RSA and one ECDSA");
+    let message = "at most two credentials: one RSA and one ECDSA";
+    findings.unworkable_if(many, &credentials, message);
     match tls.mode {
         TlsMode::IstioMutual => {
             let own = sources > 0 || !tls.ca_certificates.is_empty() || !tls.ca_crl.is_empty();
@@ -139,7 +148,7 @@ fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     let max = tls.max_protocol_version;
     let reversed = max != TlsProtocol::Auto && tls.min_protocol_version > max;
     let message = "the greatest version is below the least";
-    findings.error_if(reversed, &format!("{path}.maxProtocolVersion"), message);
+    findings.unworkable_if(reversed, &format!("{path}.maxProtocolVersion"), message);
 }
 
 fn check_files(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {

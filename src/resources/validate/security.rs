@@ -73,7 +73,8 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
     }
     if !rule.output_payload_to_header.is_empty() {
         let path = format!("{path}.outputPayloadToHeader");
-        header_name(&rule.output_payload_to_header, &path, findings);
+        let wrong = HeaderName::from_bytes(rule.output_payload_to_header.as_bytes()).is_err();
+        findings.unworkable_if(wrong, &path, "it is not a header name");
     }
     for (index, claim) in rule.output_claim_to_headers.iter().enumerate() {
         let path = format!("{path}.outputClaimToHeaders[{index}]");
@@ -90,11 +91,12 @@ fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn inline_keys(jwks: &str, path: &str, findings: &mut Findings<'_>) {
+    let help = "correct the key set: until then the tokens of this issuer are refused";
     let Ok(set) = serde_json::from_str::<serde_json::Value>(jwks) else {
-        return findings.error(path, "the key set is not JSON");
+        return findings.error_of_part(path, "the key set is not JSON", help);
     };
     let Some(keys) = set.get("keys").and_then(serde_json::Value::as_array) else {
-        return findings.error(path, "the key set has no list \"keys\"");
+        return findings.error_of_part(path, "the key set has no list \"keys\"", help);
     };
     if keys.iter().any(|key| key.get("d").is_some()) {
         findings.warning(path, "the key set holds a private key: keep only the public part");

@@ -12,7 +12,13 @@ pub(super) fn check_retries(retries: &HttpRetry, path: &str, findings: &mut Find
     findings.error_if(retries.attempts < 0, &attempts, "attempts cannot be negative");
     let others = HttpRetry { attempts: retries.attempts, ..HttpRetry::default() };
     let unused = retries.attempts == 0 && *retries != others;
-    findings.error_if(unused, &attempts, "without attempts the other fields have no effect");
+    let refused = unused
+        && (retries.per_try_timeout.is_some()
+            || !retries.retry_on.is_empty()
+            || retries.retry_remote_localities.is_some());
+    let message = "without attempts the other fields have no effect";
+    findings.error_if(refused, &attempts, message);
+    findings.unworkable_if(unused && !refused, &attempts, message);
     findings.duration_or_off(retries.per_try_timeout, &format!("{path}.perTryTimeout"));
     findings.duration(retries.backoff, &format!("{path}.backoff"));
     let conditions = retries.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -59,7 +65,7 @@ pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings
         let message = "the status is between 200 and 599";
         findings.error_if(wrong, &format!("{path}.httpStatus"), message);
         let none = abort.http_status.is_none() && abort.grpc_status.is_none();
-        findings.error_if(none, &path, "an abort needs httpStatus or grpcStatus");
+        findings.unworkable_if(none, &path, "an abort needs httpStatus or grpcStatus");
     }
 }
 

@@ -102,7 +102,8 @@ fn host_setters(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     let outer = of(route.headers.as_deref()) + usize::from(rewrite);
     let most = route.route.iter().map(|one| of(one.headers.as_deref())).max().unwrap_or(0);
     let message = "the host of requests is set more than once: keep one";
-    findings.error_if(outer + most > 1, path, message);
+    findings.error_if(outer > 1, path, message);
+    findings.unworkable_if(outer <= 1 && outer + most > 1, path, message);
 }
 
 fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
@@ -176,13 +177,12 @@ fn actions(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     if count != 1 {
         findings.error(path, "a rule has exactly one of route, redirect, directResponse, delegate");
     }
-    let forwarding = route.fault.is_some()
-        || route.rewrite.is_some()
-        || route.mirror.is_some()
-        || !route.mirrors.is_empty()
-        || route.retries.is_some();
     let message = "fault, rewrite, mirror and retries need a route to act on";
-    findings.error_if(own_answer && forwarding, path, message);
+    let refused = own_answer && (route.fault.is_some() || route.rewrite.is_some());
+    findings.error_if(refused, path, message);
+    let copied = route.mirror.is_some() || !route.mirrors.is_empty();
+    let idle = own_answer && (copied || route.retries.is_some());
+    findings.unworkable_if(idle && !refused, path, message);
 }
 
 fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {

@@ -1,0 +1,170 @@
+//! What Istio's webhook refuses is not used: the last good version goes on, and from a cold start nothing
+//! takes its place.
+
+use crate::backend::Backend;
+use crate::client::{Http, proven, tls};
+use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
+
+fn answering(status: u16) -> String {
+    format!("  http: [{{directResponse: {{status: {status}}}}}]\n")
+}
+
+/// A rule that Istio refuses: both a route and a redirect.
+const REFUSED: &str =
+    "  http: [{route: [{destination: {host: b.shop.internal}}], redirect: {uri: /x}}]\n";
+
+async fn status(gateway: &Gateway, host: &str) -> u16 {
+    Http::plain(gateway.port(80)).await.get(&format!("http://{host}/")).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn routes_that_istio_refuses_go_on_as_they_were_and_the_rest_of_the_file_is_new() {
+    let site = Site::new();
+    let plain = gateway("plain", 80, "HTTP", "'*'", "");
+    let text = |a: &str, b: u16| {
+        let plain = plain.clone() + &routes("a", "istio-system/plain", "a.com", a);
+        plain + &routes("b", "istio-system/plain", "b.com", &answering(b))
+    };
+    site.config("all", &text(&answering(201), 202));
+    let gateway = site.start(&[80]);
+    gateway.reload(|| _ = site.config("all", &text(REFUSED, 203)));
+    assert_eq!(status(&gateway, "a.com").await, 201);
+    assert_eq!(status(&gateway, "b.com").await, 203);
+    gateway.tells("IST0106");
+    gateway.tells("VirtualService shop/a goes on as it was");
+    gateway.reload(|| _ = site.config("all", &text(&answering(204), 203)));
+    assert_eq!(status(&gateway, "a.com").await, 204);
+}
+
+#[tokio::test]
+async fn a_policy_that_istio_refuses_goes_on_and_from_a_cold_start_refuses() {
+    let site = Site::new();
+    let denied = |rule: &str| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: d, \
+             namespace: istio-system}}\nspec: {{action: DENY, rules: [{{{rule}}}]}}\n"
+        )
+    };
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("a", "istio-system/plain", "a.com", &answering(201));
+    site.config("all", &(rest.clone() + &denied("to: [{operation: {paths: [/x]}}]")));
+    let refused = rest + &denied("to: [{operation: {paths: [/x]}}], from: [{source: {}}]");
+    let warm = site.start(&[80]);
+    let asked = async |gateway: &Gateway, path: &str| {
+        let mut http = Http::plain(gateway.port(80)).await;
+        http.get(&format!("http://a.com{path}")).await.status.as_u16()
+    };
+    assert_eq!((asked(&warm, "/x").await, asked(&warm, "/y").await), (403, 201));
+    warm.reload(|| _ = site.config("all", &refused));
+    assert_eq!((asked(&warm, "/x").await, asked(&warm, "/y").await), (403, 201));
+    drop(warm);
+    let cold = site.start(&[80]);
+    assert_eq!((asked(&cold, "/x").await, asked(&cold, "/y").await), (403, 403));
+}
+
+#[tokio::test]
+async fn a_destination_rule_that_istio_refuses_sends_nothing_in_clear() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &service("b", "HTTP", backend.port)
+        + &routes("a", "istio-system/plain", "a.com", &to("b"));
+    let refused = policy("b", "tls: {mode: MUTUAL, clientCertificate: /c}");
+    site.config("all", &(rest.clone() + &refused));
+    let gateway = site.start(&[80]);
+    assert_eq!(status(&gateway, "a.com").await, 503);
+    assert_eq!(backend.connections(), 0);
+    gateway.reload(|| _ = site.config("all", &rest));
+    assert_eq!(status(&gateway, "a.com").await, 200);
+}
+
+#[tokio::test]
+async fn a_wider_host_does_not_take_the_requests_of_routes_that_cannot_be_used() {
+    let site = Site::new();
+    let wide = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("wide", "istio-system/plain", "'*.com'", &answering(201))
+        + &routes("beside", "istio-system/plain", "both.com", &answering(202));
+    let cases = [REFUSED.to_owned(), "  http: 5\n".to_owned(), "  http: [}\n".to_owned()];
+    for rules in &cases {
+        let text = wide.clone() + &routes("a", "istio-system/plain", "a.com, both.com", rules);
+        site.config("all", &text);
+        let gateway = site.start(&[80]);
+        assert_eq!(status(&gateway, "a.com").await, 503, "{rules}");
+        gateway.wait("the log tells", || gateway.out().contains(" 503 NC cluster_not_found"));
+        // What another resource serves under just this host goes on, and so do others.
+        assert_eq!(status(&gateway, "both.com").await, 202, "{rules}");
+        assert_eq!(status(&gateway, "b.com").await, 201, "{rules}");
+        gateway.reload(|| _ = site.config("all", &wide));
+        assert_eq!(status(&gateway, "a.com").await, 201, "deleted, it is the wider host's");
+    }
+}
+
+#[tokio::test]
+async fn routes_of_other_gateways_that_cannot_be_used_take_nothing() {
+    let site = Site::new();
+    let text = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("wide", "istio-system/plain", "'*.com'", &answering(201))
+        + &routes("a", "istio-system/other", "a.com", REFUSED)
+        + &routes("m", "mesh", "m.com", REFUSED);
+    site.config("all", &text);
+    let gateway = site.start(&[80]);
+    assert_eq!((status(&gateway, "a.com").await, status(&gateway, "m.com").await), (201, 201));
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_gateway_that_cannot_be_used_holds() {
+    let site = Site::new();
+    let text = gateway("wide", 80, "HTTP", "'*.com', both.com", "")
+        + &routes("r", "istio-system/wide", "'*'", &answering(201))
+        + &gateway("a", 80, "HTTP", "a.com, both.com", "httpsRedirect: true, mode: SIMPLE")
+        + &gateway("b", 80, "HTTP", "b.com", "mode: SIMPLE")
+        + &gateway("c", 443, "HTTP", "c.com", "mode: SIMPLE")
+        + &gateway("d", 80, "HTTP", "d.com", "mode: SIMPLE").replace("ingressgateway", "other");
+    site.config("all", &text);
+    let gateway = site.start(&[80]);
+    // Also where another server has just this host; its own routes are nobody's.
+    assert_eq!((status(&gateway, "a.com").await, status(&gateway, "both.com").await), (301, 301));
+    assert_eq!(status(&gateway, "b.com").await, 503);
+    // Of another port, or of another gateway.
+    assert_eq!((status(&gateway, "c.com").await, status(&gateway, "d.com").await), (201, 201));
+}
+
+#[tokio::test]
+async fn a_server_of_client_certificates_that_cannot_be_used_gives_its_name_to_no_other() {
+    let site = Site::new();
+    site.certificate("w", &["*.com", "a.com", "b.com"]);
+    let text = gateway("wide", 443, "HTTPS", "'*.com'", "mode: SIMPLE, credentialName: w")
+        + &routes("r", "istio-system/wide", "'*.com'", &answering(201))
+        + &gateway(
+            "a",
+            443,
+            "HTTPS",
+            "shop/a.com",
+            "mode: MUTUAL, serverCertificate: /c, privateKey: /k",
+        );
+    site.config("all", &text);
+    let gateway = site.start(&[443]);
+    let client = tls(&site.edge, None, &[]);
+    assert!(proven(&client, gateway.port(443), "b.com").await.is_ok());
+    assert!(proven(&client, gateway.port(443), "a.com").await.is_err());
+}
+
+#[tokio::test]
+async fn a_name_that_is_passed_through_goes_to_no_wider_route() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    let tls_rules =
+        |host: &str, rest: &str| format!("  tls: [{{match: [{{sniHosts: ['{host}']}}]{rest}}}]\n");
+    let sent = ", route: [{destination: {host: b.shop.internal}}]";
+    let text = gateway("through", 443, "TLS", "'*.com'", "mode: PASSTHROUGH")
+        + &service("b", "TLS", backend.port)
+        + &routes("wide", "istio-system/through", "'*.com'", &tls_rules("*.com", sent))
+        + &routes("a", "istio-system/through", "a.com", &tls_rules("a.com", ""));
+    site.config("all", &text);
+    let gateway = site.start(&[443]);
+    let client = tls(&site.edge, None, &[]);
+    assert!(proven(&client, gateway.port(443), "a.com").await.is_err());
+    assert_eq!(backend.connections(), 0);
+    assert!(proven(&client, gateway.port(443), "b.com").await.is_err());
+    gateway.wait("the other name arrives", || backend.connections() == 1);
+}
