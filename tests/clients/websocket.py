@@ -25,8 +25,8 @@ def server(edge):
     thread.join()
 
 
-def client(edge):
+def client(edge, **options):
     trust = ssl.create_default_context(cafile=edge.ca)
     port = edge.ports["https"]
     stream = socket.create_connection(("127.0.0.1", port))
-    return connect(f"wss://{NAME}:{port}/", sock=stream, ssl=trust, max_size=None)
+    return connect(f"wss://{NAME}:{port}/", sock=stream, ssl=trust, max_size=None, **options)
