@@ -38,6 +38,7 @@ pub mod services;
 pub mod settings;
 pub mod tcp_routes;
 pub mod token_rules;
+pub mod unreachable;
 pub mod unserved;
 pub mod unsupported;
 pub mod upstream_tls;
@@ -148,6 +149,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     unsupported::tell(set, &mut findings);
     client_cert::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
+    unreachable::tell(set, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     let upstream_tls =

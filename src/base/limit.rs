@@ -41,6 +41,8 @@ limits! {
     REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
     /// Rules of one host, or of policies of one action, from which they are indexed: below, a scan is as fast.
     INDEXED_RULES: usize = 16, "16 rules";
+    /// Matches of one VirtualService that later ones are compared with, to tell those that nothing reaches.
+    COMPARED_MATCHES: usize = 1_000, "1,000 matches";
     /// Length of a direct response body.
     DIRECT_RESPONSE_BYTES: usize = 1 << 20, "1 MiB";
 

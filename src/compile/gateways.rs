@@ -1,10 +1,11 @@
 //! Gateways to listeners: which servers apply, where they listen, and which of them collide.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::host::HostPattern;
-use crate::diag::catalog;
+use crate::base::id::Origin;
+use crate::diag::{Diagnostic, catalog};
 use crate::resources::gateway::{Gateway, Server, TlsMode};
 use crate::resources::{Resource, ResourceSet};
 use crate::snapshot::listener::ListenAddress;
@@ -82,6 +83,9 @@ pub struct ListenerDraft<'a> {
     pub servers: Vec<ServerDraft<'a>>,
 }
 
+/// Where each host of a TLS server was claimed first.
+type Claims<'a> = HashMap<(ListenAddress, &'a str), Origin>;
+
 /// The listeners of every Gateway that selects this workload.
 pub fn listeners<'a>(
     set: &'a ResourceSet,
@@ -89,7 +93,7 @@ pub fn listeners<'a>(
     findings: &mut Findings,
 ) -> Vec<ListenerDraft<'a>> {
     let mut drafts: BTreeMap<(ListenAddress, u16), ListenerDraft<'a>> = BTreeMap::new();
-    let mut claimed: HashSet<(ListenAddress, &'a str)> = HashSet::new();
+    let mut claimed: Claims<'a> = HashMap::new();
     for gateway in &set.gateways {
         if !selects(&gateway.spec.selector, &settings.labels) {
             let message = "the selector asks for other labels than this gateway has";
@@ -241,7 +245,7 @@ fn accepts<'a>(
     listener: &ListenerDraft<'a>,
     draft: &ServerDraft<'a>,
     address: &ListenAddress,
-    claimed: &mut HashSet<(ListenAddress, &'a str)>,
+    claimed: &mut Claims<'a>,
     findings: &mut Findings,
 ) -> bool {
     let is_tls = |kind| !matches!(kind, Kind::Http | Kind::Tcp);
@@ -264,24 +268,31 @@ fn accepts<'a>(
         }
     }
     if is_tls(draft.kind) || draft.server.tls.is_some() {
-        for host in &draft.server.hosts {
-            if claimed.contains(&(address.clone(), host.as_str())) {
-                let message = format!("host \"{host}\" is already served on this port");
-                findings.add(
-                    at(
-                        draft.gateway,
-                        format!("{}.hosts", draft.field),
-                        &catalog::DUPLICATE_HOST,
-                        message,
-                    )
-                    .help("the whole server is left out; keep one server for a host"),
-                );
+        for (index, host) in draft.server.hosts.iter().enumerate() {
+            if let Some(first) = claimed.get(&(address.clone(), host.as_str())) {
+                findings.add(claimed_twice(draft, index, first));
                 return false;
             }
         }
-        claimed.extend(draft.server.hosts.iter().map(|host| (address.clone(), host.as_str())));
+        let hosts = draft.server.hosts.iter();
+        let origin = draft.gateway.origin(&draft.field);
+        claimed.extend(hosts.map(|host| ((address.clone(), host.as_str()), origin.clone())));
     }
     true
+}
+
+/// Two servers for one host: those of one Gateway, or those of two (IST0145).
+fn claimed_twice(draft: &ServerDraft<'_>, host: usize, first: &Origin) -> Diagnostic {
+    let own = draft.gateway.origin(&draft.field);
+    let code = if first.resource == own.resource {
+        &catalog::DUPLICATE_HOST
+    } else {
+        &catalog::CONFLICTING_GATEWAYS
+    };
+    let written = draft.server.hosts.get(host).map_or("", String::as_str);
+    let message = format!("host \"{written}\" is already served on this port by {first}");
+    at(draft.gateway, format!("{}.hosts[{host}]", draft.field), code, message)
+        .help("the whole server is left out; keep one server for a host")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
 use crate::resources::{ResourceSet, virtual_service as vs};
 
 use super::findings::{Findings, at};
-use super::names::{qualified, reference};
+use super::names::{public, qualified, reference};
 use super::services::Services;
 use super::settings::CompileSettings;
 
@@ -22,6 +22,7 @@ pub fn tell(
     hosts_of_gateways(set, settings, findings);
     weights(set, findings);
     rules(set, services, settings, findings);
+    protocols(set, findings);
 }
 
 /// The hosts of a Gateway's servers.
@@ -163,6 +164,42 @@ fn rules(
     }
 }
 
+/// Ports that ServiceEntries for the same host, seen from the same namespaces, give different
+/// protocols (IST0177).
+fn protocols(set: &ResourceSet, findings: &mut Findings) {
+    let mut first = HashMap::new();
+    for entry in &set.service_entries {
+        let spec = &entry.spec;
+        let own = &*entry.id.namespace;
+        // What everyone sees meets in every namespace, the rest in its own.
+        let space = if public(&spec.export_to) { "*" } else { own };
+        for host in spec.hosts.iter().map(|host| host.to_ascii_lowercase()) {
+            for (index, port) in spec.ports.iter().enumerate() {
+                let protocol = port.protocol.to_ascii_uppercase();
+                if protocol.is_empty() {
+                    continue;
+                }
+                let known = first
+                    .entry((space, host.clone(), port.number))
+                    .or_insert_with(|| (entry, protocol.clone()));
+                if known.1 == protocol || known.0.id == entry.id {
+                    continue;
+                }
+                let message = format!(
+                    "port {} of \"{host}\" speaks {} in {} and {protocol} here",
+                    port.number, known.1, known.0.id
+                );
+                let field = format!("spec.ports[{index}].protocol");
+                let finding = at(entry, field, &catalog::CONFLICTING_PROTOCOLS, message);
+                findings.add(finding.help(
+                    "write the same protocol in each: only one is used for the host, that of the \
+                     route's own namespace or the oldest",
+                ));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,5 +259,25 @@ mod tests {
             "{host: '*.b.com', trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}",
             &["IST0128 spec.trafficPolicy.tls.insecureSkipVerify"],
         );
+    }
+
+    #[test]
+    fn ports_of_one_host_with_two_protocols_are_told() {
+        let check = |other: &str, host: &str, ports: &str, expected: &[&str]| {
+            let first = format!(
+                "{{hosts: [a.internal], resolution: DNS, ports: [{{number: 443, name: a, protocol: \
+                 HTTP}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: \
+                 {{name: b, namespace: {other}}}\nspec: {{hosts: [{host}], resolution: DNS, ports: \
+                 [{ports}]}}"
+            );
+            check("ServiceEntry", &first, expected);
+        };
+        let told: &[&str] = &["IST0177 spec.ports[0].protocol"];
+        check("shop", "A.internal", "{number: 443, name: b, protocol: TLS}", told);
+        check("other", "a.internal", "{number: 443, name: b, protocol: TLS}", told);
+        check("shop", "a.internal", "{number: 443, name: b, protocol: http}", &[]);
+        check("shop", "a.internal", "{number: 443, name: b}", &[]);
+        check("shop", "a.internal", "{number: 444, name: b, protocol: TLS}", &[]);
+        check("shop", "b.internal", "{number: 443, name: b, protocol: TLS}", &[]);
     }
 }

@@ -42,8 +42,7 @@ pub fn http_routes(
     findings: &mut Findings,
 ) -> Vec<Arc<Route>> {
     let mut routes = Vec::new();
-    for (index, placed) in rules.iter().enumerate() {
-        let PlacedRule { resource, field, rule } = placed;
+    for PlacedRule { resource, field, rule } in rules {
         let matches = applicable(resource, rule, scope);
         if matches.is_empty() && !rule.r#match.is_empty() {
             continue;
@@ -55,10 +54,7 @@ pub fn http_routes(
         }
         let all = compiled.iter().any(|route: &Arc<Route>| route.condition.is_catch_all());
         routes.extend(compiled);
-        if all && let Some(next) = rules.get(index + 1) {
-            let message = "the rule before takes every request";
-            let finding = at(next.resource, &*next.field, &catalog::UNREACHABLE_RULE, message);
-            findings.add(finding.help("put the rule without a match last"));
+        if all {
             break;
         }
     }
@@ -111,18 +107,12 @@ impl Rule<'_> {
             out.push(self.route("", RequestMatch::default(), action));
             return Ok(());
         }
-        for (place, (index, entry)) in matches.iter().enumerate() {
+        for (index, entry) in matches {
             let condition = self.condition(*index, entry)?;
             let action = self.action(entry.uri.as_ref(), find)?;
             let all = condition.is_catch_all();
             out.push(self.route(&entry.name, condition, action));
             if all {
-                if let Some((next, _)) = matches.get(place + 1) {
-                    let field = format!("{}.match[{next}]", self.field);
-                    let message = "the match before takes every request";
-                    let finding = at(self.resource, field, &catalog::UNREACHABLE_RULE, message);
-                    self.findings.add(finding.help("remove it, or put it first"));
-                }
                 break;
             }
         }
@@ -214,20 +204,20 @@ mod tests {
     }
 
     #[test]
-    fn rules_after_a_catch_all_are_told_and_dropped() {
+    fn rules_after_a_catch_all_are_dropped() {
         let (routes, codes) = check(
             "  - route: [{destination: {host: c}}]\n  - match: [{uri: {prefix: /x}}]\n    route: \
              [{destination: {host: c}}]\n",
         );
-        assert_eq!((routes.len(), codes), (1, vec!["IST0130"]));
+        assert_eq!((routes.len(), codes), (1, vec![]));
     }
 
     #[test]
-    fn matches_after_a_catch_all_are_told_and_dropped() {
+    fn matches_after_a_catch_all_are_dropped() {
         let (routes, codes) = check(
             "  - match: [{uri: {prefix: /}}, {uri: {prefix: /x}}]\n    route: [{destination: {host: \
              c}}]\n",
         );
-        assert_eq!((routes.len(), codes), (1, vec!["IST0130"]));
+        assert_eq!((routes.len(), codes), (1, vec![]));
     }
 }

@@ -1,25 +1,23 @@
 //! Services that routes can name, with their ports and endpoints, from every kind that defines some.
 
+mod members;
 mod unusable;
 mod workload;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::base::id::Origin;
 use crate::diag::catalog;
 use crate::resources::core::{EndpointSlice, PortOrName, Service as KubeService};
 use crate::resources::service_entry::{
-    Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation, WorkloadEntry,
+    Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation,
 };
-use crate::resources::{Labels, Resource, ResourceSet};
-use crate::snapshot::cluster::Address;
+use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
-use super::names::{exported, selects};
+use super::names::exported;
 use super::settings::CompileSettings;
+pub use members::{Member, Place};
 use unusable::Unusable;
 
 /// A service.
@@ -96,55 +94,17 @@ pub enum Discovery {
     LogicalDns,
 }
 
-/// An endpoint of one port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Where it is.
-    pub place: Place,
-    /// Share of traffic, at least 1.
-    pub weight: u32,
-    /// Its labels.
-    pub labels: Labels,
-    /// Its service account; empty when unknown.
-    pub service_account: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// `region/zone/subzone`, later parts may be missing; empty when unknown.
-    pub locality: String,
-}
-
-#[cfg(test)]
-impl Member {
-    /// Any member.
-    pub(super) fn example() -> Self {
-        Self {
-            place: Place::Name("a.example".into(), 80),
-            weight: 1,
-            labels: Labels::new(),
-            service_account: String::new(),
-            namespace: "shop".to_owned(),
-            locality: String::new(),
-        }
-    }
-}
-
-/// Where an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// At an address.
-    Address(Address),
-    /// Behind a name.
-    Name(Arc<str>, u16),
-}
-
 /// Every service, and the resources that list its endpoints.
 pub struct Services<'a> {
-    by_host: HashMap<String, Vec<(Service, Source<'a>)>>,
+    by_host: ByHost<'a>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a Resource<EndpointSlice>>>,
     unusable: Unusable,
     set: &'a ResourceSet,
     cluster_domain: &'a str,
 }
+
+/// Those who define a host, the oldest first.
+type ByHost<'a> = HashMap<String, Vec<(Service, Source<'a>)>>;
 
 #[derive(Clone, Copy)]
 enum Source<'a> {
@@ -159,7 +119,7 @@ impl<'a> Services<'a> {
         settings: &'a CompileSettings,
         findings: &mut Findings,
     ) -> Self {
-        let mut by_host: HashMap<String, Vec<(Service, Source<'a>)>> = HashMap::new();
+        let mut by_host = ByHost::new();
         for service in &set.services {
             let read = kube(service, &settings.cluster_domain);
             by_host.entry(read.host.clone()).or_default().push((read, Source::Kube(service)));
@@ -189,7 +149,7 @@ impl<'a> Services<'a> {
                 slices.entry((&*slice.id.namespace, owner.as_str())).or_default().push(slice);
             }
         }
-        let unusable = Unusable::new(set, |host| by_host.contains_key(host), findings);
+        let unusable = Unusable::new(set, &by_host, findings);
         Self { by_host, slices, unusable, set, cluster_domain: &settings.cluster_domain }
     }
 
@@ -205,130 +165,14 @@ impl<'a> Services<'a> {
             .or_else(|| visible().next())
     }
 
-    /// The entry that cannot be used and because of which nothing is sent to a host.
-    pub fn refusing(&self, host: &str) -> Option<&Origin> {
-        self.unusable.find(host)
+    /// The entry that cannot be used and because of which nothing is sent to a service.
+    pub fn refusing(&self, service: &Service) -> Option<&Origin> {
+        self.unusable.find(service)
     }
 
     /// Every service, by host.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
         self.by_host.values().flatten().map(|(service, _)| service)
-    }
-
-    /// The endpoints of a service's port.
-    pub fn members(&self, service: &Service, port: &Port) -> Vec<Member> {
-        let mut out = Vec::new();
-        for (other, source) in self.by_host.get(&service.host).into_iter().flatten() {
-            if other.namespace != service.namespace {
-                continue;
-            }
-            match source {
-                Source::Entry(entry) => self.entry_members(service, entry, port, &mut out),
-                Source::Kube(kube) => self.slice_members(kube, port, &mut out),
-            }
-        }
-        out
-    }
-
-    fn entry_members(
-        &self,
-        service: &Service,
-        entry: &Resource<ServiceEntry>,
-        port: &Port,
-        out: &mut Vec<Member>,
-    ) {
-        let namespace = &*entry.id.namespace;
-        let spec = &entry.spec;
-        let dns = matches!(spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
-        let mut list: Vec<(&WorkloadEntry, Labels)> =
-            spec.endpoints.iter().map(|endpoint| (endpoint, endpoint.labels.clone())).collect();
-        if let Some(selector) = &spec.workload_selector {
-            for workload in &self.set.workload_entries {
-                let mut labels = workload.spec.labels.clone();
-                labels.extend(workload.meta.labels.clone());
-                if *workload.id.namespace == *namespace && selects(&selector.labels, &labels) {
-                    list.push((&workload.spec, labels));
-                }
-            }
-        }
-        if spec.resolution == Resolution::None && spec.workload_selector.is_none() {
-            return;
-        }
-        for (endpoint, labels) in &list {
-            let number = endpoint.ports.get(&port.name).and_then(|n| u16::try_from(*n).ok());
-            let number = number.unwrap_or(port.target);
-            if let Some(place) = place(&endpoint.address, number, dns) {
-                out.push(Member {
-                    place,
-                    weight: endpoint.weight.max(1),
-                    labels: labels.clone(),
-                    service_account: endpoint.service_account.clone(),
-                    namespace: namespace.to_owned(),
-                    locality: locality(endpoint, labels),
-                });
-            }
-        }
-        if dns && list.is_empty() && !service.host.starts_with('*') {
-            out.push(Member {
-                place: Place::Name(service.host.as_str().into(), port.target),
-                weight: 1,
-                labels: Labels::new(),
-                service_account: String::new(),
-                namespace: namespace.to_owned(),
-                locality: String::new(),
-            });
-        }
-    }
-
-    fn slice_members(&self, service: &Resource<KubeService>, port: &Port, out: &mut Vec<Member>) {
-        let namespace = &*service.id.namespace;
-        let name = &*service.id.name;
-        for slice in self.slices.get(&(namespace, name)).into_iter().flatten() {
-            let number = slice.spec.ports.iter().find(|p| p.name == port.name).map(|p| p.port);
-            let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else {
-                continue;
-            };
-            for endpoint in &slice.spec.endpoints {
-                let conditions = &endpoint.conditions;
-                if conditions.ready == Some(false) || conditions.terminating == Some(true) {
-                    continue;
-                }
-                for address in &endpoint.addresses {
-                    if let Some(place) = place(address, number, false) {
-                        out.push(Member {
-                            place,
-                            weight: 1,
-                            labels: Labels::new(),
-                            service_account: String::new(),
-                            namespace: namespace.to_owned(),
-                            locality: String::new(),
-                        });
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// An endpoint's own word, else its label, which has dots for slashes.
-fn locality(endpoint: &WorkloadEntry, labels: &Labels) -> String {
-    if !endpoint.locality.is_empty() {
-        return endpoint.locality.clone();
-    }
-    labels.get("istio-locality").map_or_else(String::new, |text| text.replace('.', "/"))
-}
-
-fn place(address: &str, port: u16, dns: bool) -> Option<Place> {
-    if let Some(name) = address.strip_prefix("unix://@") {
-        return Some(Place::Address(Address::Unix(Arc::new(PathBuf::from(format!("\0{name}"))))));
-    }
-    if let Some(path) = address.strip_prefix("unix://") {
-        return Some(Place::Address(Address::Unix(Arc::new(PathBuf::from(path)))));
-    }
-    match address.parse() {
-        Ok(ip) => Some(Place::Address(Address::Socket(SocketAddr::new(ip, port)))),
-        Err(_) if dns && !address.is_empty() => Some(Place::Name(address.into(), port)),
-        Err(_) => None,
     }
 }
 

@@ -54,6 +54,8 @@ codes! {
         "name the CA of the backend in caCertificates or credentialName";
     UNREACHABLE_RULE = "IST0130", Warning, "a rule can never be reached",
         "move it before the rule that takes its requests, or remove it";
+    INEFFECTIVE_MATCH = "IST0131", Warning, "a match of a rule has no effect",
+        "remove it, or move its rule before the one that takes its requests";
     HOST_NOT_IN_GATEWAY = "IST0132", Warning,
         "a VirtualService's host is not served by the Gateway it names",
         "add the host to a server of the Gateway, or take it off the VirtualService";
@@ -61,6 +63,9 @@ codes! {
         "correct the field, or keep it if this is meant";
     ADDRESSES_REQUIRED = "IST0134", Warning, "a TCP ServiceEntry has no addresses",
         "list the addresses in spec.addresses";
+    CONFLICTING_GATEWAYS = "IST0145", Error,
+        "two Gateways of this workload serve the same host on the same port",
+        "keep one server for a host";
     CLAIM_ROUTE_WITHOUT_AUTHENTICATION = "IST0149", Error,
         "a route asks for a token's claim and no RequestAuthentication reads tokens",
         "add a RequestAuthentication that selects this gateway";
@@ -72,6 +77,9 @@ codes! {
         "correct the subset's labels, or those of the endpoints";
     UNKNOWN_RULE_HOST = "IST0174", Warning, "a DestinationRule's host is not a known service",
         "define the service, or correct the host";
+    CONFLICTING_PROTOCOLS = "IST0177", Warning,
+        "ServiceEntries give a host's port different protocols",
+        "write the same protocol in each, or keep one of them";
 
     UNREADABLE_FILE = "PC001", Error, "a file could not be read",
         "check that it is there and who may read it";

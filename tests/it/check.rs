@@ -98,7 +98,7 @@ fn mistakes_in_references_are_found() {
     check(replaced("credentialName: a", "credentialName: b"), "IST0101", "credentialName: b");
     check(
         with(gateway("g2", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")),
-        "PC031",
+        "IST0145",
         "a.com",
     );
 }
@@ -135,6 +135,19 @@ fn mistakes_in_rules_are_found() {
         ),
         "PC041",
         "weight",
+    );
+    check(
+        replaced("http: [{route", "http: [{match: [{uri: {prefix: /}}], redirect: {}}, {route"),
+        "IST0130",
+        "redirect: {}",
+    );
+    check(
+        replaced(
+            "http: [{route",
+            "http: [{match: [{uri: {prefix: /a}}, {uri: {exact: /a}}], redirect: {}}, {route",
+        ),
+        "IST0131",
+        "exact: /a",
     );
     check(with(JWT.into()), "PC050", "jwks");
     check(

@@ -199,9 +199,17 @@ const OK: Step = Step::Say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
 #[tokio::test]
 async fn a_misspelt_demand_on_a_backends_tls_ends_its_connections() {
     let echo = Backend::http1().await;
-    let rule = |own: &str| service("echo", "HTTP", echo.port) + &policy("echo", own);
+    let entry = service("echo", "HTTP", echo.port);
+    let rule = |own: &str| entry.clone() + &policy("echo", own);
     let (site, gateway) = start(&rule("tls: {mode: DISABLE}"));
     let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    let names = gateway_and(&entry.replace("resolution:", "subjectAltName: [a], resolution:"));
+    gateway.reload(|| _ = site.config("all", &names));
+    assert_eq!(http.get("http://a.com/").await.status, 503);
+    gateway.tells("PC052");
+    let mended = gateway_and(&entry);
+    gateway.reload(|| _ = site.config("all", &mended));
     assert_eq!(http.get("http://a.com/").await.status, 200);
     for own in [
         "tls: {mode: DISABLE, subjectAltNamez: [a]}",

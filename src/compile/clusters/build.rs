@@ -111,7 +111,7 @@ impl<'a> ClusterPass<'a> {
 
     /// The resource that cannot be used and because of which nothing is sent to a service.
     fn refusing(&self, service: &Service) -> Option<&Origin> {
-        self.rules.refusing(service).or_else(|| self.services.refusing(&service.host))
+        self.rules.refusing(service).or_else(|| self.services.refusing(service))
     }
 
     /// Whether an endpoint is spoken to through TLS.

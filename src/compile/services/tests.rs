@@ -1,5 +1,6 @@
 use super::*;
 use crate::resources::{ConfigFile, parse};
+use crate::snapshot::cluster::Address;
 
 fn check(spec: &str) -> Vec<Place> {
     let yaml = format!(
@@ -70,4 +71,69 @@ fn an_entry_adds_to_the_kubernetes_service_of_its_host() {
 #[test]
 fn none_has_no_endpoint_at_a_gateway() {
     assert_eq!(check("  resolution: NONE\n"), []);
+}
+
+/// Resources and their service `a.example` of namespace `shop`: the field because of which it refuses,
+/// by its line, and its endpoints.
+fn check_refusal(yaml: &str, line: Option<u32>, endpoints: usize) {
+    let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
+    let parsed = parse(&[file]);
+    let settings = CompileSettings::default();
+    let mut findings = Findings::default();
+    let services = Services::new(&parsed.set, &settings, &mut findings);
+    let service = services.find("a.example", "shop", "istio-system").unwrap();
+    assert_eq!(services.refusing(service).map(|origin| origin.line), line, "{yaml}");
+    assert_eq!(services.members(service, &service.ports[0]).len(), endpoints, "{yaml}");
+    let told: Vec<_> = findings.finish().iter().map(|d| d.code.id).collect();
+    let expected: &[&str] = if line.is_some() || endpoints == 0 { &["PC052"] } else { &[] };
+    assert_eq!(told, expected, "{yaml}");
+}
+
+#[test]
+fn an_entry_that_may_have_demanded_more_refuses() {
+    let entry = |namespace: &str, more: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, \
+             namespace: {namespace}}}\nspec:\n  hosts: [A.example]\n  resolution: STATIC\n  ports: \
+             [{{number: 80, name: http, protocol: HTTP}}]\n  {more}\n---\n"
+        )
+    };
+    let good = "endpoints: [{address: 10.0.0.1, serviceAccount: a}]";
+    check_refusal(&entry("shop", good), None, 1);
+    for misspelt in ["subjectAltName: [b]", "Location: MESH_INTERNAL", "workloadSelector: {x: 1}"] {
+        check_refusal(&entry("shop", &format!("{good}\n  {misspelt}")), Some(9), 1);
+    }
+    let endpoint = "endpoints: [{address: 10.0.0.1, serviceAcount: a}]";
+    check_refusal(&entry("shop", endpoint), Some(8), 1);
+    let port = "endpoints: [{address: 10.0.0.1}]\n  ports: [{number: 80, nam: a}]";
+    let port = entry("shop", port).replacen(
+        "  ports: [{number: 80, name: http, protocol: HTTP}]\n",
+        "",
+        1,
+    );
+    check_refusal(&port, None, 1);
+    // Somebody else's entry for the same host harms only their own.
+    let foreign = entry("shop", good) + &entry("other", "subjectAltName: [b]");
+    let file = ConfigFile { path: "a.yaml".into(), bytes: foreign.into_bytes().into() };
+    let parsed = parse(&[file]);
+    let settings = CompileSettings::default();
+    let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+    let refuses =
+        |from| services.refusing(services.find("a.example", from, "x").unwrap()).is_some();
+    assert!(refuses("other") && !refuses("shop"));
+}
+
+#[test]
+fn a_workload_that_may_have_demanded_more_is_no_endpoint() {
+    let with = |field: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, \
+             namespace: shop}}\nspec: {{hosts: [a.example], resolution: STATIC, ports: [{{number: 80, \
+             name: http, protocol: HTTP}}], workloadSelector: {{labels: {{app: \
+             a}}}}}}\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: \
+             w, namespace: shop}}\nspec: {{address: 10.0.0.1, labels: {{app: a}}, {field}: b}}\n"
+        )
+    };
+    check_refusal(&with("serviceAccount"), None, 1);
+    check_refusal(&with("serviceAcount"), None, 0);
 }
