@@ -50,12 +50,14 @@ macro_rules! write_through {
     };
 }
 
+pub mod awaited;
 pub mod coalesce;
 pub mod copy;
 pub mod executor;
 pub mod flood;
 pub mod frames;
 pub mod guarded;
+pub mod heads;
 pub mod listener;
 pub mod liveness;
 pub mod lone;

@@ -107,6 +107,8 @@ limits! {
 
     /// Request head, HTTP/1.1 (Envoy's default).
     HTTP1_HEAD_BYTES: usize = 60 << 10, "60 KiB";
+    /// What a backend may send over HTTP/1.1 from a request to the end of its answer's head, informational answers (1xx) among it.
+    ANSWER_HEAD_BYTES: usize = 1 << 20, "1 MiB";
     /// Header fields in one HTTP/1.1 request (Envoy's default, and the most that hyper reads unasked:
     /// more would be memory from the allocator for each request).
     HTTP1_HEADER_FIELDS: usize = 100, "100 fields";

@@ -80,6 +80,8 @@ pub enum Reject {
     Tightened(Box<Tightened>),
     /// The client went away.
     ClientGone,
+    /// The head of an HTTP/2 stream is malformed, or the stream is one too many: it was reset.
+    Http2Head,
     /// The client flooded its HTTP/2 connection: our reason code names the kind of frames.
     Flood(&'static str),
 }
@@ -201,6 +203,7 @@ impl Reject {
             }
             Self::Tightened(why) => why.answer(),
             Self::ClientGone => answer(0, "", "DC", "downstream_remote_disconnect", "client_gone"),
+            Self::Http2Head => answer(0, "", "DPE", "http2.head_refused", "http2_head_refused"),
             Self::Flood(code) => answer(0, "", "DPE", "http2.frames_flood", code),
         }
     }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::frames::{Header, Kind, PREFACE, Walk};
+use super::heads::Heads;
 use super::liveness::Liveness;
 use crate::base::limit;
 
@@ -74,16 +75,22 @@ struct Account {
     by_peer: bool,
     /// The stream whose head has begun and not ended.
     block: Option<u32>,
+    /// Where heads are counted that open a stream.
+    heads: Option<Heads>,
+    /// What is read is such a head, or its last frame.
+    opening: bool,
 }
 
 impl Account {
-    fn new() -> Self {
+    fn new(heads: Option<Heads>) -> Self {
         Self {
             control: Credit::new(limit::HTTP2_CONTROL_FRAMES, limit::HTTP2_CONTROL_FRAMES_RATE),
             resets: Credit::new(2 * limit::HTTP2_RESETS, 2 * limit::HTTP2_RESETS_RATE),
             opened: 0,
             by_peer: false,
             block: None,
+            heads,
+            opening: false,
         }
     }
 
@@ -98,9 +105,26 @@ impl Account {
         new
     }
 
+    /// The frame before has ended: a head may have, with it.
+    fn frame_ended(&mut self) {
+        if self.opening && self.block.is_none() {
+            self.opening = false;
+            if let Some(heads) = &self.heads {
+                heads.ended();
+            }
+        }
+    }
+
     /// A frame of the peer's; whether it has the credit for it.
     fn read(&mut self, header: Header) -> bool {
+        self.frame_ended();
         let opens = self.opens(header, true);
+        self.opening |= opens;
+        if self.opening
+            && let Some(heads) = &self.heads
+        {
+            heads.more(header.length);
+        }
         if matches!(header.kind, Kind::Headers | Kind::Push | Kind::Continuation) {
             self.block = (!header.ends_head()).then_some(header.stream);
         }
@@ -169,7 +193,7 @@ pub struct Metered<S> {
 impl<S> Metered<S> {
     /// A client's connection; `liveness` is told of its frames that take their time.
     pub fn client(stream: S, liveness: Arc<Liveness>) -> Self {
-        Self::new(stream, (PREFACE.len(), 0), Some(liveness))
+        Self::new(stream, (PREFACE.len(), 0), Some((liveness, Heads::default())))
     }
 
     /// A connection to a backend, that tells when the backend has said its settings.
@@ -178,12 +202,17 @@ impl<S> Metered<S> {
         Self { greeted: Some(greeted), ..metered }
     }
 
-    fn new(stream: S, (read, written): (usize, usize), liveness: Option<Arc<Liveness>>) -> Self {
+    fn new(
+        stream: S,
+        (read, written): (usize, usize),
+        client: Option<(Arc<Liveness>, Heads)>,
+    ) -> Self {
+        let (liveness, heads) = client.unzip();
         Self {
             stream,
             read: Walk::after(read),
             written: Walk::after(written),
-            account: Account::new(),
+            account: Account::new(heads),
             last: Kind::Settings,
             flooded: Flooded::default(),
             greeted: None,
@@ -195,6 +224,11 @@ impl<S> Metered<S> {
     /// Tells later what the peer flooded.
     pub fn flooded(&self) -> Flooded {
         self.flooded.clone()
+    }
+
+    /// Counts the heads of a client's streams.
+    pub fn heads(&self) -> Heads {
+        self.account.heads.clone().unwrap_or_default()
     }
 
     /// Looks at what was read; how much of it may pass.
@@ -214,6 +248,9 @@ impl<S> Metered<S> {
             }
             !paid
         });
+        if !read.is_in_payload() {
+            account.frame_ended();
+        }
         // Settings are what comes first.
         if passed > 0
             && read.is_between()
@@ -255,7 +292,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if let Some(heads) = &this.account.heads {
+            heads.asked(buf.filled().len() == before);
+        }
+        ready!(polled)?;
         let passed = this.judge(buf.filled().get(before..).unwrap_or_default());
         buf.set_filled(before + passed);
         Poll::Ready(Ok(()))

@@ -168,6 +168,11 @@ impl Walk {
         self.seen == 0 && self.rest == 0
     }
 
+    /// Whether a frame's header is read and its payload is not, or in part.
+    pub fn is_in_payload(&self) -> bool {
+        self.rest > 0
+    }
+
     /// Whether a frame's header is read in part.
     pub fn is_in_header(&self) -> bool {
         self.seen > 0

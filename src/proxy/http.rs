@@ -211,25 +211,37 @@ where
         inbound,
     });
     let io = Guarded::new(stream, liveness.clone());
-    let refused = shared.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        // Boxed: the connection holds the future's place even while it is idle.
-        Box::pin(service::serve(shared.clone(), request).map(Ok)) as ServiceFuture
-    });
+    let own = shared.clone();
+    // Boxed: the connection holds the future's place even while it is idle.
+    let serve = move |request| Box::pin(service::serve(shared.clone(), request).map(Ok));
     if http2 {
         liveness.begin(Kind::Http2);
         let io = Metered::client(io, liveness.clone());
-        let flooded = io.flooded();
+        let (flooded, heads) = (io.flooded(), io.heads());
         let (io, waiting) = coalesce(io);
-        let ended = move |error: &hyper::Error| service::ended(&refused, error, flooded.get());
+        let counted = heads.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            counted.served();
+            serve(request) as ServiceFuture
+        });
         let served = Box::pin(http2_builder().serve_connection(TokioIo::new(io), service));
-        let finish = http2::Connection::graceful_shutdown;
-        let flush = move |cx: &mut Context<'_>| waiting.poll_drain(cx);
+        let of = own.clone();
+        let ended = move |error: &hyper::Error| service::ended(&of, error, flooded.get());
+        let finishing = heads.clone();
+        let finish = move |served: Pin<&mut http2::Connection<_, _, _>>| {
+            finishing.stop();
+            served.graceful_shutdown();
+        };
+        let flush = move |cx: &mut Context<'_>| {
+            heads.refused().for_each(|why| service::refused(&own, why));
+            waiting.poll_drain(cx)
+        };
         Some(Box::pin(supervise(served, (liveness, open), (finish, flush, ended))))
     } else {
         liveness.begin(Kind::Http1);
         let io = TokioIo::new(Strict::new(io, liveness.clone()));
-        let ended = move |error: &hyper::Error| service::ended(&refused, error, None);
+        let ended = move |error: &hyper::Error| service::ended(&own, error, None);
+        let service = service_fn(move |request| serve(request) as ServiceFuture);
         let served = Box::pin(http1_builder().serve_connection(io, service).with_upgrades());
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         let flush = |_: &mut Context<'_>| Poll::Ready(Ok(()));

@@ -9,19 +9,7 @@ use crate::frames::{
     ACK, CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY,
     RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, fields, frame, head,
 };
-use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
-
-fn before(protocol: &str, port: u16) -> (Site, Gateway) {
-    let site = Site::new();
-    site.config(
-        "all",
-        &(gateway("plain", 80, "HTTP", "'*'", "")
-            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
-            + &service("echo", protocol, port)),
-    );
-    let gateway = site.start_with(&[80], &["--workers", "1"]);
-    (site, gateway)
-}
+use crate::gateway::{Gateway, PATIENCE, front};
 
 /// Sends bytes after a request that is not answered; the connection ends for this reason.
 async fn check(gateway: &Gateway, bytes: &[u8], reason: &str) {
@@ -38,7 +26,7 @@ async fn check(gateway: &Gateway, bytes: &[u8], reason: &str) {
 #[tokio::test]
 async fn clients_that_flood_are_told_to_calm_down() {
     let backend = Backend::http1().await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     let block = frame(HEADERS, 0, 3, &head("GET", "/"));
     for (bytes, reason) in [
         (frame(PING, 0, 0, &[0; 8]).repeat(3_000), "http2_ping_flood"),
@@ -66,7 +54,7 @@ async fn clients_that_flood_are_told_to_calm_down() {
 #[tokio::test]
 async fn rapid_resets_end_the_connection_whether_they_come_early_or_late() {
     let backend = Backend::http1().await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     // All at once: before the streams are looked at.
     let mut bytes = Vec::new();
     for stream in (3..2_001).step_by(2) {
@@ -98,7 +86,7 @@ async fn rapid_resets_end_the_connection_whether_they_come_early_or_late() {
 #[tokio::test]
 async fn a_client_that_asks_a_lot_keeps_its_connection() {
     let backend = Backend::http1().await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     let mut raw = Raw::client(gateway.port(80), &[]).await;
     for stream in (1..401).step_by(2) {
         let mut bytes = frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 9]).repeat(2);
@@ -120,7 +108,7 @@ async fn a_client_that_asks_a_lot_keeps_its_connection() {
 #[tokio::test]
 async fn a_head_larger_than_any_is_told_so() {
     let backend = Backend::http1().await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     let mut raw = Raw::client(gateway.port(80), &[]).await;
     assert!(raw.settle().await);
     raw.send(&frame(SETTINGS, ACK, 0, &[])).await;
@@ -142,7 +130,7 @@ async fn a_head_larger_than_any_is_told_so() {
 #[tokio::test]
 async fn backends_that_flood_are_left() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (_site, gateway) = before("HTTP2", listener.local_addr().unwrap().port());
+    let (_site, gateway) = front("HTTP2", listener.local_addr().unwrap().port());
     let early = fields(&[(":status", "103")]);
     for bytes in [
         frame(PING, 0, 0, &[0; 8]).repeat(3_000),
@@ -167,7 +155,7 @@ async fn backends_that_flood_are_left() {
 #[tokio::test]
 async fn a_head_that_trickles_is_cut() {
     let backend = Backend::http1().await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     let block = head("GET", "/");
     let whole = frame(HEADERS, END_HEADERS, 3, &block);
     let open = frame(HEADERS, 0, 3, &block);

@@ -329,6 +329,19 @@ pub fn service(name: &str, protocol: &str, port: u16) -> String {
     )
 }
 
+/// A gateway of one worker that sends requests for `a.com` to a backend.
+pub fn front(protocol: &str, port: u16) -> (Site, Gateway) {
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &service("echo", protocol, port)),
+    );
+    let gateway = site.start_with(&[80], &["--workers", "1"]);
+    (site, gateway)
+}
+
 /// A service as [`service`], with endpoints of their own: fields beside the port of each.
 pub fn endpoints(name: &str, protocol: &str, endpoints: &[(u16, &str)]) -> String {
     let list: Vec<_> = endpoints

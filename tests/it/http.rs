@@ -405,22 +405,3 @@ async fn a_target_with_an_authority_overrides_the_host_header() {
     let reply = http.ask("https://a.com/", &[("host", "evil.com")]).await;
     assert_eq!(reply.json()["headers"]["host"], "a.com");
 }
-
-#[tokio::test]
-async fn a_head_too_large_or_with_too_many_fields_is_refused() {
-    let (site, _backend, gateway) = shop(&to("echo")).await;
-    let long = format!("GET / HTTP/1.1\r\nhost: a.com\r\nx: {}\r\n\r\n", "y".repeat(70 << 10));
-    let many = format!("GET / HTTP/1.1\r\nhost: a.com\r\n{}\r\n", "x: y\r\n".repeat(200));
-    let target = format!("GET /{} HTTP/1.1\r\nhost: a.com\r\n\r\n", "y".repeat(61 << 10));
-    for head in [long, many, target] {
-        let answer = String::from_utf8(raw(gateway.port(80), head.as_bytes()).await).unwrap();
-        assert_eq!(answer.get(9..12), Some("431"), "{answer}");
-    }
-    let mut http = Http::secure(&tls(&site.edge, None, &["h2"]), gateway.port(443), "a.com").await;
-    let name = "y".repeat(70 << 10);
-    let request = http.request("GET", "https://a.com/", &[("x", &name)], "");
-    assert!(http.try_send(request).await.map_or(true, |reply| reply.status == 431));
-    let mut http = Http::plain2(gateway.port(80)).await;
-    let url = format!("http://a.com/{}", "y".repeat(61 << 10));
-    assert_eq!(http.get(&url).await.status, 431);
-}

@@ -8,23 +8,11 @@ use tokio::time::timeout;
 
 use crate::client::{Http, connect};
 use crate::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, fields, frame};
-use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
+use crate::gateway::{Gateway, PATIENCE, front};
 use crate::scripted::{Scripted, Step};
 
 const EARLY: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n\
                      HTTP/1.1 102 Processing\r\n\r\n";
-
-fn before(protocol: &str, port: u16) -> (Site, Gateway) {
-    let site = Site::new();
-    site.config(
-        "all",
-        &(gateway("plain", 80, "HTTP", "'*'", "")
-            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
-            + &service("echo", protocol, port)),
-    );
-    let gateway = site.start_with(&[80], &["--workers", "1"]);
-    (site, gateway)
-}
 
 /// An HTTP/2 backend that answers one request per connection: informational heads, the request's body if
 /// it has one, then `ok`.
@@ -83,12 +71,12 @@ async fn early_answers_of_a_backend_are_not_the_answer() {
         Step::Say(early),
     ];
     let backend = Scripted::start(script.leak()).await;
-    let (_site, gateway) = before("HTTP", backend.port);
+    let (_site, gateway) = front("HTTP", backend.port);
     check(&gateway).await;
     assert_eq!(backend.heads(), 5);
 
     let (port, _task) = http2(&["103", "102", "103"]).await;
-    let (_site, gateway) = before("HTTP2", port);
+    let (_site, gateway) = front("HTTP2", port);
     check(&gateway).await;
 }
 
@@ -132,11 +120,26 @@ async fn a_body_that_is_announced_is_sent_whatever_either_side_speaks() {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         }
     });
-    let (_site, gateway) = before("HTTP", port);
+    let (_site, gateway) = front("HTTP", port);
     expecting(&gateway).await;
     for early in [&["100"][..], &["103", "100"], &[]] {
         let (port, _task) = http2(early).await;
-        let (_site, gateway) = before("HTTP2", port);
+        let (_site, gateway) = front("HTTP2", port);
         expecting(&gateway).await;
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_answers_with_1xx_without_end_is_given_up() {
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let most: &str = format!("{}{OK}", EARLY.repeat(6_000)).leak();
+    let more: &str = format!("{}{OK}", EARLY.repeat(20_000)).leak();
+    let script = vec![Step::Say(most), Step::Say(most), Step::Say(more)];
+    let backend = Scripted::start(script.leak()).await;
+    let (_site, gateway) = front("HTTP", backend.port);
+    let mut http = Http::plain(gateway.port(80)).await;
+    for expected in [200, 200, 502] {
+        assert_eq!(http.get("http://a.com/").await.status, expected);
+    }
+    gateway.wait("the log tells why", || gateway.out().contains("upstream_protocol_error"));
 }

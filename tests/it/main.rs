@@ -33,6 +33,7 @@ mod floods;
 mod frames;
 mod gateway;
 mod grpc_web;
+mod heads;
 mod http;
 mod identity;
 mod informational;

@@ -58,7 +58,11 @@ async fn follow(mut stream: TcpStream, script: &[Step], heads: Arc<AtomicUsize>)
         }
         heads.fetch_add(1, Ordering::Relaxed);
         match step {
-            Step::Say(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+            Step::Say(text) => {
+                if stream.write_all(text.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
             Step::Read(count, text) => {
                 stream.read_exact(&mut vec![0; *count]).await.unwrap();
                 stream.write_all(text.as_bytes()).await.unwrap();

@@ -19,6 +19,7 @@ use crate::auth::jwt::Verdict;
 use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
 use crate::net::frames::Kind;
+use crate::net::heads::Refusal;
 use crate::proxy::serving::Serving;
 use crate::proxy::standing::unix_now;
 use crate::snapshot::Snapshot;
@@ -38,6 +39,22 @@ pub fn ended(connection: &HttpConnection, error: &hyper::Error, flooded: Option<
     } else {
         return;
     };
+    tell(connection, &reject);
+}
+
+/// The codec refused the head of an HTTP/2 stream.
+pub fn refused(connection: &HttpConnection, why: Refusal) {
+    tell(
+        connection,
+        &match why {
+            Refusal::TooLarge => Reject::TooManyHeaders,
+            Refusal::Other => Reject::Http2Head,
+        },
+    );
+}
+
+/// Counts and logs an answer that the codec gave.
+fn tell(connection: &HttpConnection, reject: &Reject) {
     let telemetry = &connection.registered.worker.telemetry;
     let mut log = telemetry.log.fields();
     if let Some(log) = &mut log {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::coming::Coming;
 use super::lease::Sender;
 use crate::base::limit;
+use crate::net::awaited::Allowance;
 use crate::snapshot::cluster::{Address, ConnectionRules};
 use crate::upstream::bounds::Permit;
 use crate::upstream::health::Watch;
@@ -80,6 +81,8 @@ pub(super) struct Facts {
     pub(super) local: Option<SocketAddr>,
     /// Whether an HTTP/2 connection takes an extended CONNECT.
     pub(super) connects: Connects,
+    /// What may come over HTTP/1.1 until an answer.
+    pub(super) allowance: Allowance,
     pub(super) born: Instant,
     /// Requests it was taken for.
     pub(super) served: Cell<u32>,

@@ -111,6 +111,7 @@ impl<B: http_body::Body + 'static> Lease<B> {
         self.waiting = true;
         let answer = match &mut self.sender {
             Some(Sender::Http1(sender)) => {
+                self.facts.allowance.asked();
                 Either::Left(Either::Left(sender.try_send_request(request)))
             }
             Some(Sender::Http2(sender)) => {
@@ -123,6 +124,7 @@ impl<B: http_body::Body + 'static> Lease<B> {
 
     fn answered(&mut self, answer: &Answer<B>) {
         self.waiting = false;
+        self.facts.allowance.answered();
         if let Some(watch) = &*self.host.watch.borrow()
             && let Some(event) = self.event(answer)
         {

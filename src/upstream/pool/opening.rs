@@ -17,6 +17,7 @@ use super::Demand;
 use super::host::{Connection, Connects, Facts, Host, Open, Purpose};
 use super::lease::Sender;
 use crate::base::limit;
+use crate::net::awaited::{Allowance, Awaited};
 use crate::net::executor::LocalExecutor;
 use crate::net::flood::{Greeted, Metered};
 use crate::net::proxy_protocol;
@@ -62,6 +63,7 @@ where
         peer: host.socket(),
         local: stream.local_address(),
         connects: Connects::default(),
+        allowance: Allowance::default(),
         born: Instant::now(),
         served: Cell::default(),
         streams: Cell::default(),
@@ -70,7 +72,7 @@ where
     if cluster.protocol != Protocol::Http2 {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(limit::HTTP1_HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Awaited::new(stream, facts.allowance.clone())))
             .await
             .map_err(failed)?;
         spawn_local(async move {
