@@ -137,14 +137,17 @@ fn mistakes_in_rules_are_found() {
         "weight",
     );
     check(
-        replaced("http: [{route", "http: [{match: [{uri: {prefix: /}}], redirect: {}}, {route"),
+        replaced(
+            "http: [{route",
+            "http: [{match: [{uri: {prefix: /}}], redirect: {uri: /x}}, {route",
+        ),
         "IST0130",
-        "redirect: {}",
+        "redirect: {uri: /x}",
     );
     check(
         replaced(
             "http: [{route",
-            "http: [{match: [{uri: {prefix: /a}}, {uri: {exact: /a}}], redirect: {}}, {route",
+            "http: [{match: [{uri: {prefix: /a}}, {uri: {exact: /a}}], redirect: {uri: /x}}, {route",
         ),
         "IST0131",
         "exact: /a",

@@ -100,12 +100,12 @@ fn an_entry_that_may_have_demanded_more_refuses() {
     };
     let good = "endpoints: [{address: 10.0.0.1, serviceAccount: a}]";
     check_refusal(&entry("shop", good), None, 1);
-    for misspelt in ["subjectAltName: [b]", "Location: MESH_INTERNAL", "workloadSelector: {x: 1}"] {
+    for misspelt in ["subjectAltName: [b]", "Location: MESH_INTERNAL"] {
         check_refusal(&entry("shop", &format!("{good}\n  {misspelt}")), Some(9), 1);
     }
     let endpoint = "endpoints: [{address: 10.0.0.1, serviceAcount: a}]";
     check_refusal(&entry("shop", endpoint), Some(8), 1);
-    let port = "endpoints: [{address: 10.0.0.1}]\n  ports: [{number: 80, nam: a}]";
+    let port = "endpoints: [{address: 10.0.0.1}]\n  ports: [{number: 80, name: a, protocl: HTTP}]";
     let port = entry("shop", port).replacen(
         "  ports: [{number: 80, name: http, protocol: HTTP}]\n",
         "",
