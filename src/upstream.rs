@@ -16,3 +16,4 @@ pub mod pool;
 pub mod registry;
 pub mod resolve;
 pub mod shared;
+pub mod tunnel;

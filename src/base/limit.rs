@@ -100,6 +100,8 @@ limits! {
     /// Waiting for a connection of a backend that has as many as it may
     /// (`connectionPool.tcp.maxConnections`).
     PENDING_TIME: Duration = Duration::from_mins(1), "60 s";
+    /// Bytes that wait for a proxy to take them as the body of a POST: as much as one copy moves.
+    TUNNEL_BYTES: usize = 16 << 10, "16 KiB";
     /// Entries of one table for consistent hashing, in each worker.
     HASH_TABLE_ENTRIES: u32 = 5_000_011, "5,000,011 entries";
     /// Longest an endpoint stays ejected, unless `baseEjectionTime` is longer (Envoy's default).

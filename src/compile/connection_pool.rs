@@ -15,7 +15,9 @@ use crate::resources::destination_rule::{
 };
 use crate::resources::meta::ProtoDuration;
 use crate::snapshot;
-use crate::snapshot::cluster::{ConnectionRules, Keepalive, Limits, Ping, ProxyVersion};
+use crate::snapshot::cluster::{
+    ConnectionRules, Keepalive, Limits, Ping, ProxyVersion, Tunnel, TunnelMethod,
+};
 
 use super::destination_rules::Policy;
 
@@ -40,14 +42,19 @@ fn budget(written: &RetryBudget) -> snapshot::cluster::RetryBudget {
     snapshot::cluster::RetryBudget { parts: (percent * 100.0) as u32, least, interval }
 }
 
-/// Where a proxy at the endpoint is asked to connect to.
-pub(super) fn tunnel(policy: &Policy<'_>) -> Option<Authority> {
-    let tunnel = policy.tunnel.filter(|tunnel| tunnel.protocol != "POST")?;
-    let host = match tunnel.target_host.parse::<Ipv6Addr>() {
+/// How a proxy at the endpoint is asked to connect on.
+pub(super) fn tunnel(policy: &Policy<'_>, http2: bool) -> Option<Tunnel> {
+    let written = policy.tunnel?;
+    let host = match written.target_host.parse::<Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
-        Err(_) => tunnel.target_host.clone(),
+        Err(_) => written.target_host.clone(),
     };
-    Authority::try_from(format!("{host}:{}", tunnel.target_port)).ok()
+    let target = Authority::try_from(format!("{host}:{}", written.target_port)).ok()?;
+    let method = match written.protocol.as_str() {
+        "POST" => TunnelMethod::Post,
+        _ => TunnelMethod::Connect,
+    };
+    Some(Tunnel { target, method, http2 })
 }
 
 /// What holds for each connection; the mesh's keep-alive where the policy has none.

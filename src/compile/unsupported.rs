@@ -140,9 +140,6 @@ impl Rule<'_> {
     }
 
     fn policy(&mut self, path: &str, policy: &TrafficPolicy) {
-        let post = policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol == "POST");
-        let instead = "streams go to the destination itself: write CONNECT";
-        self.tell(path, &[(post, "tunnel.protocol", instead)]);
         self.balancer(&format!("{path}.loadBalancer"), policy.load_balancer.as_ref());
         self.outliers(&format!("{path}.outlierDetection"), policy.outlier_detection.as_ref());
         for (index, port) in policy.port_level_settings.iter().enumerate() {
@@ -213,7 +210,7 @@ mod tests {
         check(
             "{connectionPool: {tcp: {maxConnections: 1}, http: {maxRetries: 1}}, loadBalancer: \
              {consistentHash: {useSourceIp: true}}, outlierDetection: {}, retryBudget: {budgetInterval: 1s}, tunnel: \
-             {targetHost: a, targetPort: 1}, tls: \
+             {protocol: POST, targetHost: a, targetPort: 1}, tls: \
              {mode: ISTIO_MUTUAL}}",
             &[],
         );
@@ -221,7 +218,6 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_told_with_its_place() {
-        check("{tunnel: {protocol: POST, targetHost: a, targetPort: 1}}", &["tunnel.protocol"]);
         check(
             "{outlierDetection: {consecutiveErrors: 3}}",
             &["outlierDetection.consecutiveErrors"],

@@ -56,6 +56,7 @@ pub(super) fn cluster<'a>(
         ),
         security(cluster),
     ];
+    let tunnel = cluster.tunnel.as_ref().map(|tunnel| format!("through a proxy, by {tunnel}"));
     let budget = cluster.limits.budget.map(|budget| budget.to_string());
     let outliers = cluster.outliers.as_ref().map(|_| "endpoints that fail are ejected".to_owned());
     tale.step("destination", format!("{}, weight {weight}", cluster.name))
@@ -66,6 +67,7 @@ pub(super) fn cluster<'a>(
         )
         .considered(outliers)
         .considered(budget)
+        .considered(tunnel)
         .considered(endpoints(&cluster.endpoints))
 }
 

@@ -53,9 +53,8 @@ pub struct Cluster {
     pub for_http2: Option<ClusterId>,
     /// What holds for each connection.
     pub connection: ConnectionRules,
-    /// Streams of bytes go through a proxy at the endpoint (`trafficPolicy.tunnel`): the host and port
-    /// that it is asked to connect to.
-    pub tunnel: Option<Authority>,
+    /// Streams of bytes go through a proxy at the endpoint.
+    pub tunnel: Option<Tunnel>,
     /// How connections are secured.
     pub tls: UpstreamTls,
     /// TCP and TLS connecting together.
@@ -143,6 +142,37 @@ pub struct Ping {
     pub interval: Duration,
     /// Longest wait for the answer.
     pub timeout: Duration,
+}
+
+/// `trafficPolicy.tunnel`: how a proxy at the endpoint is asked to connect on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The host and port to connect to.
+    pub target: Authority,
+    /// The method of the request.
+    pub method: TunnelMethod,
+    /// HTTP/2, else HTTP/1.1.
+    pub http2: bool,
+}
+
+/// `trafficPolicy.tunnel.protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelMethod {
+    /// The connection becomes the target's.
+    Connect,
+    /// The two bodies are the two directions.
+    Post,
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            TunnelMethod::Connect => "CONNECT",
+            TunnelMethod::Post => "POST",
+        };
+        let version = if self.http2 { "HTTP/2" } else { "HTTP/1.1" };
+        write!(f, "{method} to {} over {version}", self.target)
+    }
 }
 
 /// Version of the PROXY protocol (`trafficPolicy.proxyProtocol.version`).

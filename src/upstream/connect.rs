@@ -7,23 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::HOST;
-use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Uri};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::base::limit;
+use super::tunnel::Posted;
 use crate::net::lone::Lone;
 use crate::snapshot::cluster::{Address, Keepalive};
 
@@ -49,6 +42,8 @@ pub enum Stream {
     UnixTls(Box<TlsStream<Lone<UnixStream>>>),
     /// Through a proxy that was asked by CONNECT, and this end's address of the connection to it.
     Tunnel(TokioIo<Upgraded>, Option<SocketAddr>),
+    /// Through a proxy that was asked by POST, and the same.
+    Posted(Box<Posted>, Option<SocketAddr>),
 }
 
 /// An endpoint that could not be reached.
@@ -113,41 +108,6 @@ async fn attempt(address: &Address, opening: Opening) -> Result<Stream, ConnectE
     }
 }
 
-/// Asks a proxy at the other end to connect on to `target` (RFC 9110 section 9.3.6); from there on
-/// the stream is the target's.
-pub async fn tunnel(
-    stream: Stream,
-    target: &Authority,
-    within: Duration,
-) -> Result<Stream, ConnectError> {
-    let local = stream.local_address();
-    let failed = |error: hyper::Error| ConnectError::Refused(io::Error::other(error));
-    let ask = async {
-        let (mut sender, connection) = http1::Builder::new()
-            .max_header_size(limit::HTTP1_HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
-        spawn_local(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        let mut request = Request::new(Empty::<Bytes>::new());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = Uri::from(target.clone());
-        if let Ok(host) = HeaderValue::try_from(target.as_str()) {
-            request.headers_mut().insert(HOST, host);
-        }
-        let response = sender.send_request(request).await.map_err(failed)?;
-        if !response.status().is_success() {
-            let refused = format!("the proxy answers {}", response.status());
-            return Err(ConnectError::Refused(io::Error::other(refused)));
-        }
-        let upgraded = hyper::upgrade::on(response).await.map_err(failed)?;
-        Ok(Stream::Tunnel(TokioIo::new(upgraded), local))
-    };
-    timeout(within, ask).await.map_err(|_| ConnectError::Timeout)?
-}
-
 async fn begin<S: AsyncWrite + Unpin>(
     socket: &mut S,
     preface: Option<Vec<u8>>,
@@ -188,6 +148,7 @@ macro_rules! each {
             Stream::Tls($one) => $what,
             Stream::UnixTls($one) => $what,
             Stream::Tunnel($one, _) => $what,
+            Stream::Posted($one, _) => $what,
         }
     };
 }
@@ -199,8 +160,13 @@ impl Stream {
             Self::Tcp(tcp) => tcp.local_addr().ok(),
             Self::Tls(tls) => tls.get_ref().0.stream().local_addr().ok(),
             Self::Unix(_) | Self::UnixTls(_) => None,
-            Self::Tunnel(_, local) => *local,
+            Self::Tunnel(_, local) | Self::Posted(_, local) => *local,
         }
+    }
+
+    /// Whether it is secured.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::UnixTls(_))
     }
 }
 

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 
 use super::bounds::{Bound, Bounds, Overflow, Permit};
-use super::connect::{ConnectError, Stream, connect, tunnel};
+use super::connect::{ConnectError, Stream, connect};
 use super::health::Health;
 use super::resolve::Resolver;
 use super::shared::SharedStates;
+use super::tunnel::tunnel;
 use crate::balance::outlier::Event;
 use crate::base::limit;
 use crate::snapshot::cluster::{Cluster, ConnectionRules, Limits, Protocol};
@@ -220,7 +221,7 @@ impl<B> Pool<B> {
         let stream = self.open(&host, demand, &cluster).await?;
         let stream = match &cluster.tunnel {
             None => stream,
-            Some(target) => Box::pin(tunnel(stream, target, cluster.connect_timeout)).await?,
+            Some(asked) => Box::pin(tunnel(stream, asked, cluster.connect_timeout)).await?,
         };
         if let Some(watch) = &*host.watch.borrow() {
             watch.record(Event::Answer(200), &self.metrics);

@@ -65,5 +65,6 @@ mod standing;
 mod strict;
 mod tcp;
 mod token_rules;
+mod tunnels;
 mod upstream;
 mod websockets;

@@ -10,7 +10,7 @@ use crate::client::{connect, raw, shake, tls};
 use crate::gateway::{Gateway, Site, gateway, routes, service};
 
 /// Reads everything, then answers with its length: works only when a half-close comes through.
-async fn counter() -> u16 {
+pub async fn counter() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

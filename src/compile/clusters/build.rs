@@ -41,8 +41,14 @@ impl<'a> ClusterPass<'a> {
             locality::standings(places, outliers.is_some(), self.settings, &members);
         let balance = balancing::balance(balancer, outliers, localities);
         let protocol = protocol(port, usage, &policy, self.settings.upgrade_to_http2);
+        let tunnelled = policy.tunnel.is_some() && usage == Use::Tcp;
+        let spoken = if tunnelled {
+            self::protocol(port, Use::Http, &policy, self.settings.upgrade_to_http2)
+        } else {
+            protocol
+        };
         let (flags, secured, finding) =
-            self.security(target, (subset, usage, protocol), &policy, &members);
+            self.security(target, (subset, usage, spoken), &policy, &members);
         if let Some(finding) = finding {
             findings.add(finding);
         }
@@ -68,7 +74,8 @@ impl<'a> ClusterPass<'a> {
             protocol,
             for_http2: None,
             connection,
-            tunnel: connection_pool::tunnel(&policy).filter(|_| usage == Use::Tcp),
+            tunnel: connection_pool::tunnel(&policy, spoken == Protocol::Http2)
+                .filter(|_| tunnelled),
             labels: self.labels(service, &members, &secured),
             tls: secured.tls,
             connect_timeout: connection_pool::connect(pool)
