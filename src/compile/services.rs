@@ -126,12 +126,12 @@ impl<'a> Services<'a> {
         }
         for entry in &set.service_entries {
             if entry.spec.resolution == Resolution::DynamicDns {
-                findings.add(at(
-                    entry,
-                    "spec.resolution",
-                    &catalog::VALUE_NOT_ACTED_ON,
-                    "DYNAMIC_DNS has no meaning at a gateway; the service has no endpoint",
-                ));
+                let message =
+                    "DYNAMIC_DNS has no meaning at a gateway; the service has no endpoint";
+                let help = "requests get 503: Istio resolves by the request's host at sidecars and \
+                            waypoints alone; write a ServiceEntry with resolution DNS for each host";
+                let finding = at(entry, "spec.resolution", &catalog::VALUE_NOT_ACTED_ON, message);
+                findings.add(finding.help(help));
             }
             for host in &entry.spec.hosts {
                 let read = external(entry, host);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::base::limit;
 use crate::resources::Labels;
-use crate::resources::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
+use crate::resources::destination_rule::{
+    H2UpgradePolicy, LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting,
+};
 use crate::resources::gateway::TlsProtocol;
 use crate::resources::mesh_config::{
     ExtensionProvider, ForwardClientCertDetails, MeshConfig, NormalizationType,
@@ -60,6 +62,8 @@ pub struct CompileSettings {
     pub locality: String,
     /// `MeshConfig.localityLbSetting`, for destinations whose rule has none.
     pub locality_lb: LocalityLbSetting,
+    /// `MeshConfig.zoneAwareLbSetting`, which goes before that.
+    pub zone_aware_lb: Option<ZoneAwareLbSetting>,
     /// Domain of Kubernetes services: `cluster.local`.
     pub cluster_domain: String,
     /// Address to listen at; nothing means every address (`--bind`).
@@ -115,6 +119,7 @@ impl Default for CompileSettings {
             trust_domain_aliases: Vec::new(),
             locality: String::new(),
             locality_lb: LocalityLbSetting::default(),
+            zone_aware_lb: None,
             cluster_domain: "cluster.local".into(),
             bind: None,
             port_map: BTreeMap::new(),
@@ -152,6 +157,7 @@ impl CompileSettings {
         self.tcp_keepalive.clone_from(&mesh.tcp_keepalive);
         self.upgrade_to_http2 = mesh.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
         self.locality_lb = mesh.locality_lb_setting.clone().unwrap_or_default();
+        self.zone_aware_lb.clone_from(&mesh.zone_aware_lb_setting);
         if let Some(retries) = &mesh.default_http_retry_policy {
             self.retries = Arc::new(policies::retry(retries));
         }

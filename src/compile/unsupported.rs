@@ -61,7 +61,8 @@ pub fn tell(set: &ResourceSet, findings: &mut Findings) {
 
 fn workload<T>(resource: &Resource<T>, path: &str, entry: &WorkloadEntry, findings: &mut Findings) {
     if !entry.network.is_empty() {
-        let instead = "the address is connected to as it is, whatever network it is in";
+        let instead = "no MeshNetworks are read: the address is connected to as it is, as Istio does \
+                       for a network without gateways";
         not_acted_on(resource, format!("{path}.network"), instead, findings);
     }
 }
@@ -84,16 +85,11 @@ fn noted<T>(resource: &Resource<T>, field: String, instead: &str, findings: &mut
 /// here either.
 fn rules(service: &Resource<VirtualService>, findings: &mut Findings) {
     for (rule, written) in service.spec.http.iter().enumerate() {
-        let abort = written.fault.as_ref().and_then(|fault| fault.abort.as_ref());
-        if abort.is_some_and(|abort| abort.http2_error.is_some()) {
-            let field = format!("spec.http[{rule}].fault.abort.http2Error");
-            not_acted_on(service, field, "write httpStatus or grpcStatus", findings);
-        }
         for (index, one) in written.r#match.iter().enumerate() {
             if !one.stat_prefix.is_empty() {
                 let field = format!("spec.http[{rule}].match[{index}].statPrefix");
-                let instead = "routes have no statistics of their own: metrics count by destination, and \
-                     access log lines name the route";
+                let instead = "it names Envoy's statistics of a route, which there are none of here: metrics \
+                     count by destination, and access log lines name the route";
                 not_acted_on(service, field, instead, findings);
             }
         }
@@ -151,9 +147,19 @@ impl Rule<'_> {
 
     fn balancer(&mut self, path: &str, balancer: Option<&LoadBalancer>) {
         let Some(balancer) = balancer else { return };
-        let instead = "one gateway does not know how others are spread: write localityLbSetting";
-        let zones = balancer.zone_aware_lb_setting.is_some();
-        self.tell(path, &[(zones, "zoneAwareLbSetting", instead)]);
+        if let Some(zones) = &balancer.zone_aware_lb_setting
+            && zones.enabled != Some(false)
+        {
+            let path = format!("{path}.zoneAwareLbSetting");
+            let instead = "remove it: zones of a region are never balanced against each other here";
+            self.tell(&path, &[(zones.min_cluster_size.is_some(), "minClusterSize", instead)]);
+            let message =
+                "zones of the own region are equal: how many gateways are in each is not known";
+            let finding = at(self.resource, path, &catalog::FIELD_NOT_ACTED_ON, message);
+            let help = "regions come in order, as in Istio without ISTIO_META_ENABLE_SELF_DISCOVERY; to \
+                        prefer the own zone, write localityLbSetting";
+            self.findings.add(finding.help(help).severity(Severity::Info));
+        }
         let slow = matches!(
             balancer.simple,
             Some(SimpleLoadBalancer::Random | SimpleLoadBalancer::Passthrough)
@@ -177,7 +183,7 @@ impl Rule<'_> {
 
     fn outliers(&mut self, path: &str, outliers: Option<&OutlierDetection>) {
         let old = outliers.is_some_and(|outliers| outliers.consecutive_errors != 0);
-        let instead = "Istio ignores it too";
+        let instead = "Istio does not act on it either";
         self.tell(path, &[(old, "consecutiveErrors", instead)]);
     }
 }
@@ -223,9 +229,14 @@ mod tests {
             &["outlierDetection.consecutiveErrors"],
         );
         check(
-            "{portLevelSettings: [{port: {number: 80}, loadBalancer: {zoneAwareLbSetting: {}}}]}",
-            &["portLevelSettings[0].loadBalancer.zoneAwareLbSetting"],
+            "{portLevelSettings: [{port: {number: 80}, loadBalancer: {zoneAwareLbSetting: \
+             {minClusterSize: 3}}}]}",
+            &[
+                "portLevelSettings[0].loadBalancer.zoneAwareLbSetting",
+                "portLevelSettings[0].loadBalancer.zoneAwareLbSetting.minClusterSize",
+            ],
         );
+        check("{loadBalancer: {zoneAwareLbSetting: {enabled: false, minClusterSize: 3}}}", &[]);
         check("{loadBalancer: {simple: PASSTHROUGH}}", &["loadBalancer.simple"]);
     }
 

@@ -1,7 +1,6 @@
 //! The backend's part: rewrites, clusters, endpoints, how connections to them are secured.
 
 use super::{Explanation, Share, Step, policy};
-use crate::balance::Member;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
 use crate::snapshot::route::Forward;
@@ -104,11 +103,11 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
             .iter()
             .map(|endpoint| {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
-                let level = level(endpoint.member);
+                let priority = priority(endpoint.member.level);
                 match &endpoint.address {
-                    Address::Socket(socket) => format!("endpoint {socket}{plain}{level}"),
+                    Address::Socket(socket) => format!("endpoint {socket}{plain}{priority}"),
                     Address::Unix(path) => {
-                        format!("endpoint unix://{}{plain}{level}", path.display())
+                        format!("endpoint unix://{}{plain}{priority}", path.display())
                     }
                 }
             })
@@ -116,7 +115,12 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
         Endpoints::Dns(list) => list
             .iter()
             .map(|one| {
-                format!("endpoints of {}:{} by DNS{}", one.name, one.port, level(one.member))
+                format!(
+                    "endpoints of {}:{} by DNS{}",
+                    one.name,
+                    one.port,
+                    priority(one.member.level)
+                )
             })
             .collect(),
         Endpoints::LogicalDns(one) => {
@@ -133,8 +137,8 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
     }
 }
 
-fn level(member: Member) -> String {
-    match member.level {
+fn priority(level: u8) -> String {
+    match level {
         0 => String::new(),
         level => format!(", priority {level}"),
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::meta::{Labels, Opaque, ProtoDuration, WorkloadSelector};
+use super::meta::{Labels, ProtoDuration, WorkloadSelector};
 use super::virtual_service::PortSelector;
 
 /// `DestinationRule.spec`.
@@ -63,7 +63,7 @@ pub struct LoadBalancer {
     pub simple: Option<SimpleLoadBalancer>,
     pub consistent_hash: Option<ConsistentHash>,
     pub locality_lb_setting: Option<LocalityLbSetting>,
-    pub zone_aware_lb_setting: Option<Opaque>,
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
     pub warmup_duration_secs: Option<ProtoDuration>,
     pub warmup: Option<Warmup>,
 }
@@ -153,7 +153,17 @@ pub struct LocalityDistribute {
     pub to: BTreeMap<String, u32>,
 }
 
-/// `trafficPolicy.loadBalancer.localityLbSetting.failover[]`.
+/// `trafficPolicy.loadBalancer.zoneAwareLbSetting`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ZoneAwareLbSetting {
+    pub enabled: Option<bool>,
+    pub failover: Vec<LocalityFailover>,
+    pub failover_priority: Vec<String>,
+    pub min_cluster_size: Option<u32>,
+}
+
+/// `failover[]` of `localityLbSetting` and `zoneAwareLbSetting`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LocalityFailover {

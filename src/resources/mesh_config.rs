@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::destination_rule::{H2UpgradePolicy, LocalityLbSetting, TcpKeepalive};
+use super::destination_rule::{
+    H2UpgradePolicy, LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting,
+};
 use super::gateway::TlsProtocol;
 use super::meta::ProtoDuration;
 use super::virtual_service::HttpRetry;
@@ -28,6 +30,7 @@ pub struct MeshConfig {
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub h2_upgrade_policy: H2UpgradePolicy,
     pub locality_lb_setting: Option<LocalityLbSetting>,
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
     pub tls_defaults: MeshTls,
     pub path_normalization: PathNormalization,
     pub access_log_encoding: AccessLogEncoding,

@@ -186,6 +186,30 @@ async fn near_endpoints_come_first_while_they_are_well() {
 }
 
 #[tokio::test]
+async fn the_own_region_comes_first_whatever_the_zone() {
+    let backends = [Backend::http1().await, Backend::http1().await, Backend::http1().await];
+    let [near, beside, far] = &backends;
+    let list = [
+        (near.port, ", locality: eu/a"),
+        (beside.port, ", locality: eu/b"),
+        (far.port, ", locality: us/b"),
+    ];
+    let seen = || backends.each_ref().map(Backend::requests);
+    let check = async |zones: &str, expected: [usize; 3]| {
+        let before = seen();
+        let rule =
+            format!("loadBalancer: {{simple: ROUND_ROBIN, zoneAwareLbSetting: {{{zones}}}}}");
+        let (_site, gateway) = start(&list, &rule, &["--workers", "1", "--locality", "eu/a"]);
+        let mut http = Http::plain(gateway.port(80)).await;
+        assert_eq!(statuses(&mut http, 12, "/").await, [200; 12]);
+        let more: Vec<_> = seen().iter().zip(before).map(|(now, then)| now - then).collect();
+        assert_eq!(more, expected, "{zones}");
+    };
+    check("enabled: true", [6, 6, 0]).await;
+    check("enabled: false", [4, 4, 4]).await;
+}
+
+#[tokio::test]
 async fn a_reload_lets_nobody_back() {
     let (good, bad) = (Backend::http1().await, Backend::http1().await);
     let config = |weight: u32| {

@@ -36,7 +36,7 @@ impl<'a> ClusterPass<'a> {
             members.retain(speaks_mesh);
         }
         let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
-        let places = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+        let places = locality::Setting::of(balancer, self.settings);
         let (standings, localities) =
             locality::standings(places, outliers.is_some(), self.settings, &members);
         let balance = balancing::balance(balancer, outliers, localities);

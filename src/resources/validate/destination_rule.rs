@@ -7,7 +7,7 @@ use crate::diag::catalog;
 use crate::resources::DestinationRule;
 use crate::resources::destination_rule::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer,
-    LocalityLbSetting, OutlierDetection, TrafficPolicy, Tunnel,
+    LocalityFailover, LocalityLbSetting, OutlierDetection, TrafficPolicy, Tunnel,
 };
 use crate::resources::name::is_dns_label;
 
@@ -120,14 +120,43 @@ fn load_balancer(
     if let Some(locality) = &balancer.locality_lb_setting {
         let path = format!("{path}.localityLbSetting");
         check_locality(locality, &path, findings);
-        for (set, name) in [
-            (!locality.failover.is_empty(), "failover"),
-            (!locality.failover_priority.is_empty(), "failoverPriority"),
-        ] {
-            if set && outliers.is_none() {
-                let message = format!("{name} has no effect without outlierDetection");
-                findings.warning(&format!("{path}.{name}"), message);
-            }
+        fails_over(&locality.failover, &locality.failover_priority, outliers, &path, findings);
+    }
+    if let Some(zones) = &balancer.zone_aware_lb_setting {
+        let path = format!("{path}.zoneAwareLbSetting");
+        for (index, name) in zones.failover_priority.iter().enumerate() {
+            let wrong = REGION_AND_BELOW.contains(&name.as_str());
+            let message = "regions and zones have their order already: use other labels";
+            findings.error_if(wrong, &format!("{path}.failoverPriority[{index}]"), message);
+        }
+        fails_over(&zones.failover, &zones.failover_priority, outliers, &path, findings);
+    }
+}
+
+/// Labels that tell a place.
+const REGION_AND_BELOW: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
+fn fails_over(
+    failover: &[LocalityFailover],
+    priority: &[String],
+    outliers: Option<&OutlierDetection>,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    for (index, rule) in failover.iter().enumerate() {
+        let path = format!("{path}.failover[{index}]");
+        findings.error_if(rule.from == rule.to, &path, "from and to are the same region");
+        let plain = |region: &str| !region.is_empty() && !region.contains(['/', '*']);
+        let wrong = !plain(&rule.from) || !plain(&rule.to);
+        findings.error_if(wrong, &path, "from and to are regions, without zone or wildcard");
+    }
+    for (set, name) in
+        [(!failover.is_empty(), "failover"), (!priority.is_empty(), "failoverPriority")]
+    {
+        if set && outliers.is_none() {
+            let message = format!("{name} has no effect without outlierDetection");
+            findings.warning(&format!("{path}.{name}"), message);
         }
     }
 }
@@ -173,13 +202,6 @@ fn check_locality(locality: &LocalityLbSetting, path: &str, findings: &mut Findi
         findings.error_if(sum != 100, &path, "the weights must add up to 100");
         let zero = rule.to.values().any(|weight| *weight == 0);
         findings.error_if(zero, &path, "a weight of 0 says nothing: remove it");
-    }
-    for (index, rule) in locality.failover.iter().enumerate() {
-        let path = format!("{path}.failover[{index}]");
-        findings.error_if(rule.from == rule.to, &path, "from and to are the same region");
-        let plain = |region: &str| !region.is_empty() && !region.contains(['/', '*']);
-        let wrong = !plain(&rule.from) || !plain(&rule.to);
-        findings.error_if(wrong, &path, "from and to are regions, without zone or wildcard");
     }
 }
 

@@ -186,6 +186,7 @@ fn a_virtual_service_that_istio_refuses_is_reported() {
     with("timeout: 0.5ms", &["IST0106 spec.http[0].timeout"]);
     with("retries: {attempts: 1, retryOn: sometimes}", &["IST0106 spec.http[0].retries.retryOn"]);
     with("retries: {retryOn: 5xx}", &["IST0106 spec.http[0].retries.attempts"]);
+    with("fault: {abort: {http2Error: A}}", &["IST0106 spec.http[0].fault.abort.http2Error"]);
     with(
         "fault: {abort: {httpStatus: 503, percentage: {value: 101}}}",
         &["IST0106 spec.http[0].fault.abort.percentage"],
@@ -314,6 +315,19 @@ fn load_balancing_is_checked() {
     policy(
         "loadBalancer: {localityLbSetting: {failoverPriority: [a]}}",
         "IST0133 spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
+    );
+    policy(
+        "loadBalancer: {zoneAwareLbSetting: {failover: [{from: a, to: b}]}}",
+        "IST0133 spec.trafficPolicy.loadBalancer.zoneAwareLbSetting.failover",
+    );
+    policy(
+        "outlierDetection: {}, loadBalancer: {zoneAwareLbSetting: {failover: [{from: a, to: b/c}]}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.zoneAwareLbSetting.failover[0]",
+    );
+    policy(
+        "outlierDetection: {}, loadBalancer: {zoneAwareLbSetting: {failoverPriority: [a, \
+         topology.kubernetes.io/zone]}}",
+        "IST0106 spec.trafficPolicy.loadBalancer.zoneAwareLbSetting.failoverPriority[1]",
     );
     policy(
         "loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b: 99}}]}}",

@@ -64,7 +64,11 @@ pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings
         let wrong = abort.http_status.is_some_and(|status| !(200..=599).contains(&status));
         let message = "the status is between 200 and 599";
         findings.error_if(wrong, &format!("{path}.httpStatus"), message);
-        let none = abort.http_status.is_none() && abort.grpc_status.is_none();
+        let unsupported = abort.http2_error.is_some();
+        let message =
+            "no HTTP/2 error can be injected, nor can Istio: write httpStatus or grpcStatus";
+        findings.error_if(unsupported, &format!("{path}.http2Error"), message);
+        let none = abort.http_status.is_none() && abort.grpc_status.is_none() && !unsupported;
         findings.unworkable_if(none, &path, "an abort needs httpStatus or grpcStatus");
     }
 }
