@@ -83,6 +83,17 @@ fn mistakes_in_fields_are_found() {
 }
 
 #[test]
+fn what_has_no_meaning_at_a_gateway_is_told() {
+    let entry = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: far}\n\
+                 spec:\n  hosts: ['*.far.example']\n  ports: [{number: 80, name: http, protocol: \
+                 HTTP}]\n  resolution: DYNAMIC_DNS\n";
+    check(with(entry.into()), "PC062", "DYNAMIC_DNS");
+    let zones = "loadBalancer: {zoneAwareLbSetting: {minClusterSize: 3}}";
+    check(with(policy("echo", zones)), "PC060", "minClusterSize");
+    check(with(policy("echo", "outlierDetection: {consecutiveErrors: 3}")), "PC060", "consecutive");
+}
+
+#[test]
 fn mistakes_in_references_are_found() {
     check(replaced("host: echo.shop", "host: ecco.shop"), "IST0101", "ecco.shop");
     check(

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::client::{Http, Reply};
-use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
+use crate::gateway::{Gateway, Site, endpoints, gateway, policy, routes, service, to};
 
 /// Explains through the command line; the answer as JSON.
 fn told(site: &Site, arguments: &[&str]) -> Value {
@@ -48,7 +48,10 @@ fn site() -> Site {
                  [{destination: {host: echo.shop.internal}}]}]\n",
             )
             + &service("echo", "HTTP", 9)
-            + &policy("echo", "tls: {mode: ISTIO_MUTUAL}")),
+            + &policy(
+                "echo",
+                "tls: {mode: ISTIO_MUTUAL}, tunnel: {targetHost: far.example, targetPort: 443}",
+            )),
     );
     site
 }
@@ -79,7 +82,7 @@ fn what_a_rule_does_besides_is_told() {
                  red.shop.internal}\n      weight: 25\n      headers: {request: {set: {x-key: \
                  hidden}, remove: [x-old]}}\n    - {destination: {host: green.shop.internal}, \
                  weight: 75}\n    timeout: 9s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: \
-                 'gateway-error,418'}\n    mirrors: [{destination: {host: green.shop.internal}, \
+                 'gateway-error,418', retryRemoteLocalities: true}\n    mirrors: [{destination: {host: green.shop.internal}, \
                  percentage: {value: 12.5}}]\n    fault: {delay: {fixedDelay: 4s, percentage: \
                  {value: 0.0001}}}\n    corsPolicy: {allowOrigins: [{exact: 'https://b.com'}], \
                  allowMethods: [PATCH]}\n";
@@ -88,8 +91,13 @@ fn what_a_rule_does_besides_is_told() {
         &(gateway("g", 80, "HTTP", "a.com", "")
             + &routes("r", "istio-system/g", "a.com", rules)
             + &service("red", "HTTP", 9)
-            + &service("green", "HTTP", 9)
-            + &policy("red", "loadBalancer: {consistentHash: {httpHeaderName: x-user}}")),
+            + &endpoints("green", "HTTP", &[(9, ", locality: eu/a")])
+            + &policy("green", "loadBalancer: {zoneAwareLbSetting: {enabled: true}}")
+            + &policy(
+                "red",
+                "loadBalancer: {consistentHash: {httpHeaderName: x-user}}, retryBudget: {percent: \
+                 12.5, budgetInterval: 10s}",
+            )),
     );
     let seen = told(&site, &["http://a.com/x"]);
     let text = seen["steps"].to_string();
@@ -102,6 +110,9 @@ fn what_a_rule_does_besides_is_told() {
         "allowOrigins has 1 form,",
         "outbound|80||red.shop.internal, weight 25",
         "one client, one endpoint: by header x-user",
+        "from the second on in localities that were not tried",
+        "retries at a time: 3 or 12.5 % of the requests of the last 10s",
+        "endpoint 127.0.0.1:9, plaintext, priority 2",
         "request headers: removes x-old, sets x-key",
     ] {
         assert!(text.contains(part), "{part} is not in {seen:#}");
@@ -133,6 +144,9 @@ fn connections_and_refusals_are_told() {
     check(&["https://a.com:444/"], "close", None, ("listener", "nothing listens"));
     check(&["http://a.com:443/"], "close", None, ("server", "TLS is expected"));
     check(&["tls://p.com:443"], "stream", None, ("server", "undecrypted"));
+    let seen = told(&site, &["tls://p.com:443"]);
+    let proxy = "through a proxy, by CONNECT to far.example:443 over HTTP/1.1";
+    assert!(seen["steps"].to_string().contains(proxy), "{seen:#}");
     site.config(
         "access",
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
