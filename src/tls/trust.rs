@@ -71,6 +71,9 @@ pub enum PeerRefused {
     /// It has no SPIFFE id of a trusted domain.
     #[error("the certificate has no SPIFFE id of a trusted domain")]
     ForeignTrustDomain,
+    /// It has several URIs, so that nobody can say which of them it is for (X509-SVID section 2).
+    #[error("the certificate has several URIs where a workload's has one")]
+    SeveralUris,
     /// It does not stand for the host connected to.
     #[error("the certificate does not cover the host that was asked for")]
     WrongHost,
@@ -160,16 +163,16 @@ impl TrustRules {
         if pinned && !key_is_pinned && !certificate_is_pinned {
             return Err(PeerRefused::NotPinned.into());
         }
-        if self.trust_domains.is_empty() || self.is_of_trusted_domain(&facts.names) {
-            Ok(())
-        } else {
-            Err(PeerRefused::ForeignTrustDomain.into())
-        }
+        if self.trust_domains.is_empty() { Ok(()) } else { Ok(self.judge_workload(&facts.names)?) }
     }
 
-    fn is_of_trusted_domain(&self, names: &SubjectNames) -> bool {
-        let mut ids = names.uris.iter().filter_map(|uri| SpiffeId::parse(uri).ok());
-        ids.any(|id| self.trust_domains.iter().any(|domain| domain == id.trust_domain()))
+    fn judge_workload(&self, names: &SubjectNames) -> Result<(), PeerRefused> {
+        let id = match names.uris.as_slice() {
+            [_, _, ..] => return Err(PeerRefused::SeveralUris),
+            uris => uris.first().and_then(|uri| SpiffeId::parse(uri).ok()),
+        };
+        let trusted = |id: &SpiffeId<'_>| self.trust_domains.iter().any(|d| d == id.trust_domain());
+        id.filter(trusted).map(drop).ok_or(PeerRefused::ForeignTrustDomain)
     }
 
     pub(super) fn add_to(&self, hasher: &mut Hasher) {
@@ -301,6 +304,28 @@ mod tests {
         {
             check(&[name], false);
         }
+    }
+
+    fn check_workload(uris: &[&str], expected: Result<(), PeerRefused>) {
+        let trust_domains = vec!["td".to_owned(), "old".to_owned()];
+        let rules = TrustRules { trust_domains, ..TrustRules::default() };
+        let uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
+        let names = SubjectNames { uris, dns: vec!["td".into()], ..SubjectNames::default() };
+        assert_eq!(rules.judge_workload(&names), expected, "{names:?}");
+    }
+
+    #[test]
+    fn a_workload_has_one_uri_and_it_is_of_a_trusted_domain() {
+        let foreign = Err(PeerRefused::ForeignTrustDomain);
+        check_workload(&["spiffe://td/ns/a/sa/b"], Ok(()));
+        check_workload(&["spiffe://old/x"], Ok(()));
+        for uri in ["spiffe://other/ns/a/sa/b", "https://td/ns/a/sa/b", "spiffe://td/../a", ""] {
+            check_workload(&[uri], foreign);
+        }
+        check_workload(&[], foreign);
+        let several = Err(PeerRefused::SeveralUris);
+        check_workload(&["spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/admin"], several);
+        check_workload(&["https://x", "spiffe://td/ns/a/sa/b"], several);
     }
 
     #[test]

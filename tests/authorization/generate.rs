@@ -1,8 +1,8 @@
 //! Random policies and requests from few words, so that they often meet.
 
-use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
+use super::choices::Choices;
 use super::model::{Field, Http, Policy, Request, Rule};
 
 const PRINCIPALS: &[&str] = &[
@@ -90,18 +90,18 @@ const SOURCES: &[(&str, &[&str])] = &[
 const OPERATIONS: &[(&str, &[&str])] =
     &[("hosts", HOSTS), ("ports", &["8443", "80"]), ("methods", METHODS), ("paths", PATHS)];
 
-fn pick<'a>(rng: &mut Rng, list: &[&'a str]) -> &'a str {
+fn pick<'a>(rng: &mut Choices<'_>, list: &[&'a str]) -> &'a str {
     list[rng.usize(..list.len())]
 }
 
-fn field(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Field {
+fn field(rng: &mut Choices<'_>, kinds: &[(&str, &[&str])]) -> Field {
     let (name, values) = kinds[rng.usize(..kinds.len())];
     let values = (0..rng.usize(1..=3)).map(|_| pick(rng, values).to_owned()).collect();
-    Field { name: name.to_owned(), values, negated: rng.u8(..4) == 0 }
+    Field { name: name.to_owned(), values, negated: rng.usize(..4) == 0 }
 }
 
 /// One or two fields, each there once.
-fn fields(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Vec<Field> {
+fn fields(rng: &mut Choices<'_>, kinds: &[(&str, &[&str])]) -> Vec<Field> {
     let mut out = vec![field(rng, kinds)];
     let second = field(rng, kinds);
     let accounts = |field: &Field| field.name == "serviceAccounts";
@@ -112,12 +112,12 @@ fn fields(rng: &mut Rng, kinds: &[(&str, &[&str])]) -> Vec<Field> {
 }
 
 /// A rule; one of many has every part, so that few requests match it.
-fn rule(rng: &mut Rng, of_many: bool) -> Rule {
+fn rule(rng: &mut Choices<'_>, of_many: bool) -> Rule {
     let mut rule = Rule::default();
-    if of_many || rng.u8(..3) > 0 {
+    if of_many || rng.usize(..3) > 0 {
         rule.from = (0..rng.usize(1..=2)).map(|_| fields(rng, SOURCES)).collect();
     }
-    if of_many || rng.u8(..3) > 0 {
+    if of_many || rng.usize(..3) > 0 {
         rule.to = (0..rng.usize(1..=2)).map(|_| fields(rng, OPERATIONS)).collect();
     }
     if of_many || rng.bool() {
@@ -127,10 +127,10 @@ fn rule(rng: &mut Rng, of_many: bool) -> Rule {
 }
 
 /// A few policies: some with dozens of rules, most with a handful.
-pub fn policies(rng: &mut Rng) -> Vec<Policy> {
-    let policy = |rng: &mut Rng| {
+pub fn policies(rng: &mut Choices<'_>) -> Vec<Policy> {
+    let policy = |rng: &mut Choices<'_>| {
         let deny = rng.bool();
-        let of_many = rng.u8(..10) == 0;
+        let of_many = rng.usize(..10) == 0;
         let most = if of_many { 40 } else { 3 };
         let rules = (0..rng.usize(usize::from(deny)..=most)).map(|_| rule(rng, of_many)).collect();
         Policy { deny, rules }
@@ -178,7 +178,7 @@ pub fn document(policy: &Policy, name: &str) -> String {
 }
 
 /// A request, or now and then a connection without one.
-pub fn request(rng: &mut Rng) -> Request {
+pub fn request(rng: &mut Choices<'_>) -> Request {
     let uris: &[&[&str]] = &[
         &[],
         &["spiffe://mesh.example/ns/shop/sa/cart"],
@@ -189,24 +189,24 @@ pub fn request(rng: &mut Rng) -> Request {
         &["spiffe://mesh.example/other"],
     ];
     let addresses = &["10.1.2.3", "192.0.2.9", "203.0.113.1", "2001:db8::7", "::1"];
-    let address = |rng: &mut Rng| pick(rng, addresses).parse().unwrap();
+    let address = |rng: &mut Choices<'_>| pick(rng, addresses).parse().unwrap();
     Request {
         uris: uris[rng.usize(..uris.len())].iter().map(|uri| (*uri).to_owned()).collect(),
         source: address(rng),
         remote: address(rng),
         local: (address(rng), if rng.bool() { 8443 } else { 80 }),
         server_name: pick(rng, &["", "a.com", "b.com"]).to_owned(),
-        http: (rng.u8(..8) > 0).then(|| http(rng)),
+        http: (rng.usize(..8) > 0).then(|| http(rng)),
     }
 }
 
-fn http(rng: &mut Rng) -> Http {
+fn http(rng: &mut Choices<'_>) -> Http {
     let paths = &["/", "/a", "/a/b", "/a/", "/a/x/b", "/a//b", "/x/y", "//a", "/A"];
     let lines = &["user", "admin", "user,admin", ""];
     let words = &["user", "admin", "x"];
     let mut claims = None;
     if rng.bool() {
-        let word = |rng: &mut Rng| Value::from(pick(rng, words));
+        let word = |rng: &mut Choices<'_>| Value::from(pick(rng, words));
         let mut some = json!({
             "iss": pick(rng, &["https://i.example/x", "alice", "https://other"]),
             "groups": [word(rng), word(rng)],
@@ -214,7 +214,7 @@ fn http(rng: &mut Rng) -> Http {
             "aud": if rng.bool() { word(rng) } else { json!([word(rng), word(rng)]) },
             "azp": word(rng),
         });
-        if rng.u8(..5) > 0 {
+        if rng.usize(..5) > 0 {
             some["sub"] = pick(rng, &["alice", "bob", ""]).into();
         }
         claims = Some(some);
