@@ -6,6 +6,7 @@
 use rcgen::SubjectPublicKeyInfo;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject as _;
+use x509_parser::asn1_rs::Any;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -81,6 +82,10 @@ impl SigningRequest {
         let mut names = Vec::new();
         for attribute in info.iter_attributes() {
             if let ParsedCriAttribute::ExtensionRequest(asked) = attribute.parsed_attribute() {
+                // A second value is not parsed; the set then ends before its length says.
+                if Any::from_der(attribute.value).is_err() {
+                    return Err(RefusedRequest::Unreadable);
+                }
                 for extension in &asked.extensions {
                     look_at(extension.parsed_extension(), &mut names)?;
                 }
