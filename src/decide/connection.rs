@@ -41,7 +41,8 @@ impl<'a> ConnectionFacts<'a> {
     }
 }
 
-/// Whether the policies let a connection through whose bytes are passed on.
+/// Whether the policies let a connection through whose bytes are passed on, where every provider that is
+/// asked about it allows it.
 pub fn admit(
     snapshot: &Snapshot,
     block: &TcpBlock,
@@ -53,9 +54,10 @@ pub fn admit(
         Authorization::Refuse(origin) => Err(Denial::whole(origin.clone())),
         Authorization::Enforce(access) => {
             let facts = facts.for_policies();
-            // Providers are asked about requests alone: what they would be asked about does not pass.
-            let asked = access.external.iter().find_map(|one| one.policies.select(&facts));
-            match asked {
+            // What nobody can be asked about does not pass.
+            let mut unasked =
+                access.external.iter().filter(|one| one.provider_of_streams().is_none());
+            match unasked.find_map(|one| one.policies.select(&facts)) {
                 Some(selected) => Err(Denial::by(&selected)),
                 None => access.policies.judge(&facts).map(|_| ()),
             }

@@ -1,11 +1,13 @@
-//! Whether a provider is asked about a request, before tokens and other policies are looked at.
+//! Whether a provider is asked: about a request before tokens and other policies are looked at, about a
+//! connection after them.
 
 use crate::auth::authz::Selected;
 use crate::auth::jwt::Verdict;
-use crate::snapshot::external::External;
-use crate::snapshot::listener::{Listener, ServerBlock};
+use crate::snapshot::external::{External, Provider};
+use crate::snapshot::listener::{Listener, ServerBlock, TcpBlock};
 use crate::snapshot::{Authorization, Snapshot};
 
+use super::connection::ConnectionFacts;
 use super::request::{RequestFacts, judged, serves};
 
 /// The CUSTOM policies by provider, in the order in which providers are asked; none for a request that
@@ -27,4 +29,23 @@ pub fn providers<'a>(
 /// The rule that selects a request for a provider.
 pub fn selects<'a>(external: &'a External, facts: &RequestFacts<'_>) -> Option<Selected<'a>> {
     judged(facts, &Verdict::Anonymous, true, |facts| external.policies.select(facts))
+}
+
+/// Who is asked about a connection whose bytes are passed on, in order, each with the rule that selects it.
+pub fn of_stream<'a>(
+    snapshot: &'a Snapshot,
+    block: &TcpBlock,
+    facts: &ConnectionFacts<'_>,
+) -> Vec<(&'a Provider, Selected<'a>)> {
+    match &snapshot.authorization {
+        Authorization::Enforce(access) if block.judged && !access.external.is_empty() => {
+            let facts = facts.for_policies();
+            let asked = |external: &'a External| {
+                let provider = external.provider_of_streams()?;
+                Some((provider, external.policies.select(&facts)?))
+            };
+            access.external.iter().filter_map(asked).collect()
+        }
+        _ => Vec::new(),
+    }
 }

@@ -9,6 +9,7 @@ use super::{Explanation, InvalidQuestion, Question, backend, policy};
 use crate::auth::authz::Peer;
 use crate::base::host::without_port;
 use crate::decide::connection::{ConnectionFacts, admit, choose, peer, remarks};
+use crate::decide::external::of_stream;
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
 use crate::snapshot::inbound::Inbound;
@@ -283,6 +284,12 @@ fn stream(
         tale.outcome.policy = Some(denial.origin.resource.to_string());
         tale.outcome.action = "close";
         return;
+    }
+    for (provider, selected) in of_stream(snapshot, block, &facts) {
+        let does = if provider.fail_open { "passes" } else { "is closed" };
+        let text = format!("{} would be asked; from here on as if it allowed", provider.name);
+        let failing = format!("while it fails, the connection {does}");
+        tale.step("provider", text).by(selected.origin).considered([failing]);
     }
     tale.outcome.action = "stream";
     for (weight, id) in block.destinations.shares() {

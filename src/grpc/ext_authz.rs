@@ -24,9 +24,20 @@ pub struct AttributeContext {
     /// This end.
     #[prost(message, optional, tag = "2")]
     pub destination: Option<Peer>,
-    /// The request.
+    /// The request; nothing for a connection whose bytes are passed on.
     #[prost(message, optional, tag = "4")]
     pub request: Option<Request>,
+    /// What TLS says of such a connection.
+    #[prost(message, optional, tag = "12")]
+    pub tls_session: Option<TlsSession>,
+}
+
+/// `AttributeContext.TLSSession`.
+#[derive(Clone, PartialEq, Message)]
+pub struct TlsSession {
+    /// Name in the ClientHello.
+    #[prost(string, tag = "1")]
+    pub sni: String,
 }
 
 /// `AttributeContext.Peer`.

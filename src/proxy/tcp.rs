@@ -11,13 +11,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::caller;
 use super::connection::{Connection, Established};
+use super::http::external::stream::{Refused, consult};
 use crate::auth::authz::{Denial, Remark};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, admit, remarks};
 use crate::decide::reject::Reject;
 use crate::net::copy::{self, End, Moved, Side};
-use crate::net::liveness::Order;
+use crate::net::liveness::{Liveness, Order};
 use crate::snapshot::cluster::Cluster;
 use crate::snapshot::listener::TcpBlock;
 use crate::telemetry::destination::StreamBytes;
@@ -70,6 +71,19 @@ fn refused(mut record: RequestRecord, refusal: &Refusal<'_>) -> RequestRecord {
         log.resource = Some(origin.clone());
     }
     record
+}
+
+fn externally_refused(mut record: RequestRecord, why: &Refused<'_>) -> RequestRecord {
+    let (details, reason, origin) = match why {
+        Refused::Denied(origin) => ("ext_authz_denied", "external_authorization_denied", origin),
+        Refused::Failed(origin, why) => {
+            if let Some(log) = &mut record.log {
+                log.upstream_transport_failure = Some((*why).into());
+            }
+            ("ext_authz_error", "external_authorization_failed", origin)
+        }
+    };
+    refused(record, &Refusal { flag: "UAEX", details, reason, origin: Some(origin) })
 }
 
 /// Passes on a stream as it came; `first` was read already.
@@ -142,6 +156,17 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
         let refusal = Refusal { flag: "-", details: &details, reason, origin };
         refused(record, &refusal).finish_refused(&worker.telemetry);
         return None;
+    }
+    tokio::select! {
+        asked = Box::pin(consult(connection, block, &facts)) => if let Err(why) = asked {
+            externally_refused(record, &why).finish_refused(&worker.telemetry);
+            return None;
+        },
+        () = cut(&connection.registered.liveness) => {
+            let refusal = Refusal { flag: "-", details: STOPPED, reason: STOPPED, origin: None };
+            refused(record, &refusal).finish_refused(&worker.telemetry);
+            return None;
+        }
     }
     let origin = Some(&block.origin);
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();
@@ -236,11 +261,7 @@ async fn cuttable(
     until: Option<Instant>,
     mut copy: Pin<Box<impl Future<Output = End>>>,
 ) -> Over {
-    let liveness = Arc::clone(&connection.registered.liveness);
-    let cut = std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
-        Order::Cut => std::task::Poll::Ready(()),
-        Order::Serve | Order::Drain => std::task::Poll::Pending,
-    });
+    let cut = cut(&connection.registered.liveness);
     let expired = async {
         match until {
             Some(until) => sleep_until(until).await,
@@ -253,6 +274,14 @@ async fn cuttable(
         reject = connection.standing.refused() => Over::Refused(reject),
         () = cut => Over::Cut,
     }
+}
+
+/// Waits until the worker cuts a connection.
+fn cut(liveness: &Liveness) -> impl Future<Output = ()> {
+    std::future::poll_fn(|cx| match liveness.watch(cx.waker()) {
+        Order::Cut => std::task::Poll::Ready(()),
+        Order::Serve | Order::Drain => std::task::Poll::Pending,
+    })
 }
 
 fn finish(connection: &Established, mut record: RequestRecord, moved: &Moved, over: &Over) {

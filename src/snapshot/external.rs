@@ -1,4 +1,4 @@
-//! External authorization: who is asked about which requests (`MeshConfig.extensionProviders`).
+//! External authorization: who is asked about which requests and connections (`MeshConfig.extensionProviders`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,20 @@ use crate::auth::authz::{PolicySet, TextMatch};
 /// The CUSTOM policies of one provider.
 #[derive(Clone, Debug)]
 pub struct External {
-    /// The policies; a request that a rule of theirs matches is asked about.
+    /// The policies; a request or connection that a rule of theirs matches is asked about.
     pub policies: PolicySet,
     /// The provider; nothing when it is missing or broken, and what is selected is refused.
     pub provider: Option<Arc<Provider>>,
 }
 
-/// A service that is asked about requests.
+impl External {
+    /// Who is asked about a connection whose bytes are passed on; by HTTP nothing can be said of it.
+    pub fn provider_of_streams(&self) -> Option<&Provider> {
+        self.provider.as_deref().filter(|one| matches!(one.protocol, ProviderProtocol::Grpc))
+    }
+}
+
+/// A service that is asked about requests and connections.
 #[derive(Clone, Debug)]
 pub struct Provider {
     /// `extensionProviders[].name`.

@@ -70,11 +70,11 @@ impl Provider {
         Self { port, seen }
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    fn last(&self) -> (request::Parts, Bytes) {
+    pub fn last(&self) -> (request::Parts, Bytes) {
         self.seen.lock().unwrap().last().unwrap().clone()
     }
 }

@@ -17,6 +17,7 @@ mod authz;
 mod backend;
 mod balance;
 mod ca;
+mod ca_requests;
 mod check;
 mod client;
 mod client_certs;
@@ -26,6 +27,7 @@ mod edges;
 mod expectations;
 mod explain;
 mod external;
+mod external_streams;
 mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;

@@ -1,4 +1,4 @@
-//! Asking other services whether a request may go on (AuthorizationPolicy's CUSTOM).
+//! Asking other services whether a request, or a connection, may go on (AuthorizationPolicy's CUSTOM).
 //!
 //! **Invariant:** a request passes only when every provider that is asked about it allows it, or failed
 //! and is `failOpen`.
@@ -6,7 +6,9 @@
 mod body;
 mod by_grpc;
 mod by_http;
+pub mod stream;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,10 +27,10 @@ use crate::base::host::without_port;
 use crate::base::id::Origin;
 use crate::base::limit;
 use crate::decide::external::{providers, selects};
-use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::decide::request::RequestFacts;
 use crate::proxy::serving::Serving;
+use crate::proxy::worker::Worker;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::Cluster;
 use crate::snapshot::external::{Provider, ProviderProtocol};
@@ -157,7 +159,13 @@ async fn ask(
     let Some(cluster) = snapshot.cluster(provider.cluster) else {
         return Err(Unanswered::Provider(Failure("no cluster")));
     };
-    let sending = send(exchange, cluster, head, check);
+    let connection = exchange.connection();
+    let about = About {
+        host: without_port(&head.authority),
+        scheme: head.scheme,
+        client: (connection.peer, connection.local),
+    };
+    let sending = send(&connection.registered.worker, cluster, &about, check);
     let answer = match timeout(provider.timeout, sending).await {
         Ok(answer) => answer.map_err(Unanswered::Provider)?,
         Err(_) => return Err(Unanswered::Provider(Failure("no answer in time"))),
@@ -169,24 +177,27 @@ async fn ask(
     said.map_err(Unanswered::Provider)
 }
 
+/// What a connection to a provider may depend on.
+struct About<'a> {
+    /// The host that is asked for.
+    host: &'a str,
+    /// The scheme it is asked for by.
+    scheme: &'a str,
+    /// The client's end of its connection, and this one.
+    client: (SocketAddr, SocketAddr),
+}
+
 /// Sends a check over the data path's own connections; once more on a new one when an idle one had died.
 async fn send(
-    exchange: &Exchange,
+    worker: &Worker,
     cluster: &Arc<Cluster>,
-    head: &Head,
+    about: &About<'_>,
     mut check: Request<Bytes>,
 ) -> Result<Answer, Failure> {
-    let connection = exchange.connection();
-    let worker = &connection.registered.worker;
     let pool = worker.upstreams.pool(cluster, &worker.telemetry.metrics);
-    address(&mut check, cluster, head.scheme);
+    address(&mut check, cluster, about.scheme);
     for wanted in [Wanted::Any, Wanted::Fresh] {
-        let demand = Demand {
-            host: without_port(&head.authority),
-            hash: None,
-            client: (connection.peer, connection.local),
-            wanted,
-        };
+        let demand = Demand { host: about.host, hash: None, client: about.client, wanted };
         let lease = pool.acquire(&demand, &mut PreviousTries::default()).await;
         let mut lease = lease.map_err(|_| Failure("no connection"))?;
         let own = head_of(&check).map(|()| RequestBody::own(check.body().clone()));

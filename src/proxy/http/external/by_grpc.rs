@@ -33,15 +33,6 @@ pub(super) fn check<B>(
     request: &Request<B>,
     body: Option<Beginning>,
 ) -> Option<Request<Bytes>> {
-    let peer = |address: SocketAddr, principal: &str| Peer {
-        address: Some(Address {
-            socket_address: Some(SocketAddress {
-                address: address.ip().to_string(),
-                port_value: address.port().into(),
-            }),
-        }),
-        principal: principal.to_owned(),
-    };
     let client = connection.client.identity.as_deref().map_or("", principal);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let message = CheckRequest {
@@ -55,8 +46,27 @@ pub(super) fn check<B>(
                 }),
                 http: Some(attributes(head, request, body)),
             }),
+            tls_session: None,
         }),
     };
+    framed(provider, &message)
+}
+
+/// One end of a connection.
+pub(super) fn peer(address: SocketAddr, principal: &str) -> Peer {
+    Peer {
+        address: Some(Address {
+            socket_address: Some(SocketAddress {
+                address: address.ip().to_string(),
+                port_value: address.port().into(),
+            }),
+        }),
+        principal: principal.to_owned(),
+    }
+}
+
+/// A message as the body of a call.
+pub(super) fn framed(provider: &Provider, message: &CheckRequest) -> Option<Request<Bytes>> {
     let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.encoded_len()).ok()?);
@@ -72,7 +82,7 @@ pub(super) fn check<B>(
 }
 
 /// A URI of the certificate, else a DNS name, else the subject.
-fn principal(identity: &PeerIdentity) -> &str {
+pub(super) fn principal(identity: &PeerIdentity) -> &str {
     identity.uri_sans.first().or(identity.dns_sans.first()).unwrap_or(&identity.subject)
 }
 
@@ -125,7 +135,21 @@ fn attributes<B>(head: &Head, request: &Request<B>, body: Option<Beginning>) -> 
 }
 
 /// What an answer says.
-pub(super) fn said((head, body, trailers): &Answer) -> Result<Said, Failure> {
+pub(super) fn said(answer: &Answer) -> Result<Said, Failure> {
+    let answer = response(answer)?;
+    if is_allowed(&answer) {
+        return Ok(Said::Allowed(allowed(answer.ok_response.unwrap_or_default())));
+    }
+    denied(answer.denied_response.unwrap_or_default()).map(Said::Denied)
+}
+
+/// Whether an answer allows.
+pub(super) fn is_allowed(answer: &CheckResponse) -> bool {
+    answer.status.as_ref().is_none_or(|status| status.code == 0)
+}
+
+/// The message of an answer.
+pub(super) fn response((head, body, trailers): &Answer) -> Result<CheckResponse, Failure> {
     if head.status != StatusCode::OK {
         return Err(Failure("an answer that is not gRPC's"));
     }
@@ -134,11 +158,7 @@ pub(super) fn said((head, body, trailers): &Answer) -> Result<Said, Failure> {
     if status.is_none_or(|status| status.as_bytes() != b"0") {
         return Err(Failure("a call that failed"));
     }
-    let answer = decode(body).ok_or(Failure("an answer that is no CheckResponse"))?;
-    match answer.status.map_or(0, |status| status.code) {
-        0 => Ok(Said::Allowed(allowed(answer.ok_response.unwrap_or_default()))),
-        _ => denied(answer.denied_response.unwrap_or_default()).map(Said::Denied),
-    }
+    decode(body).ok_or(Failure("an answer that is no CheckResponse"))
 }
 
 /// The one message of an answer, not compressed.
