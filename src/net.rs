@@ -64,3 +64,4 @@ pub mod lone;
 pub mod proxy_protocol;
 pub mod rewind;
 pub mod strict;
+pub mod unanswered;

@@ -93,9 +93,58 @@ pub const STRIPPED_FROM_CLIENTS: [HeaderName; 23] = [
     HeaderName::from_static("x-envoy-peer-metadata-id"),
 ];
 
+/// Whether servers that take `_` for `-`, as CGI and what came of it do, take two names for the same.
+pub fn is_read_as(name: &str, other: &str) -> bool {
+    let dashed = |byte| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len() && name.bytes().map(dashed).eq(other.bytes().map(dashed))
+}
+
+/// Whether a name with underscores is read as one that this gateway strips or says itself.
+pub fn is_imitation(name: &str) -> bool {
+    if !name.contains('_') {
+        return false;
+    }
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|own| is_read_as(own, prefix));
+    begins("x-forwarded-")
+        || begins(CONTROL_PREFIX)
+        || ["x-request-id", "client-cert", "client-cert-chain"].iter().any(|own| is_read_as(name, own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn underscores_make_no_other_name() {
+        for name in [
+            "client_cert",
+            "client-cert_chain",
+            "x_forwarded_for",
+            "x-forwarded_proto",
+            "x_forwarded_client_cert",
+            "x_request-id",
+            "x_envoy_anything",
+            "x-envoy-internal_",
+        ] {
+            assert!(is_imitation(name), "{name}");
+        }
+        for name in [
+            "client-cert",
+            "client-cert-chain",
+            "x-forwarded-for",
+            "x-envoy-internal",
+            "x_custom",
+            "client_certs",
+            "x_request_ids",
+            "content_type",
+            "x_",
+            "",
+        ] {
+            assert!(!is_imitation(name), "{name}");
+        }
+        assert!(is_read_as("x_user", "x-user") && is_read_as("x-user", "x_user"));
+        assert!(!is_read_as("x_user", "x-users") && !is_read_as("x_user", "y-user"));
+    }
 
     #[test]
     fn control_headers_have_the_prefix() {

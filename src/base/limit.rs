@@ -68,8 +68,8 @@ limits! {
     IDLE_HTTP1_TIME: Duration = Duration::from_mins(1), "60 s";
     /// HTTP/2 connection without a stream.
     IDLE_HTTP2_TIME: Duration = Duration::from_mins(5), "300 s";
-    /// A request body, or a client's reading of a response, that makes no progress. An HTTP/2 client that lets
-    /// nothing of a short answer be sent counts as idle.
+    /// A request body, or a client's reading of a response, that makes no progress, a short
+    /// answer that an HTTP/2 client gives no window for among them.
     STALL_TIME: Duration = Duration::from_mins(1), "60 s";
     /// Waiting for a backend to ask for a body announced with `Expect: 100-continue`; curl waits as
     /// long.

@@ -11,7 +11,7 @@ use super::head::{Head, nominated};
 use crate::base::header::{
     CLIENT_CERT, CLIENT_CERT_CHAIN, CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION,
     STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
-    X_FORWARDED_PROTO, X_REQUEST_ID,
+    X_FORWARDED_PROTO, X_REQUEST_ID, is_imitation,
 };
 use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 
@@ -41,6 +41,9 @@ pub fn sanitize<B>(
     let named = request.uri().authority().is_some();
     let headers = request.headers_mut();
     let found = strip_hop_by_hop(headers, head.upgrade);
+    if found.has(Noticed::IMITATION) {
+        remove_each(headers, is_imitation);
+    }
     headers.reserve(ADDED_HEADERS);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
     if arrival.workload {
@@ -58,6 +61,14 @@ pub fn sanitize<B>(
     // A target with an authority overrides `Host` (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
     if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
         headers.insert(HOST, host);
+    }
+}
+
+fn remove_each(headers: &mut HeaderMap, which: impl Fn(&str) -> bool) {
+    let names: SmallVec<[HeaderName; 2]> =
+        headers.keys().filter(|name| which(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -143,6 +154,8 @@ impl Noticed {
     pub(super) const COOKIE: Self = Self(1 << 9);
     /// One of Envoy's control headers.
     pub const CONTROL: Self = Self(1 << 10);
+    /// A backend may take it for a header of ours.
+    pub(super) const IMITATION: Self = Self(1 << 11);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self(0), |found, name| {
@@ -157,6 +170,7 @@ impl Noticed {
                 "x-forwarded-for" => Self::FORWARDED_FOR,
                 "x-forwarded-client-cert" => Self::FORWARDED_CLIENT_CERT,
                 "cookie" => Self::COOKIE,
+                name if is_imitation(name) => Self::IMITATION,
                 name if name.starts_with(CONTROL_PREFIX) => Self::CONTROL,
                 _ => return found,
             };

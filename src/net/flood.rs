@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::frames::{Header, Kind, PREFACE, Walk};
 use super::heads::Heads;
 use super::liveness::Liveness;
+use super::unanswered::Unanswered;
 use crate::base::limit;
 
 /// Credit that is earned, also by time, up to a bound.
@@ -79,10 +80,11 @@ struct Account {
     heads: Option<Heads>,
     /// What is read is such a head, or its last frame.
     opening: bool,
+    unanswered: Option<Unanswered>,
 }
 
 impl Account {
-    fn new(heads: Option<Heads>) -> Self {
+    fn new(heads: Option<Heads>, unanswered: Option<Unanswered>) -> Self {
         Self {
             control: Credit::new(limit::HTTP2_CONTROL_FRAMES, limit::HTTP2_CONTROL_FRAMES_RATE),
             resets: Credit::new(2 * limit::HTTP2_RESETS, 2 * limit::HTTP2_RESETS_RATE),
@@ -91,6 +93,7 @@ impl Account {
             block: None,
             heads,
             opening: false,
+            unanswered,
         }
     }
 
@@ -125,6 +128,13 @@ impl Account {
         {
             heads.more(header.length);
         }
+        if let Some(unanswered) = &mut self.unanswered {
+            match header.kind {
+                Kind::Headers if opens => unanswered.opened(header.stream),
+                Kind::Reset => unanswered.ended(header.stream),
+                _ => {}
+            }
+        }
         if matches!(header.kind, Kind::Headers | Kind::Push | Kind::Continuation) {
             self.block = (!header.ends_head()).then_some(header.stream);
         }
@@ -140,6 +150,15 @@ impl Account {
     /// A frame of ours.
     fn wrote(&mut self, header: Header) {
         self.opens(header, false);
+        if let Some(unanswered) = &mut self.unanswered {
+            let answers = matches!(header.kind, Kind::Headers | Kind::Data);
+            if answers {
+                unanswered.progressed();
+            }
+            if header.kind == Kind::Reset || (answers && header.ends_stream()) {
+                unanswered.ended(header.stream);
+            }
+        }
         if header.kind == Kind::Data && header.length > 0 {
             self.control.earn(limit::HTTP2_CONTROL_FRAMES_EARNED);
         }
@@ -212,7 +231,7 @@ impl<S> Metered<S> {
             stream,
             read: Walk::after(read),
             written: Walk::after(written),
-            account: Account::new(heads),
+            account: Account::new(heads, liveness.clone().map(Unanswered::new)),
             last: Kind::Settings,
             flooded: Flooded::default(),
             greeted: None,

@@ -105,7 +105,7 @@ impl Header {
         self.length > if padded { 256 } else { 0 }
     }
 
-    /// Whether DATA ends its stream.
+    /// Whether HEADERS or DATA ends its stream.
     pub fn ends_stream(self) -> bool {
         self.flags & 0x1 != 0
     }

@@ -82,6 +82,8 @@ pub struct Liveness {
     blocked_since: AtomicU32,
     unread_responses: AtomicU32,
     response_progress: AtomicU32,
+    unanswered: AtomicU32,
+    answer_progress: AtomicU32,
     asked: AtomicBool,
     switched: AtomicBool,
     waker: AtomicWaker,
@@ -102,6 +104,8 @@ impl Liveness {
             blocked_since: AtomicU32::new(0),
             unread_responses: AtomicU32::new(0),
             response_progress: AtomicU32::new(0),
+            unanswered: AtomicU32::new(0),
+            answer_progress: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             switched: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -155,6 +159,17 @@ impl Liveness {
         if left == 0 {
             self.idle_since.store(self.ticks.now(), Relaxed);
         }
+        self.answer_progressed();
+    }
+
+    /// So many HTTP/2 streams of the client are not answered to their ends on the wire.
+    pub fn unanswered(&self, streams: u32) {
+        self.unanswered.store(streams, Relaxed);
+    }
+
+    /// Part of an answer went out, or the last of one was handed over.
+    pub fn answer_progressed(&self) {
+        self.answer_progress.store(self.ticks.now(), Relaxed);
     }
 
     /// Part of a response was handed over to be sent.
@@ -236,7 +251,10 @@ impl Liveness {
         };
         let unread = self.unread_responses.load(Relaxed) > 0
             && over(self.response_progress.load(Relaxed), limit::STALL_TIME);
-        if unread || over(self.blocked_since.load(Relaxed), limit::STALL_TIME) {
+        // Whole answers wait for a window that the client does not give.
+        let unsent = self.unanswered.load(Relaxed) > self.active.load(Relaxed)
+            && over(self.answer_progress.load(Relaxed), limit::STALL_TIME);
+        if unread || unsent || over(self.blocked_since.load(Relaxed), limit::STALL_TIME) {
             return Some(Stuck::Write);
         }
         if over(self.frame_since.load(Relaxed), limit::REQUEST_HEAD_TIME) {

@@ -52,7 +52,12 @@ async fn backends_are_told_of_a_certificate_where_the_server_says_so_and_never_b
     gateway.tells("\"tolt\" is the port name of no server");
     let leaf = site.clients.leaf(&["one"], 1);
     let whole = Leaf { chain: leaf.chain.clone() + site.clients.pem(), key: leaf.key.clone() };
-    let forged = [("client-cert", ":AAAA:"), ("client-cert-chain", ":AAAA:")];
+    let forged = [
+        ("client-cert", ":AAAA:"),
+        ("client-cert-chain", ":AAAA:"),
+        ("client_cert", ":AAAA:"),
+        ("client_cert-chain", ":AAAA:"),
+    ];
     let (own, chain) = (sequence(&leaf.chain), sequence(site.clients.pem()));
     for alpn in ["h2", "http/1.1"] {
         for (host, shown, expected) in [
@@ -67,6 +72,7 @@ async fn backends_are_told_of_a_certificate_where_the_server_says_so_and_never_b
             let header = |name: &str| seen["headers"].get(name).and_then(Value::as_str);
             let told = (header("client-cert"), header("client-cert-chain"));
             assert_eq!(told, expected, "{alpn} {host}");
+            assert_eq!((header("client_cert"), header("client_cert-chain")), (None, None));
         }
     }
     let due = "portcullis_crl_next_update_timestamp_seconds{name=\"told\"} 3976214400\n";

@@ -1,4 +1,5 @@
-//! Request heads that are refused before they become requests: clients are answered, operators told.
+//! Request heads: those refused before they become requests, of which clients and operators are told, and
+//! fields that do not pass.
 
 use crate::backend::Backend;
 use crate::client::{Http, raw};
@@ -64,4 +65,27 @@ async fn streams_that_are_refused_for_another_reason_are_counted_too() {
     counted(&gateway, "http2_head_refused", 4);
     assert_eq!(Http::plain2(gateway.port(80)).await.get("http://a.com/").await.status, 200);
     assert!(!gateway.metrics().contains("reason=\"too_many_headers\""));
+}
+
+#[tokio::test]
+async fn fields_that_a_backend_may_take_for_ours_do_not_pass() {
+    let backend = Backend::http1().await;
+    let (_site, gateway) = front("HTTP", backend.port);
+    let port = gateway.port(80);
+    for mut http in [Http::plain(port).await, Http::plain2(port).await] {
+        let said = [
+            ("x_forwarded_for", "forged"),
+            ("x-forwarded_proto", "forged"),
+            ("x_forwarded_client_cert", "forged"),
+            ("x_envoy_external_address", "forged"),
+            ("x_request_id", "forged"),
+            ("client_cert", "forged"),
+            ("x_own", "1"),
+            ("client_name", "2"),
+        ];
+        let headers = http.ask("http://a.com/", &said).await.json()["headers"].clone();
+        assert!(!headers.to_string().contains("forged"), "{headers}");
+        assert_eq!((&headers["x_own"], &headers["client_name"]), (&"1".into(), &"2".into()));
+        assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use smallvec::SmallVec;
 
 use super::cache::{Key, TokenCache};
 use super::failure::{InvalidToken, JwtFailure};
@@ -16,6 +17,7 @@ use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_pa
 use super::token::{Content, Token};
 use crate::base::claim::{self, ClaimPath, Claims};
 use crate::base::hash::Fingerprint;
+use crate::base::header::is_read_as;
 use crate::base::id::Origin;
 use crate::base::limit;
 
@@ -247,10 +249,22 @@ impl Authenticator {
         Cow::Owned(headers)
     }
 
+    /// Removes the headers that rules fill, and those that a backend may take for them (`x_user` for
+    /// `x-user`).
+    fn remove_owned(&self, headers: &mut HeaderMap) {
+        let is_owned = |name: &&HeaderName| {
+            self.owned_headers.iter().any(|own| is_read_as(name.as_str(), own.as_str()))
+        };
+        let owned: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_owned).cloned().collect();
+        for name in owned {
+            headers.remove(name);
+        }
+    }
+
     /// Fills the headers of the verifying rule, and removes those that other rules fill.
     pub fn fill(&self, verdict: &Verdict, headers: &mut HeaderMap) {
-        for name in &self.owned_headers {
-            headers.remove(name);
+        if !self.owned_headers.is_empty() {
+            self.remove_owned(headers);
         }
         let Verdict::Verified(verified) = verdict else { return };
         let Some(rule) = self.rules.get(verified.rule) else { return };

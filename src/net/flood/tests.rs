@@ -143,6 +143,43 @@ async fn a_frame_that_does_not_end_is_told() {
     assert_eq!(stuck(&frame(9, 0, 0, 1)[..3]), Some(Stuck::Head));
 }
 
+/// What a connection waits for so many seconds after a client opened streams 1 and 3 and these frames were
+/// written and read; so many of their requests are still under way.
+fn unsent(written: &[u8], read: &[u8], active: u32, seconds: u32) -> Option<Stuck> {
+    let ticks = Ticks::default();
+    let liveness = Liveness::new(ticks.clone());
+    liveness.begin(crate::net::liveness::Kind::Http2);
+    let mut metered = Metered::client(tokio::io::empty(), liveness.clone());
+    metered.judge(PREFACE);
+    metered.judge(&[frame(9, 1, 5, 1), frame(9, 1, 5, 3)].concat());
+    (0..2).for_each(|_| liveness.request_began());
+    (active..2).for_each(|_| liveness.request_ended());
+    note(&mut metered.written, &mut metered.account, written);
+    metered.judge(read);
+    (0..seconds).for_each(|_| ticks.advance());
+    liveness.verdict()
+}
+
+#[tokio::test]
+async fn answers_that_the_client_lets_nobody_send_are_told() {
+    let heads = [frame(1, 1, 4, 1), frame(1, 1, 4, 3)].concat();
+    let end = |stream| frame(5, 0, 1, stream);
+    let half = [heads.clone(), end(1)].concat();
+    for written in [&heads[..], &half] {
+        assert_eq!(unsent(written, &[], 0, 60), None);
+        assert_eq!(unsent(written, &[], 0, 61), Some(Stuck::Write));
+    }
+    // Sent, or given up by the client or by us.
+    assert_eq!(unsent(&[half.clone(), end(3)].concat(), &[], 0, 61), None);
+    assert_eq!(unsent(&[frame(1, 1, 5, 1), frame(1, 1, 5, 3)].concat(), &[], 0, 61), None);
+    assert_eq!(unsent(&half, &frame(4, 3, 0, 3), 0, 61), None);
+    assert_eq!(unsent(&[half.clone(), frame(4, 3, 0, 3)].concat(), &[], 0, 61), None);
+    // The backend's answer is awaited; of one alone.
+    assert_eq!(unsent(&half, &[], 1, 1000), None);
+    assert_eq!(unsent(&[], &[], 2, 1000), None);
+    assert_eq!(unsent(&heads, &[], 1, 61), Some(Stuck::Write));
+}
+
 proptest! {
     /// A client that opens streams, says at most so much for each of them and for each DATA frame that it
     /// gets, and resets no more than every other stream, keeps its connection however it mixes that; and

@@ -373,12 +373,15 @@ fn with_outputs() -> JwtRule {
 #[test]
 fn headers_that_rules_fill_never_keep_a_client_s_value() {
     let mut headers = HeaderMap::new();
-    for name in ["x-payload", "x-sub", "x-team", "x-other"] {
-        headers.append(name, "forged".parse().unwrap());
-        headers.append(name, "again".parse().unwrap());
+    for name in ["x-payload", "x-sub", "x_sub", "x-team", "X_Team", "x-other", "x_other"] {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        headers.append(&name, "forged".parse().unwrap());
+        headers.append(&name, "again".parse().unwrap());
     }
     applied(with_outputs(), &mut headers, "/");
-    assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-other"]);
+    let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["x-other", "x_other"]);
 }
 
 #[test]
