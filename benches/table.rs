@@ -25,7 +25,7 @@ mod site;
 use site::{forwards, many, parsed, site, snapshot};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: portcullis::base::memory::Mimalloc = portcullis::base::memory::Mimalloc;
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
 

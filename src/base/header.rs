@@ -107,7 +107,9 @@ pub fn is_imitation(name: &str) -> bool {
     let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|own| is_read_as(own, prefix));
     begins("x-forwarded-")
         || begins(CONTROL_PREFIX)
-        || ["x-request-id", "client-cert", "client-cert-chain"].iter().any(|own| is_read_as(name, own))
+        || ["x-request-id", "client-cert", "client-cert-chain"]
+            .iter()
+            .any(|own| is_read_as(name, own))
 }
 
 #[cfg(test)]
