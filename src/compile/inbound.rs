@@ -252,6 +252,7 @@ fn whole(draft: &Draft<'_>, cluster: ClusterId) -> Arc<VirtualHost> {
     };
     let route = Route {
         name: "default".into(),
+        counted: None,
         origin: draft.origin.clone(),
         condition: RequestMatch::default(),
         action: Action::Forward(forward),

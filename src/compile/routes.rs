@@ -104,14 +104,15 @@ impl Rule<'_> {
     ) -> Result<(), Broken> {
         if matches.is_empty() {
             let action = self.action(None, find)?;
-            out.push(self.route("", RequestMatch::default(), action));
+            out.push(self.route(("", ""), RequestMatch::default(), action));
             return Ok(());
         }
         for (index, entry) in matches {
             let condition = self.condition(*index, entry)?;
             let action = self.action(entry.uri.as_ref(), find)?;
             let all = condition.is_catch_all();
-            out.push(self.route(&entry.name, condition, action));
+            let texts = (entry.name.as_str(), entry.stat_prefix.as_str());
+            out.push(self.route(texts, condition, action));
             if all {
                 break;
             }
@@ -119,13 +120,19 @@ impl Rule<'_> {
         Ok(())
     }
 
-    fn route(&self, match_name: &str, condition: RequestMatch, action: Action) -> Arc<Route> {
+    fn route(
+        &self,
+        (match_name, counted): (&str, &str),
+        condition: RequestMatch,
+        action: Action,
+    ) -> Arc<Route> {
         let name = match (self.written.name.as_str(), match_name) {
             (name, "") | ("", name) => name.to_owned(),
             (rule, entry) => format!("{rule}.{entry}"),
         };
         let origin = self.resource.origin(self.field);
-        Arc::new(Route { name: name.into(), origin, condition, action })
+        let counted = (!counted.is_empty()).then(|| counted.into());
+        Arc::new(Route { name: name.into(), counted, origin, condition, action })
     }
 
     fn condition(&mut self, index: usize, entry: &HttpMatch) -> Result<RequestMatch, Broken> {

@@ -81,19 +81,8 @@ fn noted<T>(resource: &Resource<T>, field: String, instead: &str, findings: &mut
     findings.add(finding.help(instead).severity(Severity::Info));
 }
 
-/// What rules have, and conditions that mean something at a sidecar only: Istio does not look at those
-/// here either.
+/// Conditions that mean something at a sidecar only: Istio does not look at them here either.
 fn rules(service: &Resource<VirtualService>, findings: &mut Findings) {
-    for (rule, written) in service.spec.http.iter().enumerate() {
-        for (index, one) in written.r#match.iter().enumerate() {
-            if !one.stat_prefix.is_empty() {
-                let field = format!("spec.http[{rule}].match[{index}].statPrefix");
-                let instead = "it names Envoy's statistics of a route, which there are none of here: metrics \
-                     count by destination, and access log lines name the route";
-                not_acted_on(service, field, instead, findings);
-            }
-        }
-    }
     let mut tell = |field: String, present: bool, name: &str| {
         if present {
             let message = format!("{name} has no meaning at a gateway");
@@ -243,7 +232,7 @@ mod tests {
     #[test]
     fn conditions_of_sidecars_are_told() {
         let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: \
-                    a}\nspec: {hosts: [a.com], http: [{route: [{destination: {host: b}}], match: [{statPrefix: x}]}], tls: [{match: \
+                    a}\nspec: {hosts: [a.com], tls: [{match: \
                     [{sniHosts: [a.com], destinationSubnets: [10.0.0.0/8], sourceNamespace: x}], route: [{destination: {host: b}}]}], \
                     tcp: [{match: [{sourceSubnet: 10.0.0.0/8, sourceLabels: {a: b}}], route: [{destination: {host: b}}]}]}\n";
         let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
@@ -253,7 +242,6 @@ mod tests {
         let mut fields: Vec<_> = found.iter().map(|d| d.field.as_str()).collect();
         fields.sort_unstable();
         let expected = [
-            "spec.http[0].match[0].statPrefix",
             "spec.tcp[0].match[0].sourceLabels",
             "spec.tcp[0].match[0].sourceSubnet",
             "spec.tls[0].match[0].destinationSubnets",

@@ -271,7 +271,8 @@ fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_
             let name = if route.name.is_empty() { "a rule" } else { &*route.name };
             tale.step("route", format!("{name} of {}", host.name))
                 .by(&route.origin)
-                .considered(before);
+                .considered(before)
+                .considered(route.counted.as_ref().map(|name| format!("counted as {name}")));
             if let Action::Forward(forward) = &route.action
                 && let Some(fault) = &forward.fault
             {

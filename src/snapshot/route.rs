@@ -71,6 +71,8 @@ impl VirtualHost {
 pub struct Route {
     /// Route name for logs; empty when it has none.
     pub name: Arc<str>,
+    /// What its requests are counted as (`statPrefix`); nothing when they are not.
+    pub counted: Option<Arc<str>>,
     /// The rule.
     pub origin: Origin,
     /// When it applies.

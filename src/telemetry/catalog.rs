@@ -99,6 +99,8 @@ families! {
     CONNECTIONS: Counter, "portcullis_connections_total", "", "Client connections accepted.";
     CONNECTIONS_REFUSED: Counter, "portcullis_connections_refused_total", "reason",
         "Client connections closed at once.";
+    ROUTE_REQUESTS: Counter, "portcullis_route_requests_total", "response_code, route",
+        "Requests by the route that took them, where it has a statPrefix.";
     HANDSHAKES: Counter, "portcullis_tls_handshakes_total", "outcome, server",
         "Client TLS handshakes by how they ended.";
     REJECTIONS: Counter, "portcullis_rejections_total", "reason",

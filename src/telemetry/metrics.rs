@@ -57,6 +57,7 @@ pub struct Metrics {
     pub(super) messages: SeriesTable<Arc<DestinationLabels>, MessageSeries>,
     pub(super) upstreams: SeriesTable<Box<str>, UpstreamSeries>,
     pub(super) handshakes: SeriesTable<(Box<str>, HandshakeOutcome), Count>,
+    pub(super) routes: SeriesTable<(Arc<str>, u16), Count>,
     pub(super) rejections: SeriesTable<&'static str, Count>,
     pub(super) shadow: SeriesTable<(&'static str, &'static str), Count>,
     pub(super) jwks: SeriesTable<(Box<str>, Box<str>), JwksSeries>,
@@ -77,6 +78,7 @@ impl Metrics {
             messages: SeriesTable::new(limit::METRIC_SERIES, grace),
             upstreams: SeriesTable::new(limit::CONFIG_FILES, Duration::ZERO),
             handshakes: SeriesTable::new(limit::METRIC_SERIES, grace),
+            routes: SeriesTable::new(limit::METRIC_SERIES, grace),
             rejections: SeriesTable::new(limit::METRIC_SERIES, Duration::MAX),
             shadow: SeriesTable::new(limit::METRIC_SERIES, Duration::MAX),
             jwks: SeriesTable::new(limit::METRIC_SERIES, Duration::ZERO),
@@ -135,6 +137,7 @@ impl Metrics {
         self.tcp.forget_unused();
         self.messages.forget_unused();
         self.handshakes.forget_unused();
+        self.routes.forget_unused();
         self.upstreams.forget_unused();
         self.jwks.forget_unused();
     }

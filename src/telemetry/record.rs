@@ -27,6 +27,8 @@ pub struct RequestRecord {
     pub protocol: Protocol,
     /// Where it went; nothing when nothing matched.
     pub destination: Option<Rc<Destination>>,
+    /// What its route is counted as (`statPrefix`); nothing when it is not.
+    pub route: Option<Arc<str>>,
     /// Response code; 0 when there was none.
     pub code: u16,
     /// `grpc-status` of a gRPC answer.
@@ -119,6 +121,7 @@ impl RequestRecord {
             start,
             protocol,
             destination: None,
+            route: None,
             code: 0,
             grpc_status: None,
             flags: "-",
@@ -170,6 +173,9 @@ impl RequestRecord {
                 request_bytes: self.request_head_bytes.saturating_add(self.bytes_received),
                 response_bytes: self.response_head_bytes.saturating_add(self.bytes_sent),
             });
+        }
+        if let Some(route) = &self.route {
+            worker.metrics.route_request(route, self.code);
         }
         self.tell(worker, duration);
     }

@@ -31,6 +31,9 @@ pub(super) struct Shard {
 
 type Handshakes = HashMap<Box<str>, Found<HandshakeOutcome, Count>, foldhash::fast::RandomState>;
 
+/// By `statPrefix`, then by response code.
+type Routes = HashMap<Arc<str>, Found<u16, Count>, foldhash::fast::RandomState>;
+
 /// The metrics of one worker thread; make one on each, with [`Metrics::worker`].
 #[derive(Debug)]
 pub struct WorkerMetrics {
@@ -41,6 +44,7 @@ pub struct WorkerMetrics {
     rejections: Found<Fixed, Count>,
     shadow: Found<(Fixed, Fixed), Count>,
     handshakes: RefCell<Handshakes>,
+    routes: RefCell<Routes>,
 }
 
 impl WorkerMetrics {
@@ -56,6 +60,7 @@ impl WorkerMetrics {
             rejections: Found::default(),
             shadow: Found::default(),
             handshakes: RefCell::default(),
+            routes: RefCell::default(),
         }
     }
 
@@ -110,10 +115,30 @@ impl WorkerMetrics {
         }
     }
 
-    /// Lets go of server blocks that are no longer configured.
+    /// Counts a request of a route with a `statPrefix`.
+    pub fn route_request(&self, route: &Arc<str>, code: u16) {
+        let find = || {
+            let other = |(_, code): (_, u16)| ("other".into(), code / 100 * 100);
+            self.shared.routes.series((route.clone(), code), self.worker, other)
+        };
+        let mut routes = self.routes.borrow_mut();
+        if let Some(of_route) = routes.get(route) {
+            return of_route.with(code, find, |count| count.add(1));
+        }
+        if routes.len() < limit::METRIC_SERIES {
+            let of_route = routes.entry(route.clone()).or_default();
+            of_route.with(code, find, |count| count.add(1));
+        } else {
+            find().add(1);
+        }
+    }
+
+    /// Lets go of server blocks that are no longer configured, and of routes: those that are found
+    /// again go on.
     pub fn keep_servers(&self, configured: impl Fn(&str) -> bool) {
         let keep = |server: &str| server.is_empty() || configured(server);
         self.handshakes.borrow_mut().retain(|server, _| keep(server));
+        self.routes.borrow_mut().clear();
     }
 
     /// Counts an answer made here instead of by a backend, or a stream ended here.

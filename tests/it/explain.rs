@@ -78,7 +78,7 @@ fn each_decision_names_what_made_it() {
 fn what_a_rule_does_besides_is_told() {
     let site = Site::new();
     let rules = "  http:\n  - name: only\n    match: [{uri: {exact: /only}}]\n    directResponse: \
-                 {status: 204}\n  - name: rich\n    route:\n    - destination: {host: \
+                 {status: 204}\n  - name: rich\n    match: [{uri: {prefix: /}, statPrefix: riches}]\n    route:\n    - destination: {host: \
                  red.shop.internal}\n      weight: 25\n      headers: {request: {set: {x-key: \
                  hidden}, remove: [x-old]}}\n    - {destination: {host: green.shop.internal}, \
                  weight: 75}\n    timeout: 9s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: \
@@ -103,6 +103,7 @@ fn what_a_rule_does_besides_is_told() {
     let text = seen["steps"].to_string();
     for part in [
         "only: uri does not match",
+        "counted as riches",
         "0.0001 % wait 4s first",
         "timeout 9s",
         "up to 3 retries on gateway-error 418, 2s for each try",

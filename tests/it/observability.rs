@@ -96,6 +96,36 @@ async fn request_metrics_have_istios_names_labels_and_buckets() {
 }
 
 #[tokio::test]
+async fn routes_that_are_to_be_counted_are() {
+    let (site, echo, gateway) = start(&[]).await;
+    let rules = "  http:\n  - match: [{uri: {prefix: /status}, statPrefix: errors}, {uri: {prefix: \
+                 /none}}]\n    route: [{destination: {host: echo.shop.internal}}]\n  - match: [{uri: \
+                 {prefix: /}, statPrefix: rest}]\n    directResponse: {status: 204}\n";
+    let counts = || {
+        let metrics = gateway.metrics();
+        let found = samples(&metrics, "portcullis_route_requests_total");
+        found.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>()
+    };
+    assert!(counts().is_empty(), "none is, unless it is written");
+    let config = crate::gateway::gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("r", "istio-system/plain", "a.com", rules);
+    gateway.reload(|| {
+        site.config("all", &(config + &service("echo", "HTTP", echo.port)));
+    });
+    let mut http = Http::plain(gateway.port(80)).await;
+    for (path, status) in [("/status/503", 503), ("/status/503", 503), ("/none", 200), ("/x", 204)]
+    {
+        assert_eq!(http.get(&format!("http://a.com{path}")).await.status.as_u16(), status);
+    }
+    let line = |route: &str, code: u16, count: u32| {
+        let labels = format!("response_code=\"{code}\",route=\"{route}\"");
+        format!("portcullis_route_requests_total{{{labels}}} {count}")
+    };
+    let expected = [line("errors", 503, 2), line("rest", 204, 1)];
+    gateway.wait("all are counted", || counts() == expected);
+}
+
+#[tokio::test]
 async fn own_metrics_tell_of_handshakes_connections_reloads_and_certificates() {
     let (site, _echo, gateway) = start(&[]).await;
     let config = tls(&site.edge, None, &["http/1.1"]);

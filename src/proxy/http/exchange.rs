@@ -29,6 +29,7 @@ use crate::net::liveness::Liveness;
 use crate::proxy::standing::{Asked, Standing, Subject};
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{Listener, Servers};
+use crate::snapshot::route::Route;
 use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::messages::{Direction, MessageMeter};
 use crate::telemetry::{Destination, Protocol, RequestRecord};
@@ -224,8 +225,9 @@ impl Exchange {
         }
     }
 
-    /// Notes which resource decided.
-    pub fn decided_by(&mut self, name: &Arc<str>, origin: &Origin) {
+    /// Notes which rule decided.
+    pub fn decided_by(&mut self, Route { name, counted, origin, .. }: &Route) {
+        self.record.route.clone_from(counted);
         if let Some(log) = &mut self.record.log {
             log.route_name = (!name.is_empty()).then(|| name.clone());
             log.resource = Some(origin.clone());

@@ -175,7 +175,7 @@ fn decided<'a>(
     }
     exchange.remarked(&remarks);
     if let Some(route) = route {
-        exchange.decided_by(&route.name, &route.origin);
+        exchange.decided_by(route);
     }
     Decided { outcome, delay, plan }
 }

@@ -116,6 +116,11 @@ pub(super) fn clients(metrics: &Arc<Metrics>) -> Lines {
         let labels = pairs(&[("outcome", how.as_str()), ("server", server)]);
         sample(out, catalog::HANDSHAKES.name, &labels, total(copies, |count| Some(count)));
     });
+    let routes: Arc<[_]> = metrics.routes.all().into();
+    let routes = family(&catalog::ROUTE_REQUESTS, &routes, |out, ((route, code), copies)| {
+        let labels = pairs(&[("response_code", &code.to_string()), ("route", route)]);
+        sample(out, catalog::ROUTE_REQUESTS.name, &labels, total(copies, |count| Some(count)));
+    });
     let rejections: Arc<[_]> = metrics.rejections.all().into();
     let rejections = family(&catalog::REJECTIONS, &rejections, |out, (reason, copies)| {
         let labels = pairs(&[("reason", reason)]);
@@ -126,7 +131,7 @@ pub(super) fn clients(metrics: &Arc<Metrics>) -> Lines {
         let labels = pairs(&[("action", action), ("result", result)]);
         sample(out, catalog::SHADOW.name, &labels, total(copies, |count| Some(count)));
     });
-    let refusals = handshakes.chain(rejections).chain(shadow);
+    let refusals = routes.chain(handshakes).chain(rejections).chain(shadow);
     Box::new(std::iter::once(connections(metrics)).chain(refusals))
 }
 

@@ -232,10 +232,14 @@ async fn removed_destinations_and_servers_are_forgotten_after_a_grace() {
     worker.handshake("kept", HandshakeOutcome::Ok);
     worker.handshake("gone", HandshakeOutcome::Ok);
     worker.handshake("", HandshakeOutcome::Closed);
+    worker.route_request(&"gone".into(), 200);
     drop(gone);
     worker.keep_servers(|server| server == "kept");
     let text = render(&metrics);
     assert!(text.contains("destination_service_name=\"gone\"") && text.contains("server=\"gone\""));
+    assert!(
+        text.contains("portcullis_route_requests_total{response_code=\"200\",route=\"gone\"} 1")
+    );
     tokio::time::advance(limit::METRIC_GRACE_TIME).await;
     let text = render(&metrics);
     assert!(!text.contains("gone"), "{text}");
@@ -280,6 +284,7 @@ fn the_catalog_is_what_is_shown() {
     let jwks = metrics.jwks("https://issuer", "");
     jwks.failed("timeout");
     worker.handshake("443", HandshakeOutcome::Ok);
+    worker.route_request(&"errors".into(), 200);
     worker.rejection("no_endpoint");
     worker.shadow("audit", "matched");
     let certificate = CertificateExpiry {
