@@ -10,9 +10,11 @@
 
 pub mod connection;
 pub mod external;
+pub mod grpc_web;
 pub mod head;
 pub mod inbound;
 pub mod reject;
 pub mod request;
 pub mod sanitize;
 pub mod standing;
+pub mod websocket;

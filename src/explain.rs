@@ -11,6 +11,7 @@ mod policy;
 mod query;
 mod request;
 mod text;
+mod token;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,6 +34,8 @@ pub struct Question {
     pub url: Uri,
     /// Its method.
     pub method: Method,
+    /// `:protocol` of an extended CONNECT; empty for none.
+    pub protocol: String,
     /// Its headers, apart from `host`.
     pub headers: HeaderMap,
     /// Name in the ClientHello, in lower case; empty for none.
@@ -43,6 +46,19 @@ pub struct Question {
     pub source: IpAddr,
     /// Unix time in seconds.
     pub now: i64,
+    /// Which keys stand for those that are fetched.
+    pub fetched: FetchedKeys,
+}
+
+/// Keys that stand for those that a running gateway fetches (`jwksUri`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchedKeys {
+    /// Those that it has.
+    Live,
+    /// Those that it kept on disk.
+    Kept,
+    /// None.
+    Absent,
 }
 
 impl Question {
@@ -54,12 +70,22 @@ impl Question {
         Self {
             url,
             method: Method::GET,
+            protocol: String::new(),
             headers: HeaderMap::new(),
             server_name,
             client_chain: Vec::new(),
             source: Ipv4Addr::LOCALHOST.into(),
             now,
+            fetched: FetchedKeys::Live,
         }
+    }
+}
+
+impl Question {
+    /// Makes it an extended CONNECT (RFC 8441).
+    pub fn ask_for(&mut self, protocol: &str) {
+        self.method = Method::CONNECT;
+        protocol.clone_into(&mut self.protocol);
     }
 }
 
@@ -72,7 +98,9 @@ pub enum InvalidQuestion {
     )]
     Url(String),
     /// A parameter of the admin port that cannot be read.
-    #[error("\"{0}\" cannot be read; write url=, method=, header=NAME:VALUE, sni= or source-ip=")]
+    #[error(
+        "\"{0}\" cannot be read; write url=, method=, protocol=, header=NAME:VALUE, sni= or source-ip="
+    )]
     Parameter(String),
     /// A scheme without a port of its own.
     #[error("\"{0}\" needs a port, as in tls://name:443")]

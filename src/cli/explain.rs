@@ -1,7 +1,7 @@
 //! `portcullis explain`: what would happen to one request.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -15,8 +15,10 @@ use super::args::{InputArgs, RoleArgs};
 use super::load::{load, no_keys, print};
 use super::values;
 use crate::app;
+use crate::auth::jwt::JwksSource;
 use crate::base::secret::Secret;
-use crate::explain::{Question, explain, text};
+use crate::explain::{FetchedKeys, Question, explain, text};
+use crate::upstream::jwks::kept;
 
 /// Say what would happen to one request, and why, without sending anything
 #[derive(Clone, Debug, Args)]
@@ -41,6 +43,10 @@ pub(super) struct ExplainArgs {
         help_heading = REQUEST
     )]
     method: Method,
+
+    /// `:protocol` of an extended CONNECT, such as websocket (RFC 8441)
+    #[arg(long, env = "PORTCULLIS_PROTOCOL", value_name = "NAME", help_heading = REQUEST)]
+    protocol: Option<String>,
 
     /// A header of the request; repeatable
     #[arg(
@@ -74,6 +80,10 @@ pub(super) struct ExplainArgs {
     )]
     source_ip: IpAddr,
 
+    /// Folder in which a gateway keeps the key sets it fetched; or off
+    #[arg(long, env = "PORTCULLIS_STATE", value_name = "DIR", help_heading = REQUEST)]
+    state: Option<values::StateDir>,
+
     /// Form of the answer
     #[arg(
         short,
@@ -88,7 +98,10 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = args.question()?;
-    let loaded = load(&args.role.of(args.inputs.inputs()), &no_keys)?;
+    let state = args.state();
+    let keys =
+        |source: &JwksSource| state.map_or_else(|| no_keys(source), |state| kept(state, source));
+    let loaded = load(&args.role.of(args.inputs.inputs()), &keys)?;
     let told = explain(&loaded.output.snapshot, &question)?;
     print(&match args.output {
         values::OutputFormat::Text => text(&told),
@@ -98,6 +111,10 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl ExplainArgs {
+    fn state(&self) -> Option<&Path> {
+        self.state.as_ref()?.0.as_deref()
+    }
+
     fn question(&self) -> anyhow::Result<Question> {
         let mut question = Question::get(self.url.clone(), app::unix_seconds());
         question.method = self.method.clone();
@@ -105,6 +122,11 @@ impl ExplainArgs {
             .headers
             .extend(self.header.iter().cloned().map(|(name, value)| (Some(name), value)));
         question.source = self.source_ip;
+        let (kept, absent) = (FetchedKeys::Kept, FetchedKeys::Absent);
+        question.fetched = if self.state().is_some() { kept } else { absent };
+        if let Some(protocol) = &self.protocol {
+            question.ask_for(protocol);
+        }
         if let Some(name) = &self.sni {
             question.server_name = name.to_ascii_lowercase();
         }
@@ -128,10 +150,11 @@ Examples:
   portcullis explain https://shop.example.com/cart
   portcullis explain https://shop.example.com/cart --method POST --token \"$TOKEN\"
   portcullis explain https://admin.example.com/ --client-cert certs/client/tls.crt
+  portcullis explain https://shop.example.com/live --protocol websocket
   portcullis explain tls://legacy.example.com:443 -o json | jq .outcome
 
-Keys that are fetched (jwksUri) are not fetched here; a running gateway explains with the keys that
-it has: curl 'http://127.0.0.1:15000/explain?url=https://shop.example.com/cart'
+Keys that are fetched (jwksUri) are not fetched here: --state takes those that a gateway kept, and a running
+one explains with the keys that it has: curl 'http://127.0.0.1:15000/explain?url=https://shop.example.com/cart'
 
 Exit codes:
   0  explained, whatever the outcome

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::{InvalidQuestion, Question};
 
 impl Question {
-    /// Reads `url`, `method`, `header` (`name: value`, repeatable), `sni` and `source-ip`.
+    /// Reads `url`, `method`, `protocol`, `header` (`name: value`, repeatable), `sni` and `source-ip`.
     pub fn from_query(query: &str, now: i64) -> Result<Self, InvalidQuestion> {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let pairs: Vec<(&str, Cow<'_, str>)> = pairs
@@ -22,6 +22,7 @@ impl Question {
             match *name {
                 "url" => {}
                 "method" => question.method = value.parse().map_err(|_| invalid())?,
+                "protocol" => question.ask_for(value),
                 "sni" => question.server_name = value.to_ascii_lowercase(),
                 "source-ip" => question.source = value.parse().map_err(|_| invalid())?,
                 "header" => {

@@ -3,20 +3,23 @@
 use std::net::SocketAddr;
 
 use http::header::HOST;
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
+use hyper::ext::Protocol;
 
-use super::{Explanation, Question, backend, place, policy};
+use super::{Explanation, Question, backend, place, policy, token};
 use crate::auth::authz::Denial;
-use crate::auth::jwt::{Authenticator, RequestTokens, TokenCache, Verdict, is_preflight};
+use crate::auth::jwt::{TokenCache, Verdict};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::external::{providers, selects};
+use crate::decide::grpc_web::Call;
 use crate::decide::head::{Head, Sender};
 use crate::decide::reject::Reject;
 use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, judged_headers, routing_head,
 };
 use crate::decide::sanitize::{Arrival, sanitize};
+use crate::decide::websocket;
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock, Servers};
 use crate::snapshot::route::{Action, Route};
@@ -39,25 +42,7 @@ pub(super) fn tell(
     arrived: &Arrived<'_>,
 ) {
     tale.outcome.server = Some(arrived.block.key.to_string());
-    let mut request = request(question);
-    let inbound = matches!(arrived.listener.servers, Servers::Inbound(_));
-    let sender = Sender { tls: arrived.tls, workload: inbound && arrived.identity.is_some() };
-    let head = match Head::read(sender, &snapshot.edge, &request) {
-        Ok(head) => head,
-        Err(reject) => return refuse(tale, "request", &reject),
-    };
-    let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
-    tale.step("request", form).considered(
-        (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
-    );
-    let (address, certificate) = arrival(question, snapshot, arrived);
-    let arrival = Arrival {
-        peer: &address,
-        certificate: certificate.as_ref(),
-        request_id: HeaderValue::from_static("-"),
-        workload: sender.workload,
-    };
-    sanitize(&mut request, &head, &snapshot.edge, arrival);
+    let Some((mut request, head)) = read(tale, snapshot, question, arrived) else { return };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let client = arrived.identity.as_ref().map(peer);
     let facts = RequestFacts {
@@ -88,7 +73,7 @@ pub(super) fn tell(
     if asked(tale, snapshot, arrived, &facts) == Asked::Refused {
         return;
     }
-    tokens(tale, snapshot, &facts);
+    token::tell(tale, snapshot, question.fetched, &facts);
     if let Outcome::Reject(reject @ Reject::Jwt(_)) = &decision.outcome {
         return refuse(tale, "token", reject);
     }
@@ -105,7 +90,65 @@ pub(super) fn tell(
     let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
     let seen = RequestHead { headers: &headers, ..facts.head };
     routes(tale, &decision, &routing_head(seen, &decision.verdict));
+    if matches!(decision.outcome, Outcome::Forward(..)) {
+        grpc_web(tale, arrived.block, request.headers_mut());
+    }
     outcome(tale, snapshot, &decision, &head, request);
+}
+
+/// The request as it is judged: its head read, and what a client may not say taken out.
+fn read(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    arrived: &Arrived<'_>,
+) -> Option<(Request<()>, Head)> {
+    let mut request = request(question);
+    if websocket::arrived(&mut request) {
+        let text = "an extended CONNECT: judged as the GET with an upgrade that it stands for";
+        tale.step("websocket", text);
+    }
+    let inbound = matches!(arrived.listener.servers, Servers::Inbound(_));
+    let sender = Sender { tls: arrived.tls, workload: inbound && arrived.identity.is_some() };
+    let head = match Head::read(sender, &snapshot.edge, &request) {
+        Ok(head) => head,
+        Err(reject) => {
+            refuse(tale, "request", &reject);
+            return None;
+        }
+    };
+    let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
+    tale.step("request", form).considered(
+        (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
+    );
+    if head.upgrade {
+        tale.step("upgrade", "to a WebSocket, once the backend grants it");
+    }
+    let (address, certificate) = arrival(question, snapshot, arrived);
+    let arrival = Arrival {
+        peer: &address,
+        certificate: certificate.as_ref(),
+        request_id: HeaderValue::from_static("-"),
+        workload: sender.workload,
+    };
+    sanitize(&mut request, &head, &snapshot.edge, arrival);
+    Some((request, head))
+}
+
+/// Tells of a call of gRPC-Web, and makes its head gRPC's where the data path does.
+fn grpc_web(tale: &mut Explanation, block: &ServerBlock, headers: &mut HeaderMap) {
+    let mut translated = headers.clone();
+    let Some(call) = Call::begin(&mut translated) else { return };
+    if !block.grpc_web {
+        let text = "passed on as it is: the server's port is not of protocol GRPC-WEB";
+        tale.step("grpc-web", text).by(&block.origin);
+        return;
+    }
+    let form = |text: bool| if text { "base64" } else { "binary" };
+    let (asked, answer) = (form(call.text), form(call.answer_in_text));
+    let text = format!("becomes gRPC; its body is {asked}, the answer's will be {answer}");
+    tale.step("grpc-web", text).by(&block.origin);
+    *headers = translated;
 }
 
 /// The client's address, and what `x-forwarded-client-cert` says of its certificate.
@@ -130,6 +173,9 @@ fn request(question: &Question) -> Request<()> {
     let path = question.url.path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(http::Uri::default, Into::into);
     *request.headers_mut() = question.headers.clone();
+    if question.protocol.eq_ignore_ascii_case(websocket::WEBSOCKET) {
+        request.extensions_mut().insert(Protocol::from_static(websocket::WEBSOCKET));
+    }
     let authority = question.url.authority().map_or("", |authority| authority.as_str());
     if let Ok(host) = HeaderValue::from_str(authority)
         && !request.headers().contains_key(HOST)
@@ -169,42 +215,6 @@ fn asked(
         tale.step("provider", text).by(selected.origin).considered([failing]);
     }
     Asked::Passed
-}
-
-fn tokens(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>) {
-    let Some(authenticator) = &snapshot.authentication else {
-        tale.step("token", "no RequestAuthentication applies");
-        return;
-    };
-    if is_preflight(facts.head.method, facts.head.headers) {
-        tale.step("token", "none is needed: a CORS preflight");
-        return;
-    }
-    let tokens =
-        RequestTokens { headers: facts.head.headers, path_and_query: facts.path_and_query };
-    // Each rule by itself, by the code that judges them together.
-    let rules = authenticator.rules().iter().map(|rule| {
-        let alone = Authenticator::new(vec![rule.clone()]);
-        let issuer = rule.issuer.as_deref().unwrap_or("any issuer");
-        let verdict = match alone.authenticate(tokens, facts.now, facts.tokens) {
-            Ok(Verdict::Anonymous) => "finds no token".to_owned(),
-            Ok(Verdict::Verified(token)) => match &token.principal {
-                Some(principal) => format!("verifies the token of {principal}"),
-                None => "verifies the token".to_owned(),
-            },
-            Err(failure) => format!("refuses the token: {}", failure.message()),
-        };
-        format!("{issuer}: {verdict}; {}", place(&rule.origin))
-    });
-    let rules: Vec<_> = rules.collect();
-    let decision = match authenticator.authenticate(tokens, facts.now, facts.tokens) {
-        Ok(Verdict::Anonymous) => "no token: the request is anonymous".to_owned(),
-        Ok(Verdict::Verified(token)) => {
-            format!("verified: {}", token.principal.as_deref().unwrap_or("no principal"))
-        }
-        Err(failure) => format!("refused: {}", failure.message()),
-    };
-    tale.step("token", decision).considered(rules);
 }
 
 fn access(

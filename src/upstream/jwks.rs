@@ -202,6 +202,14 @@ impl JwksEngine {
     }
 }
 
+/// The keys of a source as a gateway kept them below its folder for state; nothing is fetched.
+pub fn kept(state: &Path, source: &JwksSource) -> Arc<IssuerKeys> {
+    let saved = Store::new(state).load(&source.location, unix_seconds());
+    Arc::new(IssuerKeys::new(
+        saved.map_or(KeyState::NeverFetched, |saved| KeyState::Ready(saved.keys)),
+    ))
+}
+
 fn terms(source: &JwksSource) -> Terms {
     Terms { timeout: source.timeout, endpoints: source.endpoints.clone() }
 }

@@ -286,3 +286,49 @@ async fn random_requests_meet_what_was_explained() {
         }
     }
 }
+
+#[test]
+fn websockets_are_told_in_each_version() {
+    let site = site();
+    let two = told(&site, &["https://a.com/v1/x", "--protocol", "websocket"]);
+    assert!(step(&two, "websocket").0.starts_with("an extended CONNECT"), "{two}");
+    let headers = ["--header", "connection: Upgrade", "--header", "upgrade: websocket"];
+    let one = told(&site, &[&["https://a.com/v1/x"], &headers[..]].concat());
+    assert_eq!(step(&one, "websocket").0, "");
+    for told in [&one, &two] {
+        assert!(step(told, "upgrade").0.starts_with("to a WebSocket"), "{told}");
+        assert_eq!(told["outcome"]["action"], "forward");
+    }
+    for refused in [&["--protocol", "connect-udp"], &["--method", "CONNECT"]] {
+        let told = told(&site, &[&["https://a.com/v1/x"], &refused[..]].concat());
+        assert_eq!(
+            (&told["outcome"]["action"], &told["outcome"]["status"]),
+            (&"reject".into(), &403.into())
+        );
+    }
+}
+
+#[test]
+fn calls_of_grpc_web_are_told() {
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("w", 82, "GRPC-WEB", "w.com", "")
+            + &gateway("h", 83, "HTTP", "w.com", "")
+            + &routes("r", "istio-system/w, istio-system/h", "w.com", &to("echo"))
+            + &service("echo", "GRPC", 9)),
+    );
+    let asked = |port: u16, kind: &str| {
+        let (url, header) = (format!("http://w.com:{port}/a.B/C"), format!("content-type: {kind}"));
+        let told = told(&site, &[&url, "--method", "POST", "--header", &header]);
+        let (decision, by) = step(&told, "grpc-web");
+        (decision.to_owned(), by.to_owned())
+    };
+    let (decision, by) = asked(82, "application/grpc-web-text");
+    assert_eq!(decision, "becomes gRPC; its body is base64, the answer's will be binary");
+    assert!(by.starts_with("Gateway istio-system/w"), "{by}");
+    let (decision, by) = asked(83, "application/grpc-web");
+    assert!(decision.starts_with("passed on as it is"), "{decision}");
+    assert!(by.starts_with("Gateway istio-system/h"), "{by}");
+    assert_eq!(asked(82, "application/grpc").0, "");
+}

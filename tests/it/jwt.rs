@@ -246,3 +246,52 @@ async fn a_kept_file_that_others_changed_verifies_nothing() {
     assert_eq!(reply.status, 401);
     assert_eq!(http.get("http://a.com/").await.status, 200);
 }
+
+/// What the token's step of an explanation says, and of the rule with an issuer.
+fn explained(site: &Site, issuer: &str, token: &str, arguments: &[&str]) -> (String, String) {
+    let asked = ["explain", "http://a.com/", "-o", "json", "--token", token];
+    let output = site.command(&[&asked, arguments].concat());
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = told["steps"].as_array().unwrap();
+    let step = steps.iter().find(|step| step["step"] == "token").unwrap();
+    let rules = step["considered"].as_array().unwrap().iter().map(|rule| rule.as_str().unwrap());
+    let rule = rules.filter(|rule| rule.starts_with(issuer)).collect();
+    (step["decision"].as_str().unwrap().to_owned(), rule)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_takes_kept_keys_and_says_which_it_had() {
+    let keys = KeyServer::start(issuer().key_set("RS256", "k1")).await;
+    let rules = format!(
+        "    - {{issuer: 'https://i', jwksUri: 'http://127.0.0.1:{}/jwks'}}\n    - {{issuer: \
+         'https://inline', jwks: '{}'}}\n    - {{issuer: 'https://none', jwks: '{{\"keys\": []}}'}}\n",
+        keys.port,
+        issuer().key_set("RS256", "k1")
+    );
+    let (site, _backend, gateway) = start_with(&rules, &["--state", "state"]).await;
+    gateway.wait("the keys are kept", || kept(&site) == 1);
+    keys.stop().await;
+    let good = token(issuer(), "https://i", |_| {});
+    let live =
+        gateway.admin(&format!("/explain?url=http://a.com/&header=authorization:Bearer%20{good}"));
+    assert!(live.to_string().contains("1 key fetched"), "{live}");
+    drop(gateway);
+
+    let (decision, rule) = explained(&site, "https://i:", &good, &["--state", "state"]);
+    assert_eq!(decision, "verified: https://i/alice");
+    assert!(rule.contains("1 key kept in --state"), "{rule}");
+    let forged = token(stranger(), "https://i", |_| {});
+    let (decision, _) = explained(&site, "https://i:", &forged, &["--state", "state"]);
+    assert_eq!(decision, "refused: Jwt verification fails");
+    for arguments in [&[][..], &["--state", "off"]] {
+        let (decision, rule) = explained(&site, "https://i:", &good, arguments);
+        assert!(decision.starts_with("refused: "), "{decision}");
+        assert!(rule.contains("not fetched here: name --state"), "{rule}");
+    }
+    let (_, rule) = explained(&site, "https://i:", &good, &["--state", "elsewhere"]);
+    assert!(rule.contains("no keys are kept in --state"), "{rule}");
+    let (_, rule) = explained(&site, "https://inline:", &good, &[]);
+    assert!(rule.contains("1 key inline"), "{rule}");
+    let (_, rule) = explained(&site, "https://none:", &good, &[]);
+    assert!(rule.contains("no usable key"), "{rule}");
+}

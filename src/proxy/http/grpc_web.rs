@@ -6,52 +6,19 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE, TRAILER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 
 use super::respond::grpc_of;
-use crate::base::header::{GRPC_ACCEPT_ENCODING, GRPC_MESSAGE, GRPC_STATUS};
+use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::decide::grpc_web::Call;
 use crate::decide::request::is_grpc;
 
 /// Marks the message that holds the trailers.
 const TRAILERS: u8 = 0x80;
 
-/// The media types, and whether each is text.
-const TYPES: [(&str, bool); 4] = [
-    ("application/grpc-web", false),
-    ("application/grpc-web+proto", false),
-    ("application/grpc-web-text", true),
-    ("application/grpc-web-text+proto", true),
-];
-
-fn is_text(value: Option<&HeaderValue>) -> Option<bool> {
-    let value = value?.as_bytes();
-    TYPES.iter().find(|(name, _)| name.as_bytes() == value).map(|(_, text)| *text)
-}
-
-/// What is to be done with a call of gRPC-Web.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// The request's body is base64.
-    pub text: bool,
-    /// The answer's is to be.
-    answer_in_text: bool,
-}
-
 impl Call {
-    /// Makes the head of a call gRPC's; nothing for any other request.
-    pub fn begin(headers: &mut HeaderMap) -> Option<Self> {
-        let text = is_text(headers.get(CONTENT_TYPE))?;
-        let answer_in_text = is_text(headers.get(ACCEPT)).unwrap_or(false);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.remove(CONTENT_LENGTH);
-        let identity = HeaderValue::from_static("identity");
-        headers.entry(GRPC_ACCEPT_ENCODING).or_insert(identity);
-        Some(Self { text, answer_in_text })
-    }
-
     fn media_type(self) -> HeaderValue {
         HeaderValue::from_static(if self.answer_in_text {
             "application/grpc-web-text+proto"
@@ -216,6 +183,7 @@ fn trailers_message(trailers: &HeaderMap) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use http::header::ACCEPT;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,8 +1,7 @@
 //! How a WebSocket is asked for and granted in each version of HTTP: by `Upgrade` and `101` (RFC 6455),
 //! or by an extended CONNECT and a 2xx (RFC 8441).
 //!
-//! Within the gateway every such request is the one of HTTP/1.1: policies and routes see a GET that asks
-//! for an upgrade, as they do in Envoy.
+//! Within the gateway every such request is the one of HTTP/1.1 ([`crate::decide::websocket`]).
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -15,25 +14,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol as ConnectProtocol;
 
 use crate::decide::reject::Reject;
+use crate::decide::websocket::WEBSOCKET;
 use crate::snapshot::cluster::Protocol;
-
-/// The only protocol that is switched to.
-const WEBSOCKET: &str = "websocket";
-
-/// Makes an extended CONNECT for a WebSocket the request that HTTP/1.1 has for it. Any other CONNECT
-/// stays what it is.
-pub fn arrived(request: &mut Request<()>) {
-    let asked = request.extensions().get::<ConnectProtocol>();
-    if *request.method() != Method::CONNECT
-        || !asked.is_some_and(|asked| asked.as_ref().eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
-    {
-        return;
-    }
-    request.extensions_mut().remove::<ConnectProtocol>();
-    *request.method_mut() = Method::GET;
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    request.headers_mut().insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-}
 
 /// What has to be kept of a request for a WebSocket to know the answer.
 #[derive(Debug, Default)]
