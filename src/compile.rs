@@ -5,6 +5,7 @@
 
 pub mod access_rules;
 pub mod actions;
+mod announcers;
 pub mod authentication;
 pub mod authorization;
 mod balancing;
@@ -148,6 +149,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
     client_cert::tell(set, &mut findings);
+    announcers::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
     unreachable::tell(set, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);

@@ -89,7 +89,13 @@ impl InboundPass<'_, '_> {
             plain,
             mutual,
         }));
-        Arc::new(Listener { address: port.listen.clone(), port: number, servers, origin: None })
+        Arc::new(Listener {
+            address: port.listen.clone(),
+            port: number,
+            origin: None,
+            announcers: None,
+            servers,
+        })
     }
 
     /// Terminations for HTTP and for bytes. Bytes have no application protocol: with

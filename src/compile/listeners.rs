@@ -11,6 +11,7 @@ use crate::snapshot::listener::{
 };
 use crate::snapshot::route::RouteTable;
 
+use super::announcers;
 use super::findings::{Findings, at};
 use super::gateways::{Kind, ListenerDraft, ServerDraft};
 use super::server_tls::ServerTlsPass;
@@ -46,7 +47,13 @@ impl ListenerPass<'_, '_> {
             [first, ..] if first.kind == Kind::Http => self.http(draft, first),
             servers => self.tls(draft.port, servers),
         };
-        Arc::new(Listener { address: draft.address.clone(), port: draft.port, origin, servers })
+        Arc::new(Listener {
+            address: draft.address.clone(),
+            port: draft.port,
+            origin,
+            announcers: announcers::announcers(draft, self.findings),
+            servers,
+        })
     }
 
     fn http(&mut self, draft: &ListenerDraft<'_>, first: &ServerDraft<'_>) -> Servers {

@@ -13,7 +13,9 @@ use crate::decide::external::of_stream;
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
 use crate::snapshot::inbound::Inbound;
-use crate::snapshot::listener::{Chain, ListenAddress, Listener, Servers, TcpBlock, Termination};
+use crate::snapshot::listener::{
+    Announcers, Chain, ListenAddress, Listener, Servers, TcpBlock, Termination,
+};
 use crate::tls::identity::PeerIdentity;
 
 /// What of a URL is about the connection.
@@ -78,6 +80,11 @@ pub(super) fn tell(
     let mapped = listener.address.port().is_some_and(|bound| bound != listener.port);
     let written = format!("bound for port {}", listener.port);
     tale.step("listener", listener.address.to_string()).considered(mapped.then_some(written));
+    if let Some(Announcers { peers, origin }) = &listener.announcers {
+        let peers: Vec<_> = peers.iter().map(ToString::to_string).collect();
+        let text = format!("a PROXY header of {} says who the client is", peers.join(", "));
+        tale.step("proxy protocol", text).by(origin);
+    }
     match &listener.servers {
         Servers::Tcp(block) => {
             let passed = Passed { listener, block, name: None, client: None };

@@ -16,6 +16,7 @@ use super::standing::{Passed, Standing, Subject};
 use super::worker::Registered;
 use super::{inbound, tcp};
 use crate::auth::authz::Peer;
+use crate::base::id::Origin;
 use crate::base::limit;
 use crate::net::proxy_protocol;
 use crate::net::rewind::Rewind;
@@ -116,13 +117,17 @@ pub async fn serve(registered: Registered, address: ListenAddress, accepted: Acc
     }
 }
 
+fn refuse_header(connection: &Connection, reason: &'static str, origin: Option<&Origin>) {
+    let refusal = tcp::Refusal { flag: "-", details: "proxy_protocol_error", reason, origin };
+    tcp::log_refused(connection, &refusal);
+}
+
 /// Takes the addresses that whoever stands before this gateway announces; false when it announces nothing.
 async fn announced<S: tcp::Raw>(connection: &mut Connection, stream: &mut S) -> bool {
     let read = timeout(limit::CLIENT_HELLO_TIME, proxy_protocol::read(stream)).await;
     let Ok(Ok(ends)) = read else {
-        let (details, reason) = ("proxy_protocol_error", "proxy_header_missing");
-        let refusal = tcp::Refusal { flag: "-", details, reason, origin: None };
-        tcp::log_refused(connection, &refusal);
+        let origin = connection.listener.announcers.as_ref().map(|said| &said.origin);
+        refuse_header(connection, "proxy_header_missing", origin);
         return false;
     };
     (connection.peer, connection.local) = ends.unwrap_or((connection.peer, connection.local));
@@ -145,10 +150,18 @@ pub(super) enum Next<S> {
 /// Each phase is boxed: a connection that idles in one holds no room for the others.
 async fn begin<S: tcp::Raw>(mut connection: Connection, mut stream: S) {
     let listener = connection.listener.clone();
-    if connection.snapshot.edge.proxy_protocol
-        && !matches!(listener.servers, Servers::Inbound(_))
-        && !Box::pin(announced(&mut connection, &mut stream)).await
-    {
+    let begins_with_header = match &listener.announcers {
+        Some(announcers) if !announcers.trust(connection.peer.ip()) => {
+            let origin = Some(&announcers.origin);
+            return refuse_header(&connection, "proxy_peer_untrusted", origin);
+        }
+        Some(_) => true,
+        None => {
+            let inbound = matches!(listener.servers, Servers::Inbound(_));
+            connection.snapshot.edge.proxy_protocol && !inbound
+        }
+    };
+    if begins_with_header && !Box::pin(announced(&mut connection, &mut stream)).await {
         return;
     }
     match &listener.servers {

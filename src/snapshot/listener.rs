@@ -1,10 +1,12 @@
 //! Listeners and their server blocks.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::base::hash::Fingerprint;
 use crate::base::host::HostPattern;
@@ -26,8 +28,26 @@ pub struct Listener {
     pub port: u16,
     /// Where the port of its first server was written.
     pub origin: Option<Origin>,
+    /// Who announces its clients by PROXY headers, where Gateways say it of this port.
+    pub announcers: Option<Announcers>,
     /// What is behind it.
     pub servers: Servers,
+}
+
+/// Who stands before a port and announces whom each connection is for, by the PROXY protocol.
+#[derive(Clone, Debug)]
+pub struct Announcers {
+    /// Those that are believed; the connections of others are closed.
+    pub peers: Vec<IpNet>,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+impl Announcers {
+    /// Whether a peer is believed.
+    pub fn trust(&self, peer: IpAddr) -> bool {
+        self.peers.iter().any(|block| block.contains(&peer))
+    }
 }
 
 /// A place to listen at.

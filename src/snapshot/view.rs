@@ -73,11 +73,17 @@ fn listener(snapshot: &Snapshot, listener: &Listener) -> Value {
             "mutual": inbound.mutual.as_ref().map(|spoken| self::spoken(snapshot, spoken)),
         }}),
     };
-    json!({
+    let mut value = json!({
         "address": format!("{:?}", listener.address),
         "port": listener.port,
         "servers": servers,
-    })
+    });
+    if let (Some(announcers), Value::Object(fields)) = (&listener.announcers, &mut value) {
+        let peers: Vec<_> = announcers.peers.iter().map(ToString::to_string).collect();
+        let told = json!({"from": peers, "origin": origin(&announcers.origin)});
+        fields.insert("proxy_protocol".to_owned(), told);
+    }
+    value
 }
 
 fn spoken(snapshot: &Snapshot, spoken: &Spoken) -> Value {

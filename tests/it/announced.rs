@@ -75,3 +75,89 @@ async fn who_announces_nothing_gets_nothing() {
     assert_eq!(echo.requests(), 0);
     gateway.wait("it is logged", || gateway.out().contains("proxy_header_missing"));
 }
+
+/// As [`behind`], where the Gateway of port 443 says whose headers are believed.
+async fn listed(peers: &str) -> (Site, Backend, Gateway) {
+    let site = Site::new();
+    let echo = Backend::http1().await;
+    site.certificate("a", &["a.com"]);
+    let annotated = format!(
+        "istio-system, annotations: {{portcullis.dev/proxy-protocol: tls, \
+         portcullis.dev/proxy-protocol-from: '{peers}'}}}}"
+    );
+    let tls = gateway("tls", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a");
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "a.com", "")
+            + &tls.replace("istio-system}", &annotated)
+            + &routes("r", "istio-system/plain, istio-system/tls", "a.com", &to("echo"))
+            + &service("echo", "HTTP", echo.port)),
+    );
+    let gateway = site.start(&[80, 443]);
+    (site, echo, gateway)
+}
+
+/// The address that the backend is told, of a client behind this header; nothing when it is refused.
+async fn told(site: &Site, gateway: &Gateway, header: &[u8]) -> Option<String> {
+    let mut sealed = connect(gateway.port(443)).await;
+    sealed.write_all(header).await.unwrap();
+    let config = tls(&site.edge, None, &["http/1.1"]);
+    let name = ServerName::try_from("a.com").unwrap();
+    let sealed = TlsConnector::from(config).connect(name, sealed).await.ok()?;
+    let reply = Http::over(sealed).await.get("https://a.com/").await;
+    Some(reply.json()["headers"]["x-forwarded-for"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_port_believes_the_peers_that_its_gateway_lists() {
+    let (site, _echo, gateway) = listed("10.0.0.0/8, 127.0.0.1").await;
+    for header in [line("203.0.113.9"), binary([203, 0, 113, 9])] {
+        assert_eq!(told(&site, &gateway, &header).await.as_deref(), Some("203.0.113.9"));
+    }
+    assert_eq!(told(&site, &gateway, b"").await, None);
+    gateway.wait("it is logged", || gateway.out().contains("proxy_header_missing"));
+    // Other ports go on without a header.
+    let reply = Http::plain(gateway.port(80)).await.get("http://a.com/").await;
+    assert_eq!(reply.json()["headers"]["x-forwarded-for"], "127.0.0.1");
+    let explained = gateway.admin("/explain?url=https://a.com/").to_string();
+    assert!(explained.contains("a PROXY header of 10.0.0.0/8, 127.0.0.1/32 says"), "{explained}");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_listed_is_refused_with_its_header_and_without() {
+    for peers in ["10.0.0.0/8", "", "nowhere"] {
+        let (site, echo, gateway) = listed(peers).await;
+        for header in [&line("203.0.113.9")[..], b""] {
+            assert_eq!(told(&site, &gateway, header).await, None, "{peers}");
+        }
+        gateway.wait("it is logged", || gateway.out().contains("proxy_peer_untrusted"));
+        assert_eq!(echo.requests(), 0);
+        if peers != "10.0.0.0/8" {
+            gateway.tells("nobody is believed to announce clients");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_gateway_of_a_port_says_who_announces() {
+    let site = Site::new();
+    let one = |name: &str, host: &str, annotations: &str| {
+        gateway(name, 80, "HTTP", host, "")
+            .replace("istio-system}", &format!("istio-system, annotations: {{{annotations}}}}}"))
+    };
+    let all = "portcullis.dev/proxy-protocol: '*', portcullis.dev/proxy-protocol-from: 127.0.0.1";
+    site.config(
+        "all",
+        &(one("first", "a.com", "")
+            + &one("second", "b.com", all)
+            + &routes(
+                "r",
+                "istio-system/first",
+                "a.com",
+                "  http: [{directResponse: {status: 200}}]\n",
+            )),
+    );
+    let gateway = site.start(&[80]);
+    assert_eq!(Http::plain(gateway.port(80)).await.get("http://a.com/").await.status, 200);
+    gateway.tells("says otherwise who announces clients on port 80");
+}
