@@ -14,7 +14,7 @@ mod workers;
 use std::io;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use rustls::RootCertStore;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,6 +27,7 @@ use crate::base::labels::Reporter;
 use crate::base::limit;
 use crate::compile::settings::{CompileSettings, Role};
 use crate::identity::{Feed, IdentitySource};
+use crate::net::listener::explained;
 use crate::probe::Prober;
 use crate::proxy::worker::{Command, Parts};
 use crate::reload::{Loader, RootError};
@@ -129,7 +130,7 @@ fn control_runtime() -> anyhow::Result<Runtime> {
         .thread_name("control-io")
         .enable_all()
         .build()
-        .context("the control runtime cannot start")
+        .map_err(|error| anyhow!("the control runtime cannot start: {}", explained(&error)))
 }
 
 /// What fetches the key sets of token issuers.

@@ -270,11 +270,12 @@ fn log_findings(diagnostics: &[Diagnostic]) {
     let told = |d: &&Diagnostic| d.severity != Severity::Info;
     for diagnostic in diagnostics.iter().filter(told).take(LOGGED_FINDINGS) {
         let place = diagnostic.location.as_ref().map(ToString::to_string).unwrap_or_default();
-        let (code, message) = (diagnostic.code.id, &diagnostic.message);
+        let Diagnostic { message, help, .. } = diagnostic;
+        let code = diagnostic.code.id;
         if diagnostic.severity == Severity::Error {
-            tracing::error!(code, place, "{message}");
+            tracing::error!(code, place, help, "{message}");
         } else {
-            tracing::warn!(code, place, "{message}");
+            tracing::warn!(code, place, help, "{message}");
         }
     }
     let more = diagnostics.iter().filter(told).count().saturating_sub(LOGGED_FINDINGS);

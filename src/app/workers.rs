@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
-use crate::net::listener::{BindError, bind, bind_any, bind_unix};
+use crate::net::listener::{BindError, bind, bind_any, bind_unix, explained};
 use crate::proxy::worker::{self, Command, Parts, Socket};
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::ListenAddress;
@@ -135,7 +135,7 @@ impl Commands {
 fn serve(mut runtime: Builder, parts: Parts, commands: mpsc::Receiver<Command>, _ending: Ending) {
     match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime.block_on(worker::run(parts, commands)),
-        Err(error) => tracing::error!(%error, "a worker cannot start"),
+        Err(error) => tracing::error!(error = explained(&error), "a worker cannot start"),
     }
 }
 

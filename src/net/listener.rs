@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Pending connections the kernel keeps for us.
@@ -31,7 +32,17 @@ fn reason(error: &io::Error, privileged: bool) -> String {
              --port-map"
                 .into()
         }
-        _ => error.to_string(),
+        _ => explained(error),
+    }
+}
+
+/// What the system says, and what to do when it is that no file descriptors are left.
+pub fn explained(error: &io::Error) -> String {
+    let out = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    if error.raw_os_error().is_some_and(|code| out.contains(&code)) {
+        format!("{error}; raise the limit on open files (ulimit -n)")
+    } else {
+        error.to_string()
     }
 }
 

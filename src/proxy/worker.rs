@@ -19,6 +19,7 @@ use super::serving::ServingCell;
 use super::standing::Standings;
 use crate::auth::jwt::TokenCache;
 use crate::base::limit;
+use crate::net::listener::explained;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::{SnapshotCell, SnapshotReader};
@@ -107,6 +108,7 @@ pub struct Worker {
     pub mirrors: Rc<()>,
     connections: RefCell<HashMap<u64, Held>>,
     most_connections: usize,
+    told_full: Cell<Option<Instant>>,
     next_connection: Cell<u64>,
     draining: Cell<bool>,
 }
@@ -126,6 +128,7 @@ impl Worker {
             mirrors: Rc::default(),
             connections: RefCell::default(),
             most_connections: parts.connections,
+            told_full: Cell::new(None),
             next_connection: Cell::new(0),
             draining: Cell::new(false),
         })
@@ -165,6 +168,18 @@ impl Worker {
         let held = Held { liveness: liveness.clone(), serving: Weak::new() };
         self.connections.borrow_mut().insert(id, held);
         Registered { worker: self.clone(), id, liveness }
+    }
+
+    /// Says once in a while that connections are refused.
+    fn tell_full(&self) {
+        if self.told_full.get().is_none_or(|told| told.elapsed() > limit::STALL_TIME) {
+            self.told_full.set(Some(Instant::now()));
+            tracing::warn!(
+                most = self.most_connections,
+                "a worker has as many connections as it may, and closes new ones; raise the limit on open \
+                 files (ulimit -n), half of which they may take, or run more replicas"
+            );
+        }
     }
 
     /// Looks after deadlines: once a second.
@@ -318,6 +333,7 @@ async fn accept_unix(
 fn take(worker: &Rc<Worker>, address: &ListenAddress, accepted: Accepted) {
     if worker.connections.borrow().len() >= worker.most_connections {
         worker.telemetry.metrics.connection_over_limit();
+        worker.tell_full();
         return;
     }
     spawn_local(connection::serve(worker.register(), address.clone(), accepted));
@@ -341,10 +357,7 @@ impl Patience {
         }
         if self.told.is_none_or(|told| told.elapsed() > limit::STALL_TIME) {
             self.told = Some(Instant::now());
-            tracing::error!(
-                %error,
-                "connections cannot be accepted; if files have run out, raise the limit (ulimit -n)"
-            );
+            tracing::error!(error = explained(error), "connections cannot be accepted");
         }
         sleep(Duration::from_millis(50)).await;
     }

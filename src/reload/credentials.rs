@@ -34,9 +34,18 @@ pub(super) fn read(wanted: &[Wanted], reader: &mut Reader) -> FileStore {
 fn file(path: &Path, reader: &mut Reader) -> Option<Result<FileBytes, ReadError>> {
     match reader.read(path, limit::CREDENTIAL_FILE_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(Err(ReadError::Unreadable(error.to_string()))),
+        Err(error) => Some(Err(ReadError::Unreadable(told(&error)))),
         Ok(None) => Some(Err(ReadError::TooLarge)),
         Ok(Some(content)) => Some(Ok(content)),
+    }
+}
+
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}; let the user that portcullis runs as read it")
+        }
+        _ => error.to_string(),
     }
 }
 

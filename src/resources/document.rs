@@ -46,7 +46,7 @@ impl Reader {
     fn read_file(&mut self, bytes: &[u8]) {
         if bytes.len() as u64 > limit::CONFIG_FILE_BYTES {
             let message = format!("the file has {} bytes", bytes.len());
-            let help = format!("split it: {} bytes are the most", limit::CONFIG_FILE_BYTES);
+            let help = format!("split it: {} MiB are the most", limit::CONFIG_FILE_BYTES >> 20);
             let start = Position { line: 1, column: 1 };
             self.unreadable(&catalog::FILE_TOO_LARGE, message, start, &help);
             self.salvage(&String::from_utf8_lossy(bytes), 0);
@@ -341,9 +341,7 @@ fn unknown_envelope_field(entry: &Entry<'_>) -> Option<UnknownField> {
 
 fn explain(error: &DocumentError) -> (&'static Code, &'static str) {
     match error {
-        DocumentError::Syntax(_) => {
-            (&catalog::YAML_SYNTAX, "correct the YAML; nothing of this document is used")
-        }
+        DocumentError::Syntax(why) => (&catalog::YAML_SYNTAX, mending(why)),
         DocumentError::TooDeep | DocumentError::TooLarge => {
             (&catalog::YAML_LIMIT, "no Istio resource needs this; nothing of this document is used")
         }
@@ -354,6 +352,22 @@ fn explain(error: &DocumentError) -> (&'static Code, &'static str) {
             &catalog::YAML_SYNTAX,
             "write a name before the colon; nothing of this document is used",
         ),
+    }
+}
+
+/// What usually is behind what the parser says.
+fn mending(why: &str) -> &'static str {
+    let about = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if about(&["tab"]) {
+        "indent with spaces, not with tabs; nothing of this document is used"
+    } else if about(&["node content", "flow", "quoted", "end of stream"]) {
+        "close the bracket, brace or quote that is open before this place; nothing of this document \
+         is used"
+    } else if about(&["mapping values", "simple key", "block mapping", "indent"]) {
+        "look for a wrong indent, or for a colon in a value that needs quotes; nothing of this \
+         document is used"
+    } else {
+        "correct the YAML; nothing of this document is used"
     }
 }
 

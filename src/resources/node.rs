@@ -63,7 +63,10 @@ pub(super) enum DocumentError {
     Syntax(String),
     #[error("values are nested deeper than {} levels", limit::YAML_DEPTH)]
     TooDeep,
-    #[error("the file grows past {} nodes here, its aliases followed", limit::YAML_NODES)]
+    #[error(
+        "the file grows past {} million values here, its aliases followed",
+        limit::YAML_NODES / 1_000_000
+    )]
     TooLarge,
     #[error("key \"{0}\" is already in this mapping")]
     DuplicateKey(String, Position),

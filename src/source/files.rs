@@ -158,10 +158,10 @@ fn left_out(path: &Path, why: &str, help: &str) -> Diagnostic {
 }
 
 fn too_large(path: &Path) -> Diagnostic {
-    let message = format!("the file is larger than {} bytes", limit::CONFIG_FILE_BYTES);
+    let message = format!("the file is larger than {} MiB", limit::CONFIG_FILE_BYTES >> 20);
     Diagnostic::new(&catalog::FILE_TOO_LARGE, message)
         .at(Location::new(shown(path).into(), 1, 1))
-        .help("split it")
+        .help("split it, or move it elsewhere when it is no configuration")
 }
 
 fn unreadable(path: &Path, why: &str) -> Diagnostic {

@@ -310,6 +310,22 @@ async fn without_file_descriptors_what_is_open_goes_on_and_the_rest_waits() {
     assert!(!gateway.err().contains("panicked"));
 }
 
+#[tokio::test]
+async fn with_too_few_file_descriptors_the_start_says_what_to_raise() {
+    let (site, ..) = start(&[]).await;
+    for limit in ["--nofile=8:8", "--nofile=20:20"] {
+        let mut command = Command::new("prlimit");
+        command.args([limit, env!("CARGO_BIN_EXE_portcullis"), "run", "--config", "config"]);
+        command.args(["--status", "off", "--metrics", "off", "--admin", "off", "--state", "off"]);
+        let output = command.current_dir(site.path(".")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("error: ") && last.contains("ulimit -n"), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
 fn rustix_is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
 }

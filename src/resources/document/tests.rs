@@ -336,3 +336,19 @@ fn a_word_that_yaml_reads_as_a_boolean_is_to_be_quoted() {
         assert_eq!(found.field, "spec.selector.a");
     }
 }
+
+#[test]
+fn help_says_what_usually_is_behind_what_the_parser_says() {
+    for (text, hint) in [
+        ("kind: [\n", "close the bracket"),
+        ("kind: {a: b\nc: d\n", "close the bracket"),
+        ("kind: 'a\n", "close the bracket"),
+        ("a:\n\tb: c\n", "spaces, not with tabs"),
+        ("kind: a: b\n", "wrong indent"),
+        ("a: b\n c: d\n", "wrong indent"),
+    ] {
+        let parsed = read(text);
+        let [found] = parsed.diagnostics.as_slice() else { panic!("{:?}", parsed.diagnostics) };
+        assert!(found.help.contains(hint), "{text:?}: {} {}", found.message, found.help);
+    }
+}
