@@ -1,6 +1,7 @@
 //! A Gateway server's `tls` block as TLS termination.
 
 mod codes;
+mod refusal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::host::HostPattern;
 use crate::diag::{Severity, catalog};
 use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
-use crate::snapshot::listener::{Termination, Unusable};
+use crate::snapshot::listener::Termination;
 use crate::tls::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
 use crate::tls::material::{Finding, Material};
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
@@ -20,11 +21,13 @@ use crate::tls::trust::{Pin, TrustRules};
 use super::client_cert;
 use super::credentials::{CredentialError, Credentials};
 use super::findings::{Findings, at};
-use super::gateways::{DOUBTFUL, ServerDraft};
+use super::gateways::ServerDraft;
 use super::settings::CompileSettings;
 
 pub use codes::code;
 pub(super) use codes::finding_code;
+use refusal::{refused, without_identity};
+pub(super) use refusal::unusable;
 
 /// Days before expiry from which an operator is warned.
 pub(super) const WARN_DAYS: u32 = 14;
@@ -353,31 +356,6 @@ impl ServerTlsPass<'_> {
                 });
             }
         }
-    }
-}
-
-/// What a server had before may have let in more than it says, too.
-fn refused(draft: &ServerDraft<'_>, field: &str, findings: &mut Findings) -> Termination {
-    let finding = at(draft.gateway, field, &catalog::POLICY_FAILS_CLOSED, DOUBTFUL);
-    findings
-        .add(finding.help("until it is mended, handshakes with this server fail; others go on"));
-    unusable(DOUBTFUL)
-}
-
-/// What cannot shake hands; `rule` is that of connections which live on.
-fn without_identity(reason: &str, rule: Option<Fingerprint>) -> Termination {
-    let unusable = unusable(reason);
-    Termination { client_rule: rule.unwrap_or(unusable.client_rule), ..unusable }
-}
-
-/// Of a server whose handshakes fail.
-pub(super) fn unusable(reason: &str) -> Termination {
-    Termination {
-        tls: Err(Unusable { reason: reason.into() }),
-        client_rule: Fingerprint::of(b"unusable"),
-        certificate_names: Vec::new(),
-        certificate_uris: Vec::new(),
-        client_cert_headers: false,
     }
 }
 

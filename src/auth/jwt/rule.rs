@@ -3,6 +3,8 @@
 //! **Invariant:** accepted means that one rule verified all tokens it found, or that no rule found
 //! any; headers that rules fill never reach a backend with a client's value.
 
+mod seen;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -10,16 +12,16 @@ use http::Method;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use smallvec::SmallVec;
 
-use super::cache::{Key, TokenCache};
+use super::cache::TokenCache;
 use super::failure::{InvalidToken, JwtFailure};
-use super::issuer_keys::{IssuerKeys, KeyState};
+use super::issuer_keys::IssuerKeys;
 use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_parameters};
-use super::token::{Content, Token};
+use super::token::Content;
 use crate::base::claim::{self, ClaimPath, Claims};
-use crate::base::hash::Fingerprint;
 use crate::base::header::is_read_as;
 use crate::base::id::Origin;
 use crate::base::limit;
+use seen::{Seen, SeenToken};
 
 /// One rule (`RequestAuthentication.spec.jwtRules[]`), with its defaults applied.
 #[derive(Clone, Debug)]
@@ -319,49 +321,6 @@ impl Authenticator {
             Some(cut) => Cow::Owned(cut),
             None => Cow::Borrowed(path_and_query),
         }
-    }
-}
-
-/// The tokens of one request so far, and how many signatures may still be checked for it.
-struct Seen<'a> {
-    tokens: Vec<SeenToken<'a>>,
-    checks: usize,
-}
-
-struct SeenToken<'a> {
-    text: Cow<'a, str>,
-    digest: Option<Fingerprint>,
-    parsed: Option<Result<Token<'a>, InvalidToken>>,
-}
-
-impl<'a> Seen<'a> {
-    /// The token's place; one that was found before is taken apart once.
-    fn token(&mut self, text: Cow<'a, str>) -> Result<&mut SeenToken<'a>, InvalidToken> {
-        let known = self.tokens.iter().position(|token| token.text == text);
-        if known.is_none() {
-            if self.tokens.len() >= limit::REQUEST_TOKENS {
-                return Err(InvalidToken::TooMany);
-            }
-            self.tokens.push(SeenToken { text, digest: None, parsed: None });
-        }
-        let index = known.unwrap_or(self.tokens.len() - 1);
-        self.tokens.get_mut(index).ok_or(InvalidToken::TooMany)
-    }
-}
-
-impl<'a> SeenToken<'a> {
-    fn key(&mut self, cache: &TokenCache, state: &KeyState) -> Option<Key> {
-        let KeyState::Ready(keys) = state else { return None };
-        if cache.is_off() || self.text.len() > limit::TOKEN_BYTES {
-            return None;
-        }
-        let digest = *self.digest.get_or_insert_with(|| Fingerprint::of(self.text.as_bytes()));
-        Some((digest, keys.fingerprint()))
-    }
-
-    fn parsed(&mut self) -> Result<&Token<'a>, InvalidToken> {
-        let parsed = self.parsed.get_or_insert_with(|| Token::parse(self.text.clone()));
-        parsed.as_ref().map_err(|reason| *reason)
     }
 }
 
