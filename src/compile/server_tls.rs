@@ -26,8 +26,8 @@ use super::settings::CompileSettings;
 
 pub use codes::code;
 pub(super) use codes::finding_code;
-use refusal::{refused, without_identity};
 pub(super) use refusal::unusable;
+use refusal::{refused, without_identity};
 
 /// Days before expiry from which an operator is warned.
 pub(super) const WARN_DAYS: u32 = 14;

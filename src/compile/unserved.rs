@@ -189,6 +189,7 @@ fn refusing(origin: Origin) -> Arc<Route> {
     };
     Arc::new(Route {
         name: "".into(),
+        counted: None,
         origin,
         condition: RequestMatch::default(),
         action: Action::Forward(forward),

@@ -37,12 +37,16 @@ spec:
     - match: [{uri: {prefix: /stranger}}]
       route: [{destination: {host: stranger.shop.internal, port: {number: 80}}}]
     - directResponse: {status: 200, body: {string: "gateway\\n"}}
+"""
+
+# The same Envoy, as itself and taken for somebody it is not.
+BACKEND = """\
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {name: envoy, namespace: shop}
+metadata: {name: NAME, namespace: shop}
 spec:
-  hosts: [envoy.shop.internal]
+  hosts: [NAME.shop.internal]
   location: MESH_INTERNAL
   resolution: STATIC
   ports: [{number: 80, name: http, protocol: HTTP}]
@@ -50,30 +54,11 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: envoy, namespace: shop}
+metadata: {name: NAME, namespace: shop}
 spec:
-  host: envoy.shop.internal
+  host: NAME.shop.internal
   trafficPolicy:
-    tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/cart"]}
----
-# The same Envoy, taken for somebody it is not.
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: stranger, namespace: shop}
-spec:
-  hosts: [stranger.shop.internal]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 127.0.0.1, ports: {http: ENVOY_PORT}}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: stranger, namespace: shop}
-spec:
-  host: stranger.shop.internal
-  trafficPolicy:
-    tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/stranger"]}
+    tls: {mode: ISTIO_MUTUAL, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/ACCOUNT"]}
 """
 
 
@@ -126,7 +111,9 @@ class Mesh:
         wait("the CA serves", lambda: self.ca.says("the CA serves"))
         config = self.folder / "config"
         config.mkdir()
-        text = CONFIG.replace("ENVOY_PORT", str(self.ports["envoy"]))
+        envoys = (("envoy", "cart"), ("stranger", "stranger"))
+        backends = (BACKEND.replace("NAME", name).replace("ACCOUNT", own) for name, own in envoys)
+        text = (CONFIG + "".join(backends)).replace("ENVOY_PORT", str(self.ports["envoy"]))
         (config / "mesh.yaml").write_text(text)
         command = [BINARY, "run", "--config", "config", "--bind", "127.0.0.1", "--state", "off"]
         command += ["--workers", "2", "--identity", f"ca:localhost:{self.ports['ca']}"]

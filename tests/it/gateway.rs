@@ -329,6 +329,14 @@ pub fn service(name: &str, protocol: &str, port: u16) -> String {
     )
 }
 
+/// A plaintext and a TLS server (credential `a`) that send requests for `a.com` to a backend.
+pub fn secured(port: u16) -> String {
+    gateway("plain", 80, "HTTP", "'*'", "")
+        + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
+        + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("echo"))
+        + &service("echo", "HTTP", port)
+}
+
 /// A gateway of one worker that sends requests for `a.com` to a backend.
 pub fn front(protocol: &str, port: u16) -> (Site, Gateway) {
     let site = Site::new();

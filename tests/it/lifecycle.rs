@@ -13,19 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::Backend;
 use crate::client::{Http, connect, tls};
-use crate::gateway::{Gateway, PATIENCE, Site, free_port, gateway, routes, service, to};
+use crate::gateway::{Gateway, PATIENCE, Site, free_port, gateway, routes, secured, service, to};
 
 async fn start(arguments: &[&str]) -> (Site, Backend, Gateway) {
     let echo = Backend::http1().await;
     let site = Site::new();
     site.certificate("a", &["a.com"]);
-    site.config(
-        "all",
-        &(gateway("plain", 80, "HTTP", "'*'", "")
-            + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
-            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("echo"))
-            + &service("echo", "HTTP", echo.port)),
-    );
+    site.config("all", &secured(echo.port));
     let gateway = site.start_with(&[80, 443], arguments);
     (site, echo, gateway)
 }

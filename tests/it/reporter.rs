@@ -2,11 +2,11 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, counter};
 use crate::client::{raw, shake};
 use crate::gateway::Gateway;
 use crate::sidecar::{
-    FRONT, access, counted, counter, declared, mode, of_the_mesh, plain_status, start, status,
+    FRONT, access, counted, declared, mode, of_the_mesh, plain_status, start, status,
 };
 
 /// Whether a series with these labels is counted.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, counter};
 use crate::client::{Http, byte_by_byte, connect, mesh_tls_of, raw, shake};
 use crate::gateway::{Gateway, PATIENCE, Site, endpoints, free_port, gateway, routes, to};
 use crate::pki::{Authority, Leaf};
@@ -216,23 +216,6 @@ async fn bytes_are_judged_too() {
         assert_eq!(said, answer, "{id}");
     }
     assert!(counted(sidecar.port, b"hello").await.is_empty());
-}
-
-/// Answers with the number of bytes it got before the half-close.
-pub async fn counter() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut all = Vec::new();
-                let _ = stream.read_to_end(&mut all).await;
-                let _ = stream.write_all(all.len().to_string().as_bytes()).await;
-            });
-        }
-    });
-    port
 }
 
 /// What comes back for bytes and a half-close.

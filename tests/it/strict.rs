@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::client::{connect, raw, shake, tls};
-use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
+use crate::gateway::{Gateway, PATIENCE, Site, secured};
 
 /// A plaintext server for `a.com` before an echoing backend.
 async fn start() -> (Site, Backend, Gateway) {
@@ -19,13 +19,7 @@ async fn start() -> (Site, Backend, Gateway) {
 fn before(port: u16) -> (Site, Gateway) {
     let site = Site::new();
     site.certificate("a", &["a.com"]);
-    site.config(
-        "all",
-        &(gateway("plain", 80, "HTTP", "'*'", "")
-            + &gateway("secure", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: a")
-            + &routes("r", "istio-system/plain, istio-system/secure", "a.com", &to("echo"))
-            + &service("echo", "HTTP", port)),
-    );
+    site.config("all", &secured(port));
     let gateway = site.start_with(&[80, 443], &["--workers", "1"]);
     (site, gateway)
 }

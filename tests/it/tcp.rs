@@ -6,25 +6,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::backend::counter;
 use crate::client::{connect, raw, shake, tls};
 use crate::gateway::{Gateway, Site, gateway, routes, service};
-
-/// Reads everything, then answers with its length: works only when a half-close comes through.
-pub async fn counter() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut all = Vec::new();
-                stream.read_to_end(&mut all).await.unwrap();
-                stream.write_all(all.len().to_string().as_bytes()).await.unwrap();
-            });
-        }
-    });
-    port
-}
 
 fn rules(name: &str) -> String {
     format!("  tcp: [{{route: [{{destination: {{host: {name}.shop.internal}}}}]}}]\n")

@@ -16,9 +16,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpListener;
 
 use crate::backend::Backend;
+use crate::backend::counter;
 use crate::client::{Http, connect};
 use crate::gateway::{Gateway, Site, gateway, policy, routes, service};
-use crate::tcp::counter;
+
 
 /// A proxy that knows where `far.example:443` is, and refuses everything else.
 struct Proxy {
