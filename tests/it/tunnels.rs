@@ -20,7 +20,6 @@ use crate::backend::counter;
 use crate::client::{Http, connect};
 use crate::gateway::{Gateway, Site, gateway, policy, routes, service};
 
-
 /// A proxy that knows where `far.example:443` is, and refuses everything else.
 struct Proxy {
     port: u16,
