@@ -11,7 +11,6 @@
     reason = "what fails is told by libFuzzer"
 )]
 
-#[path = "../targets.rs"]
 mod targets;
 
 use std::path::Path;
