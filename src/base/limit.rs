@@ -39,8 +39,11 @@ limits! {
     REGEX_BYTES: usize = 1024, "1,024 bytes";
     /// Compiled size of one regular expression.
     REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
-    /// Rules of one host, or of policies of one action, from which they are indexed: below, a scan is as fast.
+    /// Rules of one host from which they are indexed: below, a scan is as fast.
     INDEXED_RULES: usize = 16, "16 rules";
+    /// Rules of the policies of one action from which they are indexed: a look-up costs what three or four take
+    /// that do not match.
+    INDEXED_POLICY_RULES: usize = 4, "4 rules";
     /// Matches of one VirtualService that later ones are compared with, to tell those that nothing reaches.
     COMPARED_MATCHES: usize = 1_000, "1,000 matches";
     /// Length of a direct response body.

@@ -26,7 +26,7 @@ impl PolicySet {
             |(policy, one): (usize, &Policy)| (0..one.rules.len()).map(move |rule| (policy, rule));
         let places: Vec<Place> = policies.iter().enumerate().flat_map(number).collect();
         let rules = || policies.iter().flat_map(|policy| &policy.rules).map(|(rule, _)| rule);
-        let many = places.len() >= limit::INDEXED_RULES;
+        let many = places.len() >= limit::INDEXED_POLICY_RULES;
         let index = many.then(|| Box::new((RuleIndex::new(rules()), places)));
         Self { policies, looks_at_paths, index }
     }
