@@ -32,6 +32,7 @@ pub mod names;
 pub mod peers;
 pub mod policies;
 pub mod references;
+mod revocation;
 pub mod routes;
 pub mod selection;
 pub mod server_tls;
@@ -181,7 +182,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let authorization = authorization::authorization(set, settings, &mut find, &mut findings);
     let Built { clusters, labels, tls } = clusters.finish();
     let originations = tls.finish();
-    certificates.extend(credentials.revocation_lists());
+    certificates.extend(revocation::told(credentials.revocation_lists(), input.now, &mut findings));
     let snapshot = Snapshot {
         generation: input.generation,
         hash: input.hash,

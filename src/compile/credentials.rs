@@ -15,12 +15,11 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
 use crate::tls::material::{Material, MaterialError};
-use crate::tls::roots::{CrlError, Crls, Roots, RootsError};
+use crate::tls::roots::{CrlError, Crls, NextUpdate, Roots, RootsError};
 
 use super::files::{
     FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, credential_name, folders,
 };
-use super::server_tls::{CRL, CertificateFact};
 use super::settings::CompileSettings;
 
 /// Why a credential cannot be used.
@@ -104,7 +103,7 @@ pub type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
 pub struct Credentials<'a> {
     previous: &'a Materials,
     read: RefCell<Materials>,
-    lists: RefCell<Vec<CertificateFact>>,
+    lists: RefCell<Vec<(String, NextUpdate)>>,
     secrets: HashMap<&'a str, &'a Resource<Secret>>,
     files: &'a FileStore,
     settings: &'a CompileSettings,
@@ -250,17 +249,16 @@ impl<'a> Credentials<'a> {
 
     fn crls(&self, name: &str, content: Content<'_>) -> Result<Crls, CredentialError> {
         let crls = Crls::parse(content.bytes)?;
-        if let Some(not_after) = crls.next_update() {
-            let (name, serial) = (name.to_owned(), String::new());
-            self.lists.borrow_mut().push(CertificateFact { kind: CRL, name, serial, not_after });
+        if let Some(next_update) = crls.next_update() {
+            self.lists.borrow_mut().push((name.to_owned(), next_update));
         }
         Ok(crls)
     }
 
-    /// The revocation lists that were read, each with the time of its next one.
-    pub fn revocation_lists(&self) -> Vec<CertificateFact> {
+    /// The revocation lists that were read, by credential or path.
+    pub fn revocation_lists(&self) -> Vec<(String, NextUpdate)> {
         let mut lists = self.lists.take();
-        lists.sort_by(|one, other| one.name.cmp(&other.name));
+        lists.sort();
         lists.dedup();
         lists
     }

@@ -170,6 +170,10 @@ codes! {
         "check --identity";
     IDENTITY_AWAITED = "PC047", Warning, "the mesh identity has not come from its source yet",
         "check that the source of --identity runs and knows this workload";
+    REVOCATION_LIST_OVERDUE = "PC048", Error, "a revocation list is older than it says it may be",
+        "fetch its issuer's new one: what was revoked since is let in, what this one lists is not";
+    REVOCATION_LIST_DUE = "PC049", Warning, "a tenth of a revocation list's time is left",
+        "fetch its issuer's new one; it is taken up without a restart";
 
     KEYS_UNUSABLE = "PC050", Error, "a token rule has no usable key",
         "correct jwks or jwksUri; tokens of this issuer are refused until then";

@@ -6,6 +6,7 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
 
 /// A certificate authority.
 pub(crate) struct Authority {
@@ -72,6 +73,15 @@ impl Authority {
 
     /// A list that revokes these serials, as PEM and DER.
     pub(crate) fn revoke(&self, serials: &[u64]) -> (String, Vec<u8>) {
+        self.revoke_until(serials, date_time_ymd(2096, 1, 1))
+    }
+
+    /// The same, to be replaced by a time.
+    pub(crate) fn revoke_until(
+        &self,
+        serials: &[u64],
+        next_update: OffsetDateTime,
+    ) -> (String, Vec<u8>) {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -80,7 +90,7 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2096, 1, 1),
+            next_update,
             crl_number: SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

@@ -128,12 +128,21 @@ impl fmt::Debug for Roots {
     }
 }
 
+/// When a revocation list will have been replaced (`nextUpdate`), Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextUpdate {
+    /// The time that the list says.
+    pub at: i64,
+    /// When a tenth of the time between the two lists is left.
+    pub soon_from: i64,
+}
+
 /// Revocation lists; empty by default.
 #[derive(Clone, Debug)]
 pub struct Crls {
     lists: Arc<[CertRevocationList<'static>]>,
     fingerprint: Fingerprint,
-    next_update: Option<i64>,
+    next_update: Option<NextUpdate>,
 }
 
 impl Default for Crls {
@@ -168,8 +177,8 @@ impl Crls {
         Ok(Self { lists: lists.into(), fingerprint: Fingerprint::of(bytes), next_update })
     }
 
-    /// When the first of the lists will have been replaced (`nextUpdate`), Unix seconds.
-    pub fn next_update(&self) -> Option<i64> {
+    /// That of the list which will be replaced first.
+    pub fn next_update(&self) -> Option<NextUpdate> {
         self.next_update
     }
 
@@ -179,9 +188,11 @@ impl Crls {
     }
 }
 
-fn announced(der: &[u8]) -> Option<i64> {
+fn announced(der: &[u8]) -> Option<NextUpdate> {
     let (_, list) = CertificateRevocationList::from_der(der).ok()?;
-    list.next_update().map(|time| time.timestamp())
+    let at = list.next_update()?.timestamp();
+    let life = at.saturating_sub(list.last_update().timestamp()).max(0);
+    Some(NextUpdate { at, soon_from: at.saturating_sub(life / 10) })
 }
 
 fn read_list(der: &[u8]) -> Option<CertRevocationList<'static>> {
@@ -298,9 +309,11 @@ mod tests {
         let (pem, der) = Authority::new("one").revoke(&[7]);
         assert_eq!(Crls::parse(pem.as_bytes()).unwrap().lists.len(), 1);
         assert_eq!(Crls::parse(&der).unwrap().lists.len(), 1);
-        assert_eq!(Crls::parse(&der).unwrap().next_update(), Some(3_976_214_400));
+        // From 2020 to 2096.
+        let next = NextUpdate { at: 3_976_214_400, soon_from: 3_736_376_640 };
+        assert_eq!(Crls::parse(&der).unwrap().next_update(), Some(next));
         let both = Crls::parse(format!("{pem}{pem}").as_bytes()).unwrap();
-        assert_eq!((both.lists.len(), both.next_update()), (2, Some(3_976_214_400)));
+        assert_eq!((both.lists.len(), both.next_update()), (2, Some(next)));
         assert_eq!(Crls::parse(b"no list").unwrap_err(), CrlError::Empty);
         assert_eq!(Crls::parse(b"0\x03abc").unwrap_err(), CrlError::Unreadable { position: 1 });
     }

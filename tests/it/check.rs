@@ -240,3 +240,34 @@ fn client_certificates_without_a_ca_are_told_as_that() {
     let (code, said) = report(&site, &["--strict"]);
     assert_eq!(code, Some(0), "{said}");
 }
+
+#[test]
+fn revocation_lists_that_are_overdue_or_soon_will_be_are_found() {
+    let site = Site::new();
+    site.certificate("m", &["m.com"]);
+    site.client_ca("m");
+    site.config(
+        "all",
+        &(gateway("m", 443, "HTTPS", "m.com", "mode: MUTUAL, credentialName: m")
+            + &routes("r", "istio-system/m", "m.com", &to("echo"))
+            + &service("echo", "HTTP", 9000)),
+    );
+    let now = time::OffsetDateTime::now_utc();
+    let (overdue, due, later) = (
+        now - time::Duration::days(1),
+        now + time::Duration::days(1),
+        now + time::Duration::days(3_650),
+    );
+    for (next, code, exit) in
+        [(overdue, Some("PC048"), 1), (due, Some("PC049"), 0), (later, None, 0)]
+    {
+        site.write("certs/m/ca.crl", site.clients.revoke_until(&[9], next).0);
+        let (status, said) = report(&site, &["-o", "json"]);
+        assert_eq!(status, Some(exit), "{said}");
+        let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let told = found["diagnostics"].as_array().unwrap().iter().map(|one| &one["code"]);
+        let told: Vec<_> = told.filter(|code| code.as_str().unwrap().starts_with("PC04")).collect();
+        assert_eq!(told, code.into_iter().collect::<Vec<_>>(), "{said}");
+        assert_eq!(report(&site, &["--strict"]).0, Some(i32::from(code.is_some())));
+    }
+}

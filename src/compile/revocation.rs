@@ -1,0 +1,67 @@
+//! Revocation lists in use: what is told of their age.
+
+use std::time::{Duration, SystemTime};
+
+use super::findings::Findings;
+use super::server_tls::{CRL, CertificateFact};
+use crate::diag::{Diagnostic, catalog};
+use crate::tls::roots::NextUpdate;
+
+/// Tells of lists that are overdue at `now` (Unix seconds), or soon will be; gives facts for their metric.
+pub(super) fn told(
+    lists: Vec<(String, NextUpdate)>,
+    now: i64,
+    findings: &mut Findings,
+) -> impl Iterator<Item = CertificateFact> {
+    for (name, next) in &lists {
+        let date = u64::try_from(next.at).ok();
+        let date = date.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
+        let date = date.map(httpdate::fmt_http_date).unwrap_or_default();
+        let found = if next.at < now {
+            let message = format!("the revocation list of \"{name}\" was to be replaced by {date}");
+            Some(Diagnostic::new(&catalog::REVOCATION_LIST_OVERDUE, message))
+        } else if next.soon_from <= now {
+            let message = format!("the revocation list of \"{name}\" is to be replaced by {date}");
+            Some(Diagnostic::new(&catalog::REVOCATION_LIST_DUE, message))
+        } else {
+            None
+        };
+        let changes = [next.soon_from, next.at.saturating_add(1)];
+        findings.change_at(changes.into_iter().find(|change| *change > now));
+        if let Some(found) = found {
+            findings.add(found);
+        }
+    }
+    lists.into_iter().map(|(name, next)| CertificateFact {
+        kind: CRL,
+        name,
+        serial: String::new(),
+        not_after: next.at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::fixture::codes;
+
+    /// At a time, codes out and when they change.
+    fn check(now: i64, expected: &[&str], change: Option<i64>) {
+        let mut findings = Findings::default();
+        let lists = vec![("a".to_owned(), NextUpdate { at: 100, soon_from: 90 })];
+        let facts: Vec<_> = told(lists, now, &mut findings).collect();
+        assert_eq!((facts.len(), facts.first().map(|fact| fact.not_after)), (1, Some(100)));
+        assert_eq!(findings.change(), change, "{now}");
+        assert_eq!(codes(findings), expected, "{now}");
+    }
+
+    #[test]
+    fn a_list_is_told_of_before_and_after_it_is_overdue() {
+        check(0, &[], Some(90));
+        check(89, &[], Some(90));
+        check(90, &["PC049"], Some(101));
+        check(100, &["PC049"], Some(101));
+        check(101, &["PC048"], None);
+        check(i64::MAX, &["PC048"], None);
+    }
+}
