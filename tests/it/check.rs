@@ -133,6 +133,29 @@ fn mistakes_in_certificates_are_found() {
 }
 
 #[test]
+fn files_that_hold_something_else_are_found() {
+    let garbage = |file: &'static str, mode: &'static str| {
+        move |site: &Site, text: &str| {
+            site.write(&format!("certs/a/{file}"), "hello");
+            text.replace("mode: SIMPLE", mode)
+        }
+    };
+    check(garbage("tls.crt", "mode: SIMPLE"), "PC020", "credentialName");
+    check(garbage("tls.key", "mode: SIMPLE"), "PC021", "credentialName");
+    check(garbage("ca.crt", "mode: MUTUAL"), "PC028", "credentialName");
+}
+
+#[test]
+fn clashes_of_ports_and_kinds_of_others_are_found() {
+    check(with(gateway("g2", 443, "TCP", "'*'", "")), "PC030", "");
+    let foreign = "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\n";
+    check(with(foreign.into()), "PC061", "kind: Sidecar");
+    let two =
+        "ports: [{number: 80, name: p, protocol: HTTP}, {number: 81, name: q, protocol: HTTP}]";
+    check(replaced("ports: [{number: 80, name: p, protocol: HTTP}]", two), "IST0112", "host: echo");
+}
+
+#[test]
 fn mistakes_in_rules_are_found() {
     check(
         replaced("http: [{route", "http: [{match: [{uri: {regex: '[a'}}], route"),
