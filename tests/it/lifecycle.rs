@@ -305,6 +305,32 @@ async fn without_file_descriptors_what_is_open_goes_on_and_the_rest_waits() {
 }
 
 #[tokio::test]
+async fn a_drain_that_is_asked_for_leaves_the_process_and_its_answers() {
+    let (_site, _echo, gateway) = start(&["--workers", "1"]).await;
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    assert!(gateway.post("/drain").starts_with("HTTP/1.0 200"));
+    gateway.wait("it is not ready", || gateway.status("/healthz/ready") == Some(503));
+    let idle = "portcullis_connections_active{kind=\"http\"} 0";
+    gateway.wait("the idle one is closed", || gateway.metrics().contains(idle));
+    assert_eq!(gateway.status("/healthz/live"), Some(200));
+}
+
+#[test]
+fn certificates_that_are_there_stay_as_they_are() {
+    let site = Site::new();
+    let make = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        // A flag's variable counts as the flag.
+        command.arg("certs").env("PORTCULLIS_CERTS", "made").current_dir(site.path("."));
+        assert!(command.output().unwrap().status.success());
+        fs::read_to_string(site.path("made/shop-tls/tls.key")).unwrap()
+    };
+    let first = make();
+    assert_eq!(make(), first);
+}
+
+#[tokio::test]
 async fn with_too_few_file_descriptors_the_start_says_what_to_raise() {
     let (site, ..) = start(&[]).await;
     for limit in ["--nofile=8:8", "--nofile=20:20"] {
