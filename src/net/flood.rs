@@ -313,7 +313,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if let Some(heads) = &this.account.heads {
-            heads.asked(buf.filled().len() == before);
+            heads.asked(polled.is_pending());
         }
         ready!(polled)?;
         let passed = this.judge(buf.filled().get(before..).unwrap_or_default());

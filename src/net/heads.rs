@@ -60,7 +60,7 @@ impl Heads {
         self.0.open.set(self.0.open.get().saturating_sub(1));
     }
 
-    /// The library asks for more; whether there is none.
+    /// The library asks for more; whether it has to wait, rather than to hear that the client is gone.
     pub fn asked(&self, waiting: bool) {
         self.0.waiting.set(waiting);
     }

@@ -180,6 +180,14 @@ async fn answers_that_the_client_lets_nobody_send_are_told() {
     assert_eq!(unsent(&heads, &[], 1, 61), Some(Stuck::Write));
 }
 
+#[tokio::test]
+async fn a_head_is_not_refused_because_its_client_is_gone() {
+    let sent = [PREFACE, &frame(9, 1, 5, 1)].concat();
+    let mut metered = Metered::client(&*sent, Liveness::new(Ticks::default()));
+    metered.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(metered.heads().refused().count(), 0);
+}
+
 proptest! {
     /// A client that opens streams, says at most so much for each of them and for each DATA frame that it
     /// gets, and resets no more than every other stream, keeps its connection however it mixes that; and
