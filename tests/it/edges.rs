@@ -56,6 +56,34 @@ fn gateway_without_bind(rules: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_servers_hosts_say_whose_routes_they_take() {
+    let site = Site::new();
+    let hosts = "./own.com, shop/shop.com, '*/any.com', plain.com";
+    let mut all = gateway("plain", 80, "HTTP", hosts, "");
+    for name in ["own", "shop", "any", "plain"] {
+        let rules = "  http: [{directResponse: {status: 201}}]\n";
+        let of_shop = routes(name, "istio-system/plain", &format!("{name}.com"), rules);
+        all += &of_shop
+            .replace("status: 201", "status: 202")
+            .replace(": shop}\n", ": istio-system}\n");
+        all += &of_shop;
+    }
+    site.config("all", &all);
+    let gateway = site.start(&[80]);
+    // Where both may, the first does.
+    for (host, status) in
+        [("own.com", 202), ("shop.com", 201), ("any.com", 202), ("plain.com", 202)]
+    {
+        assert_eq!(ask(Ipv4Addr::LOCALHOST, gateway.port(80), host).await, Some(status), "{host}");
+    }
+    let mine = all.replace("./own.com", "nobody/own.com").replace("shop/shop.com", "./shop.com");
+    gateway.reload(|| _ = site.config("all", &mine));
+    for (host, status) in [("own.com", 404), ("shop.com", 202)] {
+        assert_eq!(ask(Ipv4Addr::LOCALHOST, gateway.port(80), host).await, Some(status), "{host}");
+    }
+}
+
+#[tokio::test]
 async fn a_bind_that_clashes_is_told_and_the_earlier_server_goes_on() {
     let site = Site::new();
     let direct = "  http: [{directResponse: {status: 202}}]\n";

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::backend::Backend;
 use crate::client::{Http, connect, proven, shake, tls};
-use crate::gateway::{Gateway, Site, gateway, mounted, routes, service, to};
+use crate::gateway::{Gateway, Site, front, gateway, mounted, routes, service, to};
 
 const ANSWER: &str = "  http: [{directResponse: {status: 200, body: {string: TEXT}}}]\n";
 
@@ -41,6 +41,28 @@ async fn routes_change_under_an_open_connection() {
     assert_eq!(said(&mut http).await, "two");
     gateway.wait("it is counted", || gateway.metrics().contains("portcullis_config_generation 2"));
     gateway.tells("generation=2");
+}
+
+#[tokio::test]
+async fn connections_to_backends_outlive_changes_of_other_routes_and_services() {
+    let (echo, other) = (Backend::http1().await, Backend::http1().await);
+    let (site, gateway) = front("HTTP", echo.port);
+    let mut http = Http::plain(gateway.port(80)).await;
+    for status in [201, 202, 203] {
+        assert_eq!(http.get("http://a.com/").await.status, 200);
+        let rules = format!("  http: [{{directResponse: {{status: {status}}}}}]\n");
+        let more = routes("more", "istio-system/plain", "b.com", &rules)
+            + &service("more", "HTTP", other.port + status % 2);
+        gateway.reload(|| _ = site.config("more", &more));
+        assert_eq!(http.get("http://b.com/").await.status.as_u16(), status);
+    }
+    assert_eq!((echo.connections(), echo.requests()), (1, 3));
+    // Another endpoint is another connection.
+    let all = fs::read_to_string(site.path("config/all.yaml")).unwrap();
+    let moved = all.replace(&echo.port.to_string(), &other.port.to_string());
+    gateway.reload(|| _ = site.config("all", &moved));
+    assert_eq!(http.get("http://a.com/").await.status, 200);
+    assert_eq!((echo.requests(), other.connections()), (3, 1));
 }
 
 #[tokio::test]

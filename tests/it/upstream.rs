@@ -194,6 +194,19 @@ async fn origination_verifies_the_server_and_shows_what_it_is_told() {
     }
 }
 
+#[tokio::test]
+async fn a_server_that_never_shakes_hands_is_given_up_in_time() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let limited = "connectionPool: {tcp: {connectTimeout: 100ms}}, tls: {mode: SIMPLE}";
+    let (_site, gateway) = start(&(service("echo", "HTTP", port) + &policy("echo", limited)));
+    let reply = Http::plain(gateway.port(80)).await.get("http://a.com/").await;
+    assert_eq!(reply.status, 503);
+    let reason = "retried and the latest reset reason: connection timeout";
+    assert!(reply.text().contains(reason), "{}", reply.text());
+    gateway.wait("the log tells", || gateway.out().contains(" 503 UF,URX "));
+}
+
 const OK: Step = Step::Say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
 
 #[tokio::test]
