@@ -99,17 +99,19 @@ pub fn is_read_as(name: &str, other: &str) -> bool {
     name.len() == other.len() && name.bytes().map(dashed).eq(other.bytes().map(dashed))
 }
 
-/// Whether a name with underscores is read as one that this gateway strips or says itself.
-pub fn is_imitation(name: &str) -> bool {
-    if !name.contains('_') {
-        return false;
-    }
+/// Whether a name is, or is read as, one that this gateway strips or says itself.
+pub fn is_own(name: &str) -> bool {
     let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|own| is_read_as(own, prefix));
     begins("x-forwarded-")
         || begins(CONTROL_PREFIX)
         || ["x-request-id", "client-cert", "client-cert-chain"]
             .iter()
             .any(|own| is_read_as(name, own))
+}
+
+/// Whether a name with underscores is read as one of those.
+pub fn is_imitation(name: &str) -> bool {
+    name.contains('_') && is_own(name)
 }
 
 #[cfg(test)]

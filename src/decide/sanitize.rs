@@ -11,7 +11,7 @@ use super::head::{Head, nominated};
 use crate::base::header::{
     CLIENT_CERT, CLIENT_CERT_CHAIN, CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION,
     STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
-    X_FORWARDED_PROTO, X_REQUEST_ID, is_imitation,
+    X_FORWARDED_PROTO, X_REQUEST_ID, is_imitation, is_own,
 };
 use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 
@@ -62,6 +62,11 @@ pub fn sanitize<B>(
     if named && let Ok(host) = HeaderValue::from_str(&head.authority) {
         headers.insert(HOST, host);
     }
+}
+
+/// Removes what no sender may say after a body: a backend may take a trailer for a header.
+pub fn sanitize_trailers(trailers: &mut HeaderMap) {
+    remove_each(trailers, is_own);
 }
 
 fn remove_each(headers: &mut HeaderMap, which: impl Fn(&str) -> bool) {

@@ -1,8 +1,11 @@
 //! Request heads: those refused before they become requests, of which clients and operators are told, and
 //! fields that do not pass.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use crate::backend::Backend;
-use crate::client::{Http, raw};
+use crate::client::{Http, connect, raw};
 use crate::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, fields, frame, head,
 };
@@ -88,4 +91,21 @@ async fn fields_that_a_backend_may_take_for_ours_do_not_pass() {
         assert_eq!((&headers["x_own"], &headers["client_name"]), (&"1".into(), &"2".into()));
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
     }
+}
+
+#[tokio::test]
+async fn trailers_say_nothing_in_the_gateways_name() {
+    const SENT: &str = "POST / HTTP/1.1\r\nhost: a.com\r\nte: trailers\r\n\
+        trailer: x-sum, x-forwarded-for, client_cert\r\ntransfer-encoding: chunked\r\n\r\n\
+        2\r\nok\r\n0\r\nx-sum: 7\r\nx-forwarded-for: forged\r\nclient_cert: forged\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_site, gateway) = front("HTTP", listener.local_addr().unwrap().port());
+    let mut client = connect(gateway.port(80)).await;
+    client.write_all(SENT.as_bytes()).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut seen = String::new();
+    while !(seen.contains("\r\n0\r\n") && seen.ends_with("\r\n\r\n")) {
+        seen.push(stream.read_u8().await.unwrap().into());
+    }
+    assert!(seen.contains("x-sum: 7") && !seen.contains("forged"), "{seen}");
 }

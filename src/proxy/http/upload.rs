@@ -22,6 +22,7 @@ use super::request_body::RequestBody;
 use super::tee::{BodyCopy, CopyState, Piece};
 use crate::base::limit;
 use crate::decide::reject::{BadRequest, Reject};
+use crate::decide::sanitize::sanitize_trailers;
 use crate::telemetry::messages::MessageMeter;
 
 /// A client's body, shared by what sends it on and by the exchange it belongs to.
@@ -259,6 +260,9 @@ impl Upload {
         if let Some(decoder) = &mut *self.decoder.borrow_mut() {
             let decoded = decoder.decode_frame(frame, last);
             frame = decoded.inspect_err(|_| self.fault.set(Some(Fault::Malformed)))?;
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            sanitize_trailers(trailers);
         }
         if let Some(data) = frame.data_ref() {
             self.messages.borrow_mut().iter_mut().for_each(|meter| meter.pass(data));
