@@ -106,12 +106,17 @@ impl Folder {
         let failed = |source| FolderError::File { path: folder.path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&folder.path).map_err(failed)?;
         let there = |name: &&&'static str| folder.path.join(name).exists();
-        match (NEEDED.iter().find(there), NEEDED.iter().find(|name| !there(name))) {
+        let mut parts = NEEDED.iter().chain(&[ROOT_KEY, CHAIN]);
+        match (parts.find(there), NEEDED.iter().find(|name| !there(name))) {
             (Some(_), Some(missing)) => {
                 return Err(FolderError::Partial { folder: folder.path, missing });
             }
             (None, _) => folder.create(trust_domain, now)?,
             (Some(_), None) => {}
+        }
+        let root_key = folder.path.join(ROOT_KEY);
+        if root_key.exists() {
+            open_key(&root_key)?;
         }
         Ok(folder)
     }
@@ -259,18 +264,26 @@ enum Access {
     Owner,
 }
 
-/// Reads a key that only its owner may read.
-fn read_key(path: &Path) -> Result<Secret<Vec<u8>>, FolderError> {
-    use std::io::Read as _;
-
+/// Opens a key that only its owner may read.
+fn open_key(path: &Path) -> Result<File, FolderError> {
     let failed = |source| FolderError::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(FolderError::Exposed { path: path.to_owned(), mode });
+    if mode & 0o077 == 0 {
+        Ok(file)
+    } else {
+        Err(FolderError::Exposed { path: path.to_owned(), mode })
     }
+}
+
+fn read_key(path: &Path) -> Result<Secret<Vec<u8>>, FolderError> {
+    use std::io::Read as _;
+
     let mut key = Vec::new();
-    file.take(limit::CREDENTIAL_FILE_BYTES).read_to_end(&mut key).map_err(failed)?;
+    open_key(path)?
+        .take(limit::CREDENTIAL_FILE_BYTES)
+        .read_to_end(&mut key)
+        .map_err(|source| FolderError::File { path: path.to_owned(), source })?;
     Ok(Secret::new(key))
 }
 

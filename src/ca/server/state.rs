@@ -216,7 +216,7 @@ fn digest(contents: &Contents) -> Fingerprint {
         hasher.part(file.fingerprint().as_bytes());
     }
     for revoked in &contents.revoked {
-        hasher.part(&revoked.serial);
+        hasher.part(&revoked.serial).part(&revoked.at.to_be_bytes());
     }
     hasher.finish()
 }

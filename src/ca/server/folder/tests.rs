@@ -32,8 +32,8 @@ fn an_empty_folder_gets_a_ca_and_keeps_it() {
 fn exposed_keys_and_missing_parts_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).unwrap();
-    for wide in [0o640, 0o604, 0o620, 0o601] {
-        let path = dir.path().join(KEY);
+    for (name, wide) in [KEY, ROOT_KEY].iter().flat_map(|name| WIDE.map(|wide| (name, wide))) {
+        let path = dir.path().join(name);
         fs::set_permissions(&path, fs::Permissions::from_mode(wide)).unwrap();
         let error = open(dir.path()).err().unwrap();
         assert!(matches!(error, FolderError::Exposed { mode, .. } if mode == wide), "{error}");
@@ -45,6 +45,29 @@ fn exposed_keys_and_missing_parts_are_refused() {
     fs::remove_file(dir.path().join(ROOT)).unwrap();
     let error = open(dir.path()).err().unwrap();
     assert!(matches!(error, FolderError::Partial { missing: ROOT, .. }), "{error}");
+}
+
+const WIDE: [u32; 4] = [0o640, 0o604, 0o620, 0o601];
+
+#[test]
+fn a_key_that_lies_alone_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [ROOT_KEY, CHAIN, KEY] {
+        let path = dir.path().join(name);
+        fs::write(&path, "mine").unwrap();
+        let error = open(dir.path()).err().unwrap();
+        assert!(matches!(error, FolderError::Partial { missing: CERTIFICATE, .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine", "{name}");
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn the_log_is_for_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path().to_owned(), "td", NOW).unwrap();
+    folder.log().unwrap();
+    assert_eq!(mode(&dir.path().join(LOG)), 0o600);
 }
 
 #[test]
