@@ -158,11 +158,16 @@ fn sessions_are_resumed_by_their_own_server_only() {
     let open = server(&leaf, ClientAuth::None);
     let rules = TrustRules { roots: Some(roots(&mesh)), ..TrustRules::default() };
     let guarded = server(&leaf, ClientAuth::Optional(rules));
-    let config = client_config(&client(&mesh, &[], None)).unwrap();
-    let kind = |server| shake(server, &config, "a.com").unwrap().0;
-    assert_ne!(kind(&open), HandshakeKind::Resumed);
-    assert_eq!(kind(&open), HandshakeKind::Resumed);
-    assert_ne!(kind(&guarded), HandshakeKind::Resumed);
+    for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+        let only = CryptoSpec { max: Some(version), ..CryptoSpec::default() };
+        let mut spec = client(&mesh, &[], None);
+        spec.crypto = Providers::default().profile(&only).unwrap().0;
+        let config = client_config(&spec).unwrap();
+        let kind = |server| shake(server, &config, "a.com").unwrap().0;
+        assert_ne!(kind(&open), HandshakeKind::Resumed, "{version:?}");
+        assert_eq!(kind(&open), HandshakeKind::Resumed, "{version:?}");
+        assert_ne!(kind(&guarded), HandshakeKind::Resumed, "{version:?}");
+    }
 }
 
 #[test]

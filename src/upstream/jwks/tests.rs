@@ -191,9 +191,13 @@ async fn redirects_are_followed_a_few_times() {
 
 #[tokio::test]
 async fn redirects_to_metadata_services_are_refused() {
-    for to in
-        ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "//[::ffff:169.254.0.1]/"]
-    {
+    for to in [
+        "http://169.254.169.254/latest",
+        "http://[fd00:ec2::254]/",
+        "//[::ffff:169.254.0.1]/",
+        // A name to everyone but the resolver.
+        "http://2852039166/latest",
+    ] {
         check(move |_| redirect(to), JwksState::NeverFetched, Some("metadata")).await;
     }
     check(|_| redirect("ftp://a/"), JwksState::NeverFetched, Some("not an http")).await;
