@@ -35,7 +35,8 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// A CA that gives this process's user `istio-system/gateway`, and the join token's holder too.
+    /// A CA that gives this process's user `istio-system/gateway`, and the join token's holder too;
+    /// another user would be `shop/other`.
     pub fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("ca")).unwrap();
@@ -43,7 +44,8 @@ impl Ca {
         let uid = rustix::process::getuid().as_raw();
         let account = "namespace: istio-system, serviceAccount: gateway";
         let workloads = format!(
-            "sockets: [{{uid: {uid}, {account}}}]\ntokens: [{{sha256: '{}', {account}}}, \
+            "sockets: [{{uid: 4294967293, namespace: shop, serviceAccount: other}}, {{uid: {uid}, \
+             {account}}}]\ntokens: [{{sha256: '{}', {account}}}, \
              {{sha256: '{}', namespace: shop, serviceAccount: echo}}]\n",
             digest(TOKEN),
             digest(ECHO_TOKEN),

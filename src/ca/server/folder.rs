@@ -269,11 +269,10 @@ fn open_key(path: &Path) -> Result<File, FolderError> {
     let failed = |source| FolderError::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        Ok(file)
-    } else {
-        Err(FolderError::Exposed { path: path.to_owned(), mode })
+    if mode & 0o077 != 0 {
+        return Err(FolderError::Exposed { path: path.to_owned(), mode });
     }
+    Ok(file)
 }
 
 fn read_key(path: &Path) -> Result<Secret<Vec<u8>>, FolderError> {
