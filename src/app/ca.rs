@@ -1,11 +1,12 @@
 //! `portcullis ca`: the built-in CA as a process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use http::Uri;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Handle};
 
@@ -136,7 +137,7 @@ struct TokenKeys {
 
 impl TokenKeys {
     fn start(settings: &TokenSettings, runtime: &Handle) -> anyhow::Result<Self> {
-        if settings.keys.starts_with("https://") || settings.keys.starts_with("http://") {
+        if fetched(&settings.keys)? {
             let metrics = Metrics::new(WorkloadLabels::default())?;
             let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics);
             let source = JwksSource {
@@ -157,6 +158,22 @@ impl TokenKeys {
         runtime.spawn(follow_keys(path, reader, keys.clone()));
         Ok(Self { keys, _engine: None })
     }
+}
+
+/// Whether keys are at an address. Without TLS it must be this machine's: who is on the way could put
+/// keys of its own there, and be anyone.
+fn fetched(keys: &str) -> anyhow::Result<bool> {
+    if !keys.starts_with("http://") {
+        return Ok(keys.starts_with("https://"));
+    }
+    let uri = keys.parse::<Uri>().context("--token-keys is no address")?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    anyhow::ensure!(
+        here,
+        "--token-keys \"{keys}\" is not protected on its way; give an https address, or a file"
+    );
+    Ok(true)
 }
 
 fn read_keys(path: &Path, reader: &mut Reader) -> anyhow::Result<KeyState> {
@@ -185,6 +202,29 @@ async fn follow_keys(path: PathBuf, mut reader: Reader, keys: Arc<IssuerKeys>) {
                     failure = said;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &str, expected: Option<bool>) {
+        assert_eq!(fetched(keys).ok(), expected, "{keys}");
+    }
+
+    #[test]
+    fn keys_come_over_tls_or_from_this_machine() {
+        check("keys.json", Some(false));
+        check("https://a.example/keys", Some(true));
+        for here in ["http://localhost:8001/k", "http://127.0.0.1/k", "http://[::1]:1/k"] {
+            check(here, Some(true));
+        }
+        for away in
+            ["http://a.example/k", "http://10.0.0.1/k", "http://localhost.a.example/k", "http://"]
+        {
+            check(away, None);
         }
     }
 }

@@ -23,14 +23,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::public_key::PublicKey;
 
 use crate::authority::{Ca, TOKEN};
 use crate::fixture;
 use crate::gateway::PATIENCE;
+use crate::keys::KeyServer;
 
 pub const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/gateway";
 
@@ -158,6 +160,31 @@ async fn a_service_account_token_is_verified_by_the_clusters_keys() {
     .unwrap();
 }
 
+#[tokio::test]
+async fn the_clusters_keys_are_fetched_from_their_address() {
+    let keys = KeyServer::start(fixture::issuer().key_set("RS256", "k")).await;
+    let address = format!("http://127.0.0.1:{}/keys", keys.port);
+    let ca = Ca::start(&["--token-keys", &address]);
+    let mut client = ca.client().await;
+    let key = KeyPair::generate().unwrap();
+    let claims = json!({
+        "iss": "https://kubernetes", "aud": "istio-ca", "exp": UnixTime::now().as_secs() + 600,
+        "sub": "system:serviceaccount:shop:cart",
+    });
+    let header = json!({"alg": "RS256", "kid": "k"});
+    let good = fixture::issuer().token(&header, &claims);
+    timeout(PATIENCE, async {
+        while create(&mut client, &good, signing_request(&key, &[]), 0).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let forged = fixture::stranger().token(&header, &claims);
+    let outcome = create(&mut client, &forged, signing_request(&key, &[]), 0).await;
+    assert_eq!(outcome.unwrap_err().code(), Code::Unauthenticated);
+}
+
 /// One SDS stream.
 struct Secrets {
     _client: Client,
@@ -206,16 +233,25 @@ fn chain_of(secret: &Secret) -> Vec<CertificateDer<'static>> {
 
 #[tokio::test]
 async fn sds_gives_certificate_and_roots_and_renews_them() {
-    let ca = Ca::start(&["--lifetime", "3s"]);
+    let ca = Ca::start(&["--lifetime", "6s"]);
     let mut secrets = Secrets::open(&ca).await;
+    let start = Instant::now();
     secrets.ask(&[DEFAULT, ROOT_CA, "other"], "", false).await;
     let (nonce, first) = secrets.next().await.unwrap();
     assert_eq!([first[0].name.as_str(), &first[1].name], [ROOT_CA, DEFAULT]);
     assert_eq!(first[0].clone().into_roots().unwrap(), ca.read("ca/root-cert.pem").as_bytes());
     verify(&ca, &chain_of(&first[1]), GATEWAY);
+    for certificate in chain_of(&first[1]) {
+        let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+        let key = certificate.public_key().parsed().unwrap();
+        assert!(matches!(key, PublicKey::EC(point) if point.key_size() == 256));
+    }
     // Accepting is not answered: what comes next is the renewal.
     secrets.ask(&[DEFAULT, ROOT_CA, "other"], &nonce, false).await;
     let (nonce, second) = secrets.next().await.unwrap();
+    // At half of its life, a second of which may be over when it is made.
+    let renewed = start.elapsed();
+    assert!((2..5).contains(&renewed.as_secs()), "{renewed:?}");
     assert_ne!(chain_of(&second[1])[0], chain_of(&first[1])[0]);
     verify(&ca, &chain_of(&second[1]), GATEWAY);
     // Nor is refusing.

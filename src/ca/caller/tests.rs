@@ -72,6 +72,7 @@ fn tokens_of_others_and_for_others_are_refused() {
     check(&with("exp", &json!(NOW - 61)), "not accepted");
     check(&with("nbf", &json!(NOW + 61)), "not accepted");
     check(&with("exp", &Value::Null), "never expires");
+    check(&with("exp", &json!(0.5)), "never expires");
     check(&with("sub", &Value::Null), "\"sub\"");
     check(&with("sub", &json!("alice")), "\"sub\"");
     check(&with("sub", &json!("system:serviceaccount:shop")), "\"sub\"");
