@@ -25,6 +25,6 @@ pub use keys::{InvalidKeySet, KeySet, SkippedKey, UnusableKey};
 pub use locate::{HeaderLocation, Locations, RequestTokens, TokenPlace};
 pub use rule::{
     Audiences, Authenticator, ClaimHeader, ForwardToken, JwtRule, Verdict, VerifiedToken,
-    is_preflight,
+    is_preflight, remove_owned,
 };
 pub use source::{DeclaredEndpoints, JwksSource, KeyLocation, printable};

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 
 use crate::backend::Backend;
 use crate::client::{Http, connect, raw};
+use crate::fixture::issuer;
 use crate::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, fields, frame, head,
 };
@@ -96,10 +97,15 @@ async fn fields_that_a_backend_may_take_for_ours_do_not_pass() {
 #[tokio::test]
 async fn trailers_say_nothing_in_the_gateways_name() {
     const SENT: &str = "POST / HTTP/1.1\r\nhost: a.com\r\nte: trailers\r\n\
-        trailer: x-sum, x-forwarded-for, client_cert\r\ntransfer-encoding: chunked\r\n\r\n\
-        2\r\nok\r\n0\r\nx-sum: 7\r\nx-forwarded-for: forged\r\nclient_cert: forged\r\n\r\n";
+        trailer: x-sum, x-forwarded-for, client_cert, x_sub\r\ntransfer-encoding: chunked\r\n\r\n\
+        2\r\nok\r\n0\r\nx-sum: 7\r\nx-forwarded-for: forged\r\nclient_cert: forged\r\nx_sub: forged\r\n\r\n";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (_site, gateway) = front("HTTP", listener.local_addr().unwrap().port());
+    let (site, gateway) = front("HTTP", listener.local_addr().unwrap().port());
+    let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, \
+                  namespace: istio-system}\nspec: {jwtRules: [{issuer: i, jwks: 'KEYS', \
+                  outputClaimToHeaders: [{header: x-sub, claim: sub}]}]}\n";
+    let keys = issuer().key_set("ES256", "k");
+    gateway.reload(|| _ = site.config("tokens", &tokens.replace("KEYS", &keys)));
     let mut client = connect(gateway.port(80)).await;
     client.write_all(SENT.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();

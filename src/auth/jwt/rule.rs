@@ -172,11 +172,21 @@ impl JwtRule {
     }
 }
 
+/// Removes headers that rules fill, and those that a backend may take for them (`x_user` for `x-user`).
+pub fn remove_owned(owned: &[HeaderName], headers: &mut HeaderMap) {
+    let is_owned =
+        |name: &&HeaderName| owned.iter().any(|own| is_read_as(name.as_str(), own.as_str()));
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_owned).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
 /// All rules that apply to a gateway, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Authenticator {
     rules: Vec<JwtRule>,
-    owned_headers: Vec<HeaderName>,
+    owned_headers: Arc<[HeaderName]>,
 }
 
 impl Authenticator {
@@ -191,7 +201,7 @@ impl Authenticator {
                 }
             }
         }
-        Self { rules, owned_headers }
+        Self { rules, owned_headers: owned_headers.into() }
     }
 
     /// The rules, in order.
@@ -251,22 +261,15 @@ impl Authenticator {
         Cow::Owned(headers)
     }
 
-    /// Removes the headers that rules fill, and those that a backend may take for them (`x_user` for
-    /// `x-user`).
-    fn remove_owned(&self, headers: &mut HeaderMap) {
-        let is_owned = |name: &&HeaderName| {
-            self.owned_headers.iter().any(|own| is_read_as(name.as_str(), own.as_str()))
-        };
-        let owned: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_owned).cloned().collect();
-        for name in owned {
-            headers.remove(name);
-        }
+    /// The headers that rules fill.
+    pub fn owned_headers(&self) -> &Arc<[HeaderName]> {
+        &self.owned_headers
     }
 
     /// Fills the headers of the verifying rule, and removes those that other rules fill.
     pub fn fill(&self, verdict: &Verdict, headers: &mut HeaderMap) {
         if !self.owned_headers.is_empty() {
-            self.remove_owned(headers);
+            remove_owned(&self.owned_headers, headers);
         }
         let Verdict::Verified(verified) = verdict else { return };
         let Some(rule) = self.rules.get(verified.rule) else { return };

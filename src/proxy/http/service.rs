@@ -155,9 +155,12 @@ fn decided<'a>(
         exchange.stand(snapshot, matches!(verdict, Verdict::Verified(_)));
     }
     let mut plan = Plan::default();
-    let Exchange { request, head, connection, extra, .. } = &mut *exchange;
+    let Exchange { request, head, connection, extra, upload, .. } = &mut *exchange;
     match (&outcome, &snapshot.authentication) {
-        (Outcome::Forward(rule, _), _) => {
+        (Outcome::Forward(rule, _), authenticator) => {
+            if let Some(authenticator) = authenticator {
+                upload.withhold(authenticator.owned_headers());
+            }
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
             if let Some(cors) = cors {
                 extra.get_or_insert_default().extend(cors);

@@ -8,9 +8,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
@@ -20,6 +22,7 @@ use super::body::BodyError;
 use super::grpc_web::Decoder;
 use super::request_body::RequestBody;
 use super::tee::{BodyCopy, CopyState, Piece};
+use crate::auth::jwt::remove_owned;
 use crate::base::limit;
 use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::sanitize::sanitize_trailers;
@@ -34,6 +37,8 @@ pub struct Upload {
     /// What went wrong with it.
     pub fault: Cell<Option<Fault>>,
     pub(super) ended: Cell<bool>,
+    /// Headers that its trailers may not have, besides those that no client may say.
+    withheld: RefCell<Option<Arc<[HeaderName]>>>,
     /// Counts its gRPC messages.
     messages: RefCell<Option<Box<MessageMeter>>>,
     /// Makes a body in base64 what it stands for.
@@ -103,6 +108,13 @@ impl Upload {
         upload.ended.set(incoming.is_end_stream());
         upload.incoming.replace(Some(incoming));
         Rc::new(upload)
+    }
+
+    /// Keeps headers out of its trailers.
+    pub fn withhold(&self, names: &Arc<[HeaderName]>) {
+        if !names.is_empty() {
+            self.withheld.replace(Some(names.clone()));
+        }
     }
 
     /// Counts gRPC messages from here on.
@@ -263,6 +275,9 @@ impl Upload {
         }
         if let Some(trailers) = frame.trailers_mut() {
             sanitize_trailers(trailers);
+            if let Some(names) = &*self.withheld.borrow() {
+                remove_owned(names, trailers);
+            }
         }
         if let Some(data) = frame.data_ref() {
             self.messages.borrow_mut().iter_mut().for_each(|meter| meter.pass(data));
