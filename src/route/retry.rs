@@ -166,6 +166,10 @@ impl RetryPolicy {
     /// Whether an answer is a cause.
     pub fn retries_answer<B>(&self, response: &Response<B>) -> bool {
         let (status, headers) = (response.status(), response.headers());
+        // What a rate limit refused is asked for again by its own word alone.
+        if headers.contains_key(X_ENVOY_RATELIMITED) {
+            return self.causes.any(Causes::RATE_LIMITED);
+        }
         let code = status.as_u16();
         let grpc = || match headers.get(GRPC_STATUS).map(http::HeaderValue::as_bytes) {
             Some(b"1") => Causes::CANCELLED,
@@ -179,7 +183,6 @@ impl RetryPolicy {
             || (status.is_server_error() && self.causes.any(Causes::FIVE_XX))
             || (matches!(code, 502..=504) && self.causes.any(Causes::GATEWAY_ERROR))
             || (code == 409 && self.causes.any(Causes::RETRIABLE_4XX))
-            || (self.causes.any(Causes::RATE_LIMITED) && headers.contains_key(X_ENVOY_RATELIMITED))
             || self.causes.any(grpc())
     }
 
@@ -240,6 +243,20 @@ mod tests {
             assert!(on(word).retries_answer(&answer), "{word}");
             assert!(!on("5xx").retries_answer(&answer), "{word}");
         }
+    }
+
+    #[test]
+    fn what_a_rate_limit_refused_is_retried_by_its_own_word_alone() {
+        let check = |words: &str, status: u16, expected: bool| {
+            let answer = Response::builder().status(status).header(X_ENVOY_RATELIMITED, "true");
+            assert_eq!(on(words).retries_answer(&answer.body(()).unwrap()), expected, "{words}");
+        };
+        check("envoy-ratelimited", 429, true);
+        check("envoy-ratelimited", 200, true);
+        check("5xx,gateway-error,503,unavailable", 503, false);
+        check("retriable-4xx,429", 429, false);
+        let unmarked = Response::builder().status(429).body(()).unwrap();
+        assert!(!on("envoy-ratelimited").retries_answer(&unmarked));
     }
 
     #[test]
