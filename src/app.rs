@@ -5,6 +5,7 @@
 
 pub mod ca;
 mod control;
+mod endpoint_states;
 mod identity;
 mod key_sets;
 mod ports;
@@ -43,6 +44,7 @@ use crate::upstream::shared::SharedStates;
 
 pub use control::unix_seconds;
 use control::{Control, SharedReport};
+use endpoint_states::EndpointStates;
 use identity::IdentityLife;
 use ports::Ports;
 use settings::{AccessLogFormat, Inputs, Settings};
@@ -83,7 +85,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let ended = workers.ended();
     let readiness = Readiness::default();
     let report = SharedReport::default();
-    let shown = (cell.clone(), jwks.clone());
+    let endpoints = EndpointStates { shared, resolver: resolver.clone() };
+    let shown = (cell.clone(), jwks.clone(), endpoints);
     let hooks = ports::hooks(shown, &report, (commands.clone(), readiness.clone()), level);
     ports.serve(runtime.handle(), (&readiness, prober(settings)?), &metrics, hooks);
 

@@ -21,6 +21,7 @@ use crate::telemetry::logs::LogLevel;
 use crate::upstream::jwks::JwksEngine;
 
 use super::control::{SharedReport, unix_seconds};
+use super::endpoint_states::EndpointStates;
 use super::key_sets;
 use super::settings::Settings;
 use super::workers::Commands;
@@ -90,7 +91,7 @@ fn open(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpLis
 
 /// What the admin port shows and does.
 pub(super) fn hooks(
-    (cell, engine): (SnapshotCell, Arc<JwksEngine>),
+    (cell, engine, endpoints): (SnapshotCell, Arc<JwksEngine>, EndpointStates),
     report: &SharedReport,
     (workers, readiness): (Commands, Readiness),
     level: LogLevel,
@@ -120,7 +121,9 @@ pub(super) fn hooks(
         explain: Box::new(move |query| {
             let question =
                 Question::from_query(query, unix_seconds()).map_err(|e| e.to_string())?;
-            let told = explain(&explained.load(), &question).map_err(|e| e.to_string())?;
+            let snapshot = explained.load();
+            let mut told = explain(&snapshot, &question).map_err(|e| e.to_string())?;
+            endpoints.tell(&mut told, &snapshot);
             serde_json::to_value(told).map_err(|e| e.to_string())
         }),
         drain: Box::new(move || {

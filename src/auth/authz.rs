@@ -81,6 +81,19 @@ pub struct Selected<'a> {
     pub origin: &'a Origin,
 }
 
+/// What one rule says of a request, whatever the others do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleVerdict<'a> {
+    /// `DENY` or `ALLOW`.
+    pub action: &'static str,
+    /// Where it is written.
+    pub origin: &'a Origin,
+    /// How many readings of the path it matches.
+    pub matched: usize,
+    /// How many there are.
+    pub readings: usize,
+}
+
 /// What a rule is for, and so which way a doubt about a match goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -108,6 +121,19 @@ impl Policies {
             Some(selected) => Ok(Some(selected.origin)),
             None => Err(Denial::whole(policy.origin.clone())),
         }
+    }
+
+    /// What each rule says, those that refuse first; nothing is decided by it.
+    pub fn verdicts(&self, facts: &Facts<'_>) -> Vec<RuleVerdict<'_>> {
+        let readings = facts.readings();
+        let of = |action, rules: Vec<_>| {
+            let verdict =
+                move |(origin, matched)| RuleVerdict { action, origin, matched, readings };
+            rules.into_iter().map(verdict)
+        };
+        of("DENY", self.deny.verdicts(facts, Purpose::HoldBack))
+            .chain(of("ALLOW", self.allow.verdicts(facts, Purpose::Pass)))
+            .collect()
     }
 
     /// Whether some rule looks at paths, so that their readings matter.

@@ -8,6 +8,7 @@
 //! comes back at a sweep after its time, whatever happens in between.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,26 @@ pub struct Policy {
     pub most_time: Duration,
     /// Part of the endpoints that may be ejected at once, in percent (`maxEjectionPercent`).
     pub most_percent: u32,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("those that fail in a row:")?;
+        let split = match self.local {
+            Local::AsAnswers => None,
+            Local::Split(count) => Some(count),
+        };
+        for (count, what) in [
+            (self.server_errors, "of 500 and above"),
+            (self.gateway_errors, "of 502, 503 or 504"),
+            (split, "without an answer"),
+        ] {
+            if let Some(count) = count {
+                write!(f, " {count} {what},")?;
+            }
+        }
+        write!(f, " for {:?} and at most {} % of them", self.base_time, self.most_percent)
+    }
 }
 
 /// What failures without an answer count as.
@@ -101,6 +122,11 @@ impl Detector {
     /// Whether an endpoint is ejected.
     pub fn is_ejected(&self, name: &str) -> bool {
         self.hosts.get(name).is_some_and(|state| state.ejected.is_some())
+    }
+
+    /// The endpoints that are ejected, by name.
+    pub fn ejected(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.hosts.iter().filter(|(_, state)| state.ejected.is_some()).map(|(name, _)| name)
     }
 
     /// Whether a good answer of an endpoint would change anything.

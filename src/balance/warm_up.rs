@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** an endpoint that is warm has its whole weight.
 
+use std::fmt;
 use std::time::Duration;
 
 /// `loadBalancer.warmup`.
@@ -13,6 +14,17 @@ pub struct WarmUp {
     pub least: f64,
     /// How fast it grows: 1 linearly, above 1 faster at the beginning (`aggression`).
     pub aggression: f64,
+}
+
+impl fmt::Display for WarmUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = self.least * 100.0;
+        write!(
+            f,
+            "new endpoints have their whole share after {:?}, {percent} % first",
+            self.duration
+        )
+    }
 }
 
 impl WarmUp {

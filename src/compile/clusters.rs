@@ -5,6 +5,7 @@ mod build;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::base::id::Origin;
 use crate::base::labels::DestinationLabels;
 use crate::diag::{Diagnostic, catalog};
 use crate::resources::Resource;
@@ -63,6 +64,21 @@ struct Target<'s, 'a> {
     port: &'s Port,
     governing: Option<Governing<'a>>,
     subset: Option<(&'a Arc<Resource<DestinationRule>>, &'a Subset)>,
+}
+
+impl Target<'_, '_> {
+    /// Where the DestinationRules that govern it are written: the policy, and the subset.
+    fn rules(&self) -> Box<[Origin]> {
+        let governing = self.governing.as_ref().map(|governing| governing.rule);
+        let policy = governing
+            .filter(|rule| rule.spec.traffic_policy.is_some())
+            .map(|rule| rule.origin("spec.trafficPolicy"));
+        let subset = self.subset.map(|(rule, subset)| {
+            let index = rule.spec.subsets.iter().position(|one| std::ptr::eq(one, subset));
+            rule.origin(&format!("spec.subsets[{}]", index.unwrap_or_default()))
+        });
+        policy.into_iter().chain(subset).collect()
+    }
 }
 
 type Key = (String, String, u16, String, Use);

@@ -157,6 +157,7 @@ impl InboundPass<'_, '_> {
             name: name.into(),
             key: hasher.finish(),
             origin: draft.origin.clone(),
+            rules: Box::default(),
             endpoints: Endpoints::Static([endpoint].into()),
             balance: balance::Policy::default(),
             hash: None,

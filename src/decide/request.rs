@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use smallvec::smallvec;
 
-use crate::auth::authz::{Denial, Facts, HttpFacts, Remark};
+use crate::auth::authz::{Denial, Facts, HttpFacts, Remark, RuleVerdict};
 use crate::auth::jwt::{JwtFailure, RequestTokens, TokenCache, Verdict, is_preflight};
 use crate::base::host::{HostPattern, without_port};
 use crate::base::id::Origin;
@@ -234,6 +234,16 @@ fn authorize<'a>(
         let remarks = shadow.as_ref().map(|shadow| shadow.judge(facts));
         (remarks.unwrap_or_default(), policies.judge(facts))
     })
+}
+
+/// What each rule of the policies says of a request whose headers are [`judged_headers`].
+pub fn rule_verdicts<'a>(
+    access: &'a Access,
+    facts: &RequestFacts<'_>,
+    verdict: &Verdict,
+) -> Vec<RuleVerdict<'a>> {
+    let policies = &access.policies;
+    judged(facts, verdict, policies.look_at_paths(), |facts| policies.verdicts(facts))
 }
 
 /// Judges what policies look at of a request; its path in every reading, where these matter.

@@ -1,6 +1,9 @@
 //! The backend's part: rewrites, clusters, endpoints, how connections to them are secured.
 
-use super::{Explanation, Share, Step, policy};
+use std::num::NonZeroU32;
+
+use super::{Explanation, Share, Step, place, policy};
+use crate::base::limit;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
 use crate::snapshot::route::Forward;
@@ -56,18 +59,41 @@ pub(super) fn cluster<'a>(
         security(cluster),
     ];
     let tunnel = cluster.tunnel.as_ref().map(|tunnel| format!("through a proxy, by {tunnel}"));
-    let budget = cluster.limits.budget.map(|budget| budget.to_string());
-    let outliers = cluster.outliers.as_ref().map(|_| "endpoints that fail are ejected".to_owned());
+    let outliers = cluster.outliers.as_ref().map(|policy| format!("ejected are {policy}"));
     tale.step("destination", format!("{}, weight {weight}", cluster.name))
         .by(&cluster.origin)
+        .considered(cluster.rules.iter().map(|rule| format!("as {} says", place(rule))))
         .considered(facts)
         .considered(
             cluster.hash.as_ref().map(|hash| format!("one client, one endpoint: by {hash}")),
         )
+        .considered(cluster.balance.warm_up.map(|warm_up| warm_up.to_string()))
         .considered(outliers)
-        .considered(budget)
+        .considered(bounds(cluster))
         .considered(tunnel)
         .considered(endpoints(&cluster.endpoints))
+}
+
+/// What bounds it, where anything does.
+fn bounds(cluster: &Cluster) -> Vec<String> {
+    let (limits, each) = (cluster.limits, cluster.connection);
+    let most =
+        |of: &str, most: Option<NonZeroU32>| most.map(|most| format!("{of}: at most {most}"));
+    let streams = Some(each.streams).filter(|most| *most != limit::UPSTREAM_STREAMS);
+    [
+        most("connections", limits.connections),
+        most("requests that wait for a connection", limits.pending),
+        most("requests at a time", limits.requests),
+        most("retries at a time", limits.retries.filter(|_| limits.budget.is_none())),
+        limits.budget.map(|budget| budget.to_string()),
+        most("requests of a connection", each.requests),
+        most("streams of a connection", streams),
+        each.age.map(|age| format!("age of a connection: at most {age:?}")),
+        each.proxy.map(|version| format!("a PROXY header {version:?} begins each connection")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn security(cluster: &Cluster) -> String {

@@ -7,16 +7,15 @@ use http::{HeaderMap, HeaderValue, Request};
 use hyper::ext::Protocol;
 
 use super::{Explanation, Question, backend, place, policy, token};
-use crate::auth::authz::Denial;
+use crate::auth::authz::{Denial, RuleVerdict};
 use crate::auth::jwt::{TokenCache, Verdict};
-use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::external::{providers, selects};
 use crate::decide::grpc_web::Call;
 use crate::decide::head::{Head, Sender};
 use crate::decide::reject::Reject;
 use crate::decide::request::{
-    Decision, Outcome, RequestFacts, decide, judged_headers, routing_head,
+    Decision, Outcome, RequestFacts, decide, judged_headers, routing_head, rule_verdicts,
 };
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::decide::websocket;
@@ -81,14 +80,14 @@ pub(super) fn tell(
         tale.outcome.principal = token.principal.as_deref().map(str::to_owned);
     }
     policy::remarks(tale, &decision.remarks);
-    access(tale, snapshot, arrived, decision.allowed);
+    let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
+    let seen = RequestHead { headers: &headers, ..facts.head };
+    access(tale, snapshot, arrived, (&RequestFacts { head: seen, ..facts }, &decision));
     tale.outcome.policy = decision.allowed.map(|origin| origin.resource.to_string());
     if let Outcome::Reject(reject @ Reject::Denied(denial)) = &decision.outcome {
         tale.outcome.policy = Some(denial.origin.resource.to_string());
         return refuse(tale, "access", reject);
     }
-    let headers = judged_headers(snapshot, &decision.verdict, facts.head.headers);
-    let seen = RequestHead { headers: &headers, ..facts.head };
     routes(tale, &decision, &routing_head(seen, &decision.verdict));
     if matches!(decision.outcome, Outcome::Forward(..)) {
         grpc_web(tale, arrived.block, request.headers_mut());
@@ -221,7 +220,7 @@ fn access(
     tale: &mut Explanation,
     snapshot: &Snapshot,
     arrived: &Arrived<'_>,
-    allowed: Option<&Origin>,
+    (facts, decision): (&RequestFacts<'_>, &Decision<'_>),
 ) {
     let who = arrived.identity.as_ref().and_then(PeerIdentity::spiffe_id);
     let who = who.map(|id| format!("source principal {}", id.principal()));
@@ -233,17 +232,27 @@ fn access(
             tale.step("access", "everything is refused").by(origin).considered(who);
         }
         Authorization::Enforce(access) => {
-            let all = access
-                .policies
-                .iter()
-                .map(|(action, one)| format!("{action} {}", place(&one.origin)));
+            let without_rules = access.policies.iter().filter(|(_, one)| one.rules.is_empty());
+            let without_rules = without_rules
+                .map(|(action, one)| format!("{action} without a rule: {}", place(&one.origin)));
+            let verdicts = rule_verdicts(access, facts, &decision.verdict);
             let step = tale.step("access", "judged by the policies that select this gateway");
-            if let Some(origin) = allowed {
+            if let Some(origin) = decision.allowed {
                 step.by(origin);
             }
-            step.considered(who).considered(all);
+            step.considered(who).considered(without_rules).considered(verdicts.iter().map(rule));
         }
     }
+}
+
+/// What a rule says.
+fn rule(verdict: &RuleVerdict<'_>) -> String {
+    let says = match verdict.matched {
+        0 => "does not match",
+        all if all == verdict.readings => "matches",
+        _ => "matches some readings of the path",
+    };
+    format!("{} {says}: {}", verdict.action, place(verdict.origin))
 }
 
 fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_>) {

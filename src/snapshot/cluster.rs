@@ -37,6 +37,8 @@ pub struct Cluster {
     pub key: Fingerprint,
     /// The resource that defines the service.
     pub origin: Origin,
+    /// The DestinationRules that say the rest: of the policy, and of the subset.
+    pub rules: Box<[Origin]>,
     /// Where to connect.
     pub endpoints: Endpoints,
     /// How endpoints are chosen.

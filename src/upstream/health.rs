@@ -79,6 +79,11 @@ impl Health {
         returned
     }
 
+    /// The endpoints that are ejected.
+    pub(super) fn ejected(&self) -> Vec<Arc<str>> {
+        self.lock().detector.ejected().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -99,6 +99,13 @@ impl Resolver {
         Ok(Self { names: Arc::default(), dns: Arc::new(dns), runtime })
     }
 
+    /// The latest addresses of a name that is resolved; none of another.
+    pub fn known(&self, name: &str) -> Vec<IpAddr> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = names.get(name).and_then(Weak::upgrade);
+        known.map(|addresses| addresses.latest().to_vec()).unwrap_or_default()
+    }
+
     /// The addresses of a name; resolution starts with the first call.
     pub fn addresses(&self, name: &Arc<str>) -> Arc<Addresses> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,10 @@ pub struct SharedStates(Arc<Tables>);
 /// Namespace of the service, and the cluster's name.
 type Key = (Arc<str>, Arc<str>);
 
+fn key(cluster: &Cluster) -> Key {
+    (cluster.origin.resource.namespace.clone(), cluster.name.clone())
+}
+
 #[derive(Debug, Default)]
 struct Tables {
     bounds: Table<Bounds>,
@@ -34,8 +38,14 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
+    /// What is known of a cluster.
+    fn known(&self, cluster: &Cluster) -> Option<Arc<T>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&key(cluster)).and_then(Weak::upgrade)
+    }
+
     fn get(&self, cluster: &Cluster, make: impl FnOnce() -> T) -> Arc<T> {
-        let key = (cluster.origin.resource.namespace.clone(), cluster.name.clone());
+        let key = key(cluster);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = known.get(&key).and_then(Weak::upgrade) {
             return state;
@@ -51,6 +61,11 @@ impl SharedStates {
     /// The bounds of a cluster.
     pub(super) fn bounds(&self, cluster: &Cluster) -> Arc<Bounds> {
         self.0.bounds.get(cluster, Bounds::default)
+    }
+
+    /// The endpoints of a cluster that are ejected, by name.
+    pub fn ejected(&self, cluster: &Cluster) -> Vec<Arc<str>> {
+        self.0.health.known(cluster).map(|health| health.ejected()).unwrap_or_default()
     }
 
     /// The health of a cluster's endpoints.

@@ -80,8 +80,8 @@ fn what_a_rule_does_besides_is_told() {
     let rules = "  http:\n  - name: only\n    match: [{uri: {exact: /only}}]\n    directResponse: \
                  {status: 204}\n  - name: rich\n    match: [{uri: {prefix: /}, statPrefix: riches}]\n    route:\n    - destination: {host: \
                  red.shop.internal}\n      weight: 25\n      headers: {request: {set: {x-key: \
-                 hidden}, remove: [x-old]}}\n    - {destination: {host: green.shop.internal}, \
-                 weight: 75}\n    timeout: 9s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: \
+                 hidden}, remove: [x-old]}}\n    - {destination: {host: green.shop.internal, \
+                 subset: v1}, weight: 75}\n    timeout: 9s\n    retries: {attempts: 3, perTryTimeout: 2s, retryOn: \
                  'gateway-error,418', retryRemoteLocalities: true}\n    mirrors: [{destination: {host: green.shop.internal}, \
                  percentage: {value: 12.5}}]\n    fault: {delay: {fixedDelay: 4s, percentage: \
                  {value: 0.0001}}}\n    corsPolicy: {allowOrigins: [{exact: 'https://b.com'}], \
@@ -92,11 +92,17 @@ fn what_a_rule_does_besides_is_told() {
             + &routes("r", "istio-system/g", "a.com", rules)
             + &service("red", "HTTP", 9)
             + &endpoints("green", "HTTP", &[(9, ", locality: eu/a")])
-            + &policy("green", "loadBalancer: {zoneAwareLbSetting: {enabled: true}}")
+            + &policy(
+                "green",
+                "loadBalancer: {warmup: {duration: 20s}, zoneAwareLbSetting: {enabled: true}}",
+            )
+            .replace("spec: {", "spec: {subsets: [{name: v1, labels: {}}], ")
             + &policy(
                 "red",
                 "loadBalancer: {consistentHash: {httpHeaderName: x-user}}, retryBudget: {percent: \
-                 12.5, budgetInterval: 10s}",
+                 12.5, budgetInterval: 10s}, connectionPool: {tcp: {maxConnections: 7}, http: \
+                 {http1MaxPendingRequests: 6, maxRequestsPerConnection: 5}}, outlierDetection: \
+                 {consecutive5xxErrors: 4, baseEjectionTime: 8s}",
             )),
     );
     let seen = told(&site, &["http://a.com/x"]);
@@ -114,6 +120,13 @@ fn what_a_rule_does_besides_is_told() {
         "from the second on in localities that were not tried",
         "retries at a time: 3 or 12.5 % of the requests of the last 10s",
         "endpoint 127.0.0.1:9, plaintext, priority 2",
+        "as DestinationRule shop/red at config/all.yaml:",
+        "as DestinationRule shop/green at config/all.yaml:",
+        "connections: at most 7",
+        "requests that wait for a connection: at most 6",
+        "requests of a connection: at most 5",
+        "4 of 500 and above, for 8s and at most 10 % of them",
+        "whole share after 20s, 10 % first",
         "request headers: removes x-old, sets x-key",
     ] {
         assert!(text.contains(part), "{part} is not in {seen:#}");
@@ -124,6 +137,46 @@ fn what_a_rule_does_besides_is_told() {
     let preflight =
         told(&site, &[&["http://a.com/x", "--method", "OPTIONS"], &headers[..]].concat());
     assert!(preflight["steps"].to_string().contains("access-control-allow-methods: PATCH"));
+}
+
+#[test]
+fn each_rule_of_the_policies_is_told_with_its_verdict() {
+    let site = Site::new();
+    let policy = |name: &str, action: &str, rules: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, \
+             namespace: istio-system}}\nspec:\n  action: {action}\n  rules:\n{rules}---\n"
+        )
+    };
+    let paths = |value: &str| format!("  - to: [{{operation: {{paths: ['{value}']}}}}]\n");
+    let posts = "  - to: [{operation: {methods: [POST]}}]\n";
+    let allow = policy("pass", "ALLOW", &(posts.to_owned() + &paths("/a*")));
+    site.config("access", &(policy("stop", "DENY", &paths("/ab")) + &allow));
+    let rules = "  http: [{directResponse: {status: 204}}]\n";
+    let routes = routes("r", "istio-system/g", "a.com", rules);
+    site.config("all", &(gateway("g", 80, "HTTP", "a.com", "") + &routes));
+    let check = |path: &str, deny: &str, post: &str, allow: &str| {
+        let told = told(&site, &[&format!("http://a.com{path}")]);
+        let steps = told["steps"].as_array().unwrap();
+        let access = steps.iter().find(|step| step["step"] == "access").unwrap();
+        let at = |name: &str, line: u8| {
+            format!("AuthorizationPolicy istio-system/{name} at config/access.yaml:{line}")
+        };
+        let (no, first, second) = (at("stop", 7), at("pass", 15), at("pass", 16));
+        let expected = [
+            format!("DENY {deny}: {no}"),
+            format!("ALLOW {post}: {first}"),
+            format!("ALLOW {allow}: {second}"),
+        ];
+        assert_eq!(access["considered"], serde_json::json!(expected), "{path}");
+    };
+    let (yes, no) = ("matches", "does not match");
+    check("/", no, no, no);
+    check("/ab", yes, no, yes);
+    check("/a", no, no, yes);
+    // Read as `/ab`, and as it is.
+    check("/a/%2e%2e/ab", yes, no, yes);
+    check("//a", no, no, "matches some readings of the path");
 }
 
 #[test]

@@ -69,6 +69,9 @@ async fn an_endpoint_that_fails_is_left_out_until_it_is_back() {
         clients[turn % 2].get("http://a.com/").await;
     }
     assert_eq!((ejected(&gateway), ejections(&gateway, "ejected")), (1, 1));
+    let explained = || gateway.admin("/explain?url=http://a.com/").to_string();
+    let now = format!("127.0.0.1:{} is ejected", bad.port);
+    assert!(explained().contains(&now), "{}", explained());
     let seen = bad.requests();
     assert_eq!(seen, 3, "the third failure in a row ejects");
     for client in &mut clients {
@@ -77,6 +80,7 @@ async fn an_endpoint_that_fails_is_left_out_until_it_is_back() {
     assert_eq!(bad.requests(), seen);
     bad.fail(false);
     gateway.wait("it is back", || ejected(&gateway) == 0);
+    assert!(!explained().contains(&now), "{}", explained());
     for client in &mut clients {
         assert_eq!(statuses(client, 4, "/").await, [200; 4]);
     }

@@ -40,11 +40,14 @@ async fn names_are_resolved_before_the_first_request_needs_them() {
     let (site, gateway) = start(&endpoints("localhost"));
     let mut http = Http::plain(gateway.port(80)).await;
     assert_eq!(http.get("http://a.com/").await.status, 200);
+    let explained = || gateway.admin("/explain?url=http://a.com/").to_string();
+    assert!(explained().contains("localhost is "), "{}", explained());
     let config = gateway_and(&endpoints("nowhere.invalid"));
     gateway.reload(|| _ = site.config("all", &config));
     let reply = http.get("http://a.com/").await;
     assert_eq!((reply.status.as_u16(), reply.text()), (503, "no healthy upstream"));
     gateway.wait("the log tells", || gateway.out().contains(" 503 UH "));
+    assert!(explained().contains("nowhere.invalid has no address"), "{}", explained());
 }
 
 fn gateway_and(resources: &str) -> String {

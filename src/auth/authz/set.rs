@@ -44,6 +44,16 @@ impl PolicySet {
         (1..facts.readings()).all(|reading| first(reading).is_some()).then_some(found)
     }
 
+    /// Every rule, with the number of the path's readings in which it matches.
+    pub(super) fn verdicts(&self, facts: &Facts<'_>, purpose: Purpose) -> Vec<(&Origin, usize)> {
+        let matched = |rule: &Rule| {
+            let reading = |reading: &usize| rule.matches(&facts.reading(*reading), purpose);
+            (0..facts.readings()).filter(reading).count()
+        };
+        let rules = self.policies.iter().flat_map(|policy| &policy.rules);
+        rules.map(|(rule, origin)| (origin, matched(rule))).collect()
+    }
+
     /// The first rule that matches.
     fn first(&self, facts: &Facts<'_>, purpose: Purpose) -> Option<Selected<'_>> {
         if let Some((index, places)) = self.index.as_deref() {

@@ -66,6 +66,7 @@ impl<'a> ClusterPass<'a> {
             name: name.into(),
             key: hasher.finish(),
             origin: service.origin.clone(),
+            rules: target.rules(),
             endpoints: endpoints::endpoints(service.discovery, reachable, &standings, &flags),
             balance: balance.unwrap_or_default(),
             hash: balancing::hash(balancer),
