@@ -1,5 +1,9 @@
 //! Copies of requests: they arrive, and never harm the request they copy.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use crate::backend::Backend;
 use crate::client::Http;
 use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
@@ -71,12 +75,19 @@ async fn percentages_hold() {
 async fn a_mirror_that_is_dead_or_silent_harms_nothing() {
     let echo = Backend::http1().await;
     let silent = Scripted::start(&[Step::Say("")]).await;
-    let large = "x".repeat(2_000_000);
-    for port in [free_port(), silent.port] {
+    let stalled = Scripted::start(&[Step::Stall]).await;
+    // More than buffers on the way take.
+    let large = "x".repeat(20_000_000);
+    for port in [free_port(), silent.port, stalled.port] {
         let (_site, gateway) = start("mirror: {host: copy.shop.internal}", &echo, port);
-        post(&gateway, "hello").await;
-        post(&gateway, &large).await;
+        // Well before the copy's own time is over.
+        let both = async {
+            post(&gateway, "hello").await;
+            post(&gateway, &large).await;
+        };
+        timeout(Duration::from_secs(10), both).await.expect("a copy delays nothing");
     }
+    assert!(silent.heads() >= 2 && stalled.heads() >= 2);
     let (_site, gateway) = start("mirror: {host: nobody.shop.internal}", &echo, free_port());
     post(&gateway, "hello").await;
 }

@@ -127,7 +127,6 @@ async fn a_tokens_claims_choose_the_rule() {
             .await;
     }
     check(http, "http://a.com/", &[], "unknown").await;
-    check(http, "http://a.com/", &[("@request.auth.claims.sub", "x")][..0], "unknown").await;
 }
 
 #[tokio::test]

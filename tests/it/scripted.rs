@@ -14,6 +14,8 @@ pub enum Step {
     Say(&'static str),
     /// Read so many bytes of a body, then write these.
     Read(usize, &'static str),
+    /// Read no more, and say nothing.
+    Stall,
     /// End the connection without a word.
     Leave,
     /// Reset the connection.
@@ -67,6 +69,7 @@ async fn follow(mut stream: TcpStream, script: &[Step], heads: Arc<AtomicUsize>)
                 stream.read_exact(&mut vec![0; *count]).await.unwrap();
                 stream.write_all(text.as_bytes()).await.unwrap();
             }
+            Step::Stall => std::future::pending().await,
             Step::Leave => return,
             Step::Reset => {
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
