@@ -130,9 +130,9 @@ pub enum ClientCertForwarding {
 }
 
 impl ClientCertForwarding {
-    /// Whether backends are told of the client's certificate.
-    pub fn tells(self) -> bool {
-        matches!(self, Self::SanitizeSet | Self::AppendForward)
+    /// Whether it matters what certificate the client showed.
+    pub fn asks(self) -> bool {
+        matches!(self, Self::SanitizeSet | Self::AppendForward | Self::ForwardOnly)
     }
 }
 

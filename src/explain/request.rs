@@ -160,7 +160,7 @@ fn arrival(
     let own = arrived.block.tls.as_ref().map_or(&[][..], |tls| &tls.certificate_uris);
     let leaf = question.client_chain.first().zip(arrived.identity.as_ref());
     let certificate = leaf
-        .filter(|_| snapshot.edge.client_cert.tells())
+        .filter(|_| snapshot.edge.client_cert.asks())
         .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own, leaf)).ok());
     (address.unwrap_or(HeaderValue::from_static("-")), certificate)
 }

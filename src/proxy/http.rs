@@ -100,7 +100,7 @@ impl Client {
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
         let xfcc = leaf
             .zip(identity.as_ref())
-            .filter(|_| forwarding.tells())
+            .filter(|_| forwarding.asks())
             .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
         let peer = identity.as_deref().map(peer).map(Box::new);
         Self { tls: true, identity, peer, chain, xfcc, told: OnceCell::new() }

@@ -192,3 +192,43 @@ async fn no_hosts_rule_for_clients_is_met_by_anothers_connection_session_or_name
         assert!(count.unwrap_or(0) <= 2, "{resumed:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_certificate_is_treated_as_the_mesh_says() {
+    let backend = Backend::http1().await;
+    // What the backend sees of what the client said and of its own, with a certificate and without.
+    for (mode, shown, hidden) in [
+        ("SANITIZE", "", ""),
+        ("SANITIZE_SET", "own", ""),
+        ("FORWARD_ONLY", "said", ""),
+        ("APPEND_FORWARD", "said,own", ""),
+        ("ALWAYS_FORWARD_ONLY", "said", "said"),
+    ] {
+        let site = Site::new();
+        site.certificate("a", &["a.com"]);
+        site.client_ca("a");
+        let mesh = "defaultConfig: {gatewayTopology: {forwardClientCertDetails: MODE}}\n";
+        site.write("mesh.yaml", mesh.replace("MODE", mode));
+        let settings = "mode: OPTIONAL_MUTUAL, credentialName: a";
+        site.config(
+            "all",
+            &(gateway("a", 443, "HTTPS", "a.com", settings)
+                + &routes("r", "istio-system/a", "a.com", &to("echo"))
+                + &service("echo", "HTTP", backend.port)),
+        );
+        let gateway = site.start_with(&[443], &["--mesh-config", "mesh.yaml"]);
+        let leaf = site.clients.leaf(&["one"], 1);
+        for (certificate, expected) in [(Some(&leaf), shown), (None, hidden)] {
+            let config = tls(&site.edge, certificate, &["h2"]);
+            let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+            let said = [("x-forwarded-client-cert", "By=said")];
+            let seen = http.ask("https://a.com/", &said).await.json();
+            let told = seen["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default();
+            let told = match told.split_once("Hash=") {
+                Some((before, _)) => format!("{before}own"),
+                None => told.to_owned(),
+            };
+            assert_eq!(told.replace("By=", ""), expected, "{mode} {}", certificate.is_some());
+        }
+    }
+}
