@@ -78,16 +78,17 @@ async fn a_mirror_that_is_dead_or_silent_harms_nothing() {
     let stalled = Scripted::start(&[Step::Stall]).await;
     // More than buffers on the way take.
     let large = "x".repeat(20_000_000);
-    for port in [free_port(), silent.port, stalled.port] {
+    for copies in [None, Some(&silent), Some(&stalled)] {
+        let port = copies.map_or_else(free_port, |copies| copies.port);
         let (_site, gateway) = start("mirror: {host: copy.shop.internal}", &echo, port);
         // Well before the copy's own time is over.
         let both = async {
             post(&gateway, "hello").await;
+            gateway.wait("the copy came", || copies.is_none_or(|copies| copies.heads() > 0));
             post(&gateway, &large).await;
         };
         timeout(Duration::from_secs(10), both).await.expect("a copy delays nothing");
     }
-    assert!(silent.heads() >= 2 && stalled.heads() >= 2);
     let (_site, gateway) = start("mirror: {host: nobody.shop.internal}", &echo, free_port());
     post(&gateway, "hello").await;
 }
