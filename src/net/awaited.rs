@@ -4,7 +4,8 @@
 //! A backend that has sent too much without an answer is fed to the library as one that does not speak
 //! HTTP, so that the request ends.
 //!
-//! **Invariant**: no byte is touched while no answer is awaited.
+//! **Invariant**: no byte is touched while no answer is awaited. The allowance is more than the library reads
+//! ahead of an answer's body before the answer is handed over, so that no body is cut.
 
 use std::io;
 use std::pin::Pin;
