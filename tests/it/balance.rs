@@ -58,6 +58,28 @@ async fn of_user(backends: &[Backend], http: &mut Http, user: &str) -> usize {
     reached(backends, async { http.ask("http://a.com/", &[("x-user", user)]).await }).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn least_request_leaves_a_busy_endpoint_alone() {
+    let backends = backends(2).await;
+    for simple in ["LEAST_REQUEST", "UNSPECIFIED"] {
+        let rule = policy("echo", &format!("loadBalancer: {{simple: {simple}}}"));
+        let (_site, gateway) = start(&(echo(&backends, &[]) + &rule), &["--workers", "1"]);
+        let before: Vec<_> = backends.iter().map(Backend::requests).collect();
+        let mut stuck = connect(gateway.port(80)).await;
+        stuck.write_all(b"GET /never HTTP/1.1\r\nhost: a.com\r\n\r\n").await.unwrap();
+        let busy = || backends.iter().zip(&before).position(|(one, count)| one.requests() > *count);
+        gateway.wait("one is busy", || busy().is_some());
+        let busy = busy().unwrap();
+        let mut http = Http::plain(gateway.port(80)).await;
+        let mut there = 0;
+        for _ in 0..400 {
+            there += usize::from(reached(&backends, http.get("http://a.com/")).await == busy);
+        }
+        // Of two picks at random, the less busy one: a quarter, not half.
+        assert!(there < 150, "{simple}: {there}");
+    }
+}
+
 #[tokio::test]
 async fn a_header_keeps_its_endpoint_on_every_worker() {
     let backends = backends(3).await;

@@ -198,7 +198,8 @@ impl Gateway {
         self.wait("the change is live", || self.generation() > before);
     }
 
-    /// Waits for a condition.
+    /// Waits for a condition, and blocks the thread: backends within a test then need another
+    /// (`flavor = "multi_thread"`).
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let start = Instant::now();
         while !condition() {
