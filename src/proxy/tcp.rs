@@ -73,6 +73,27 @@ fn refused(mut record: RequestRecord, refusal: &Refusal<'_>) -> RequestRecord {
     record
 }
 
+/// Asks the providers of CUSTOM policies; the record of a connection that they let pass.
+async fn asked(
+    connection: &Connection,
+    block: &TcpBlock,
+    facts: &ConnectionFacts<'_>,
+    record: RequestRecord,
+) -> Option<RequestRecord> {
+    let refused = tokio::select! {
+        asked = consult(connection, block, facts) => match asked {
+            Ok(()) => return Some(record),
+            Err(why) => externally_refused(record, &why),
+        },
+        () = cut(&connection.registered.liveness) => {
+            let refusal = Refusal { flag: "-", details: STOPPED, reason: STOPPED, origin: None };
+            refused(record, &refusal)
+        }
+    };
+    refused.finish_refused(&connection.registered.worker.telemetry);
+    None
+}
+
 fn externally_refused(mut record: RequestRecord, why: &Refused<'_>) -> RequestRecord {
     let (details, reason, origin) = match why {
         Refused::Denied(origin) => ("ext_authz_denied", "external_authorization_denied", origin),
@@ -157,16 +178,9 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
         refused(record, &refusal).finish_refused(&worker.telemetry);
         return None;
     }
-    tokio::select! {
-        asked = Box::pin(consult(connection, block, &facts)) => if let Err(why) = asked {
-            externally_refused(record, &why).finish_refused(&worker.telemetry);
-            return None;
-        },
-        () = cut(&connection.registered.liveness) => {
-            let refusal = Refusal { flag: "-", details: STOPPED, reason: STOPPED, origin: None };
-            refused(record, &refusal).finish_refused(&worker.telemetry);
-            return None;
-        }
+    if connection.snapshot.authorization.asks() {
+        // Boxed: most gateways ask nobody.
+        record = Box::pin(asked(connection, block, &facts, record)).await?;
     }
     let origin = Some(&block.origin);
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();

@@ -119,12 +119,22 @@ struct Up {
 
 /// The body of the question; empty for CONNECT.
 #[derive(Debug, Default)]
-struct Upload(Option<(DuplexStream, Arc<AtomicBool>)>);
+struct Upload(Option<Sent>);
+
+/// The end of an upload that is read.
+#[derive(Debug)]
+struct Sent {
+    pipe: DuplexStream,
+    ended: Arc<AtomicBool>,
+    /// Room for what is read next.
+    room: BytesMut,
+}
 
 fn upload() -> (Up, Upload) {
     let (pipe, other) = duplex(limit::TUNNEL_BYTES);
     let ended = Arc::<AtomicBool>::default();
-    (Up { pipe, ended: ended.clone() }, Upload(Some((other, ended))))
+    let sent = Sent { pipe: other, ended: ended.clone(), room: BytesMut::new() };
+    (Up { pipe, ended }, Upload(Some(sent)))
 }
 
 impl Body for Upload {
@@ -135,16 +145,19 @@ impl Body for Upload {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let Some((pipe, ended)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
-        let mut bytes = BytesMut::zeroed(limit::TUNNEL_BYTES);
-        let mut buffer = ReadBuf::new(&mut bytes);
+        let Some(Sent { pipe, ended, room }) = &mut self.get_mut().0 else {
+            return Poll::Ready(None);
+        };
+        if room.is_empty() {
+            *room = BytesMut::zeroed(limit::TUNNEL_BYTES);
+        }
+        let mut buffer = ReadBuf::new(room);
         ready!(Pin::new(pipe).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();
-        bytes.truncate(count);
         Poll::Ready(match count {
             0 if ended.load(Relaxed) => None,
             0 => Some(Err(io::ErrorKind::BrokenPipe.into())),
-            _ => Some(Ok(Frame::data(bytes.freeze()))),
+            _ => Some(Ok(Frame::data(room.split_to(count).freeze()))),
         })
     }
 
