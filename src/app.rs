@@ -6,6 +6,7 @@
 pub mod ca;
 mod control;
 mod endpoint_states;
+mod files;
 mod identity;
 mod key_sets;
 mod ports;
@@ -25,7 +26,6 @@ use tokio::time::{sleep, timeout};
 use crate::admin::status::Readiness;
 use crate::base::id::Generation;
 use crate::base::labels::Reporter;
-use crate::base::limit;
 use crate::compile::settings::{CompileSettings, Role};
 use crate::identity::{Feed, IdentitySource};
 use crate::net::listener::explained;
@@ -53,7 +53,7 @@ use workers::{Commands, Workers};
 /// Serves until a signal to stop, drained or cut by then. `ready` runs once everything listens.
 pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let level = logs::start(&settings.log_level, settings.log_format)?;
-    raise_file_limit();
+    files::claim(settings.workers.get())?;
     use_small_pages();
     let feed = Feed::default();
     let loader = loader(&settings.inputs)?.with_identity(feed.clone());
@@ -71,7 +71,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let cell = SnapshotCell::default();
     let (resolver, shared) = (Resolver::new(runtime.handle().clone())?, SharedStates::default());
     let jwks = Arc::new(key_engine(settings, runtime.handle(), &metrics));
-    let connections = connections_per_worker(settings.workers.get());
+    let connections = files::connections_per_worker(settings.workers.get());
     let workers = Workers::start(settings.workers, || Parts {
         cell: cell.clone(),
         resolver: resolver.clone(),
@@ -336,24 +336,4 @@ fn use_small_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay");
     }
-}
-
-/// Files this process may open: as many as the system lets it.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(error) = setrlimit(Resource::Nofile, all) {
-            tracing::warn!(%error, "the limit of open files stays as it is");
-        }
-    }
-}
-
-/// Half of the files, as each connection has one here and one to its backend.
-fn connections_per_worker(workers: usize) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-    (limit::CONNECTIONS.min(files / 2) / workers.max(1)).max(1)
 }

@@ -10,7 +10,7 @@ use http::Uri;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Handle};
 
-use super::Signals;
+use super::{Signals, files};
 use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeySet, KeyState};
 use crate::base::limit;
 use crate::ca::server::listen::{self, Interface};
@@ -55,6 +55,7 @@ pub struct TokenSettings {
 /// Serves until a signal to stop.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     logs::start(&settings.log_level, settings.log_format)?;
+    files::claim(0)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("ca")

@@ -147,6 +147,10 @@ limits! {
     HTTP2_RESETS_RATE: u32 = 50, "50 streams";
     /// Connections the process holds, when the limit on files allows it.
     CONNECTIONS: usize = 100_000, "100,000 connections, at most half of the file limit";
+    /// Open files that must be allowed for a start, beside its workers'.
+    FILES_OF_A_START: usize = 48, "48 files";
+    /// Open files that must be allowed for each worker.
+    FILES_OF_A_WORKER: usize = 8, "8 files";
 
     /// A token longer than this is refused before it is decoded.
     TOKEN_BYTES: usize = 16 << 10, "16 KiB";
