@@ -137,9 +137,17 @@ fn allow(policies: u32, rules: u32) -> String {
     text
 }
 
-/// A request with a token that was verified before, by how many policies judge it.
+/// A request with a token that was verified before, by how many policies judge it; and one with
+/// neither.
 fn access(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("request with a known token");
+    let (open, none) = (snapshot(&parsed(&site(1))), HeaderMap::new());
+    let cache = TokenCache::default();
+    let bare = |path: &str| forwards_with(&open, "h0.example.com", path, &none, &cache);
+    assert!(bare("/p9/r9/x"));
+    group.bench_function("no token, no policy", |bencher| {
+        bencher.iter(|| bare(black_box("/p9/r9/x")));
+    });
     let issuer = fixture::issuer();
     let claims = serde_json::json!({
         "iss": "https://issuer", "sub": "alice", "aud": "shop", "exp": NOW + 3600,
