@@ -10,7 +10,6 @@ use portcullis::cli::{self, Cli};
 static ALLOCATOR: memory::Mimalloc = memory::Mimalloc;
 
 fn main() -> ExitCode {
-    memory::prepare();
     match cli::run(Cli::from_env()) {
         Ok(code) => code,
         Err(error) => {

@@ -75,17 +75,6 @@ pub fn give_back() {
     unsafe { mi::mi_collect(true) }
 }
 
-/// `mi_option_purge_delay` of mimalloc 3 (mimalloc.h), in milliseconds.
-const PURGE_DELAY: mi::mi_option_t = 15;
-
-/// Has free memory go back to the system after 1 ms, not a second: a reload needs the room again before
-/// that, and requests reuse theirs sooner. What the environment says (`MIMALLOC_PURGE_DELAY`) counts. Before
-/// there are threads.
-pub fn prepare() {
-    // SAFETY: a number out of the enum's range is ignored, and the caller has one thread.
-    unsafe { mi::mi_option_set_default(PURGE_DELAY, 1) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
