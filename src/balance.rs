@@ -13,6 +13,8 @@ pub mod previous;
 pub mod warm_up;
 pub mod weights;
 
+use std::fmt;
+
 use warm_up::WarmUp;
 
 /// How an endpoint is chosen (`DestinationRule.spec.trafficPolicy.loadBalancer`).
@@ -29,6 +31,18 @@ pub enum Strategy {
     RingHash(u32),
     /// By hash in a table of so many entries, a prime (`consistentHash.maglev`).
     Maglev(u32),
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeastRequest => f.write_str("LEAST_REQUEST"),
+            Self::RoundRobin => f.write_str("ROUND_ROBIN"),
+            Self::Random => f.write_str("RANDOM"),
+            Self::RingHash(places) => write!(f, "a ring of {places} places"),
+            Self::Maglev(entries) => write!(f, "a Maglev table of {entries} entries"),
+        }
+    }
 }
 
 impl Strategy {

@@ -9,7 +9,7 @@ use crate::base::id::Origin;
 use crate::base::labels::DestinationLabels;
 use crate::diag::{Diagnostic, catalog};
 use crate::resources::Resource;
-use crate::resources::destination_rule::{DestinationRule, Subset};
+use crate::resources::destination_rule::{DestinationRule, Subset, TrafficPolicy};
 use crate::resources::virtual_service::{self as vs, VirtualService};
 use crate::snapshot::cluster::{Cluster, ClusterId, Endpoints};
 
@@ -70,15 +70,29 @@ impl Target<'_, '_> {
     /// Where the DestinationRules that govern it are written: the policy, and the subset.
     fn rules(&self) -> Box<[Origin]> {
         let governing = self.governing.as_ref().map(|governing| governing.rule);
-        let policy = governing
-            .filter(|rule| rule.spec.traffic_policy.is_some())
-            .map(|rule| rule.origin("spec.trafficPolicy"));
+        let number = self.port.number;
+        let policy = governing.and_then(|rule| {
+            let policy = rule.spec.traffic_policy.as_ref()?;
+            Some(rule.origin(&format!("spec.trafficPolicy{}", port_level(policy, number))))
+        });
         let subset = self.subset.map(|(rule, subset)| {
             let index = rule.spec.subsets.iter().position(|one| std::ptr::eq(one, subset));
-            rule.origin(&format!("spec.subsets[{}]", index.unwrap_or_default()))
+            let own = subset.traffic_policy.as_ref().map(|policy| port_level(policy, number));
+            let own = own.filter(|own| !own.is_empty());
+            let own = own.map_or(String::new(), |own| format!(".trafficPolicy{own}"));
+            rule.origin(&format!("spec.subsets[{}]{own}", index.unwrap_or_default()))
         });
         policy.into_iter().chain(subset).collect()
     }
+}
+
+/// Below a policy, the entry for a port where it has one.
+fn port_level(policy: &TrafficPolicy, port: u16) -> String {
+    let number = u32::from(port);
+    let mut entries = policy.port_level_settings.iter();
+    let entry =
+        entries.position(|entry| entry.port.is_some_and(|selector| selector.number == number));
+    entry.map_or(String::new(), |entry| format!(".portLevelSettings[{entry}]"))
 }
 
 type Key = (String, String, u16, String, Use);

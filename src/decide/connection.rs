@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::auth::authz::{Denial, Facts, Peer, PeerId, Remark};
+use crate::auth::authz::{Denial, Facts, Peer, PeerId, Remark, RuleVerdict};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::listener::{Chain, TcpBlock};
-use crate::snapshot::{Authorization, Snapshot};
+use crate::snapshot::{Access, Authorization, Snapshot};
 use crate::tls::identity::{PeerIdentity, SCHEME, SpiffeId};
 
 /// The chain for a server name: exact name over longest wildcard over `*`, in any mode. A client
@@ -62,6 +62,21 @@ pub fn admit(
                 None => access.policies.judge(&facts).map(|_| ()),
             }
         }
+    }
+}
+
+/// What each rule of the policies says of a connection whose bytes are passed on; nothing where none is
+/// asked.
+pub fn rule_verdicts<'a>(
+    snapshot: &'a Snapshot,
+    block: &TcpBlock,
+    facts: &ConnectionFacts<'_>,
+) -> Option<(&'a Access, Vec<RuleVerdict<'a>>)> {
+    match &snapshot.authorization {
+        Authorization::Enforce(access) if block.judged => {
+            Some((&**access, access.policies.verdicts(&facts.for_policies())))
+        }
+        _ => None,
     }
 }
 

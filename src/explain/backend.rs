@@ -51,7 +51,7 @@ pub(super) fn cluster<'a>(
         return tale.step("destination", text);
     };
     let facts = [
-        format!("{:?} by {:?}", cluster.protocol, cluster.balance.strategy),
+        format!("{}, by {}", cluster.protocol, cluster.balance.strategy),
         format!(
             "connect timeout {:?}, idle timeout {:?}",
             cluster.connect_timeout, cluster.idle_timeout
@@ -89,7 +89,8 @@ fn bounds(cluster: &Cluster) -> Vec<String> {
         most("requests of a connection", each.requests),
         most("streams of a connection", streams),
         each.age.map(|age| format!("age of a connection: at most {age:?}")),
-        each.proxy.map(|version| format!("a PROXY header {version:?} begins each connection")),
+        each.proxy
+            .map(|version| format!("a PROXY header of version {version} begins each connection")),
     ]
     .into_iter()
     .flatten()

@@ -8,7 +8,7 @@ use super::request::{self, Arrived};
 use super::{Explanation, InvalidQuestion, Question, backend, policy};
 use crate::auth::authz::Peer;
 use crate::base::host::without_port;
-use crate::decide::connection::{ConnectionFacts, admit, choose, peer, remarks};
+use crate::decide::connection::{ConnectionFacts, admit, choose, peer, remarks, rule_verdicts};
 use crate::decide::external::of_stream;
 use crate::decide::inbound::{self, Opening, Plain};
 use crate::snapshot::Snapshot;
@@ -285,6 +285,9 @@ fn stream(
     let local = local(listener);
     let facts = ConnectionFacts { client, source: question.source, local, server_name: name };
     policy::remarks(tale, &remarks(snapshot, block, &facts));
+    if let Some((access, verdicts)) = rule_verdicts(snapshot, block, &facts) {
+        policy::judged(tale, access, &verdicts);
+    }
     if let Err(denial) = admit(snapshot, block, &facts) {
         let text = format!("the connection is closed: {}", denial.details);
         tale.step("authorization", text).by(&denial.origin);

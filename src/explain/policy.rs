@@ -1,12 +1,12 @@
 //! What policies say that are not enforced, and what a rule does besides choosing where a request goes:
 //! faults, cross-origin answers, header operations, mirrors, retries.
 
-use super::Explanation;
-use crate::auth::authz::Remark;
+use super::{Explanation, Step, place};
+use crate::auth::authz::{Remark, RuleVerdict};
 use crate::route::fault::{Abort, Fault};
 use crate::route::headers::HeaderOps;
-use crate::snapshot::Snapshot;
 use crate::snapshot::route::Forward;
+use crate::snapshot::{Access, Snapshot};
 
 /// What policies say that are not enforced.
 pub(super) fn remarks(tale: &mut Explanation, remarks: &[Remark<'_>]) {
@@ -20,6 +20,29 @@ pub(super) fn remarks(tale: &mut Explanation, remarks: &[Remark<'_>]) {
             step.by(origin);
         }
     }
+}
+
+/// What each rule of the policies in force says.
+pub(super) fn judged<'a>(
+    tale: &'a mut Explanation,
+    access: &Access,
+    verdicts: &[RuleVerdict<'_>],
+) -> &'a mut Step {
+    let without_rules = access.policies.iter().filter(|(_, one)| one.rules.is_empty());
+    let without_rules = without_rules
+        .map(|(action, one)| format!("{action} without a rule: {}", place(&one.origin)));
+    tale.step("access", "judged by the policies that select it")
+        .considered(without_rules)
+        .considered(verdicts.iter().map(rule))
+}
+
+fn rule(verdict: &RuleVerdict<'_>) -> String {
+    let says = match verdict.matched {
+        0 => "does not match",
+        all if all == verdict.readings => "matches",
+        _ => "matches some readings of the path",
+    };
+    format!("{} {says}: {}", verdict.action, place(verdict.origin))
 }
 
 /// What a rule injects, for so many of its requests.

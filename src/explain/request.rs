@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use hyper::ext::Protocol;
 
 use super::{Explanation, Question, backend, place, policy, token};
-use crate::auth::authz::{Denial, RuleVerdict};
+use crate::auth::authz::Denial;
 use crate::auth::jwt::{TokenCache, Verdict};
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::external::{providers, selects};
@@ -232,27 +232,13 @@ fn access(
             tale.step("access", "everything is refused").by(origin).considered(who);
         }
         Authorization::Enforce(access) => {
-            let without_rules = access.policies.iter().filter(|(_, one)| one.rules.is_empty());
-            let without_rules = without_rules
-                .map(|(action, one)| format!("{action} without a rule: {}", place(&one.origin)));
             let verdicts = rule_verdicts(access, facts, &decision.verdict);
-            let step = tale.step("access", "judged by the policies that select this gateway");
+            let step = policy::judged(tale, access, &verdicts).considered(who);
             if let Some(origin) = decision.allowed {
                 step.by(origin);
             }
-            step.considered(who).considered(without_rules).considered(verdicts.iter().map(rule));
         }
     }
-}
-
-/// What a rule says.
-fn rule(verdict: &RuleVerdict<'_>) -> String {
-    let says = match verdict.matched {
-        0 => "does not match",
-        all if all == verdict.readings => "matches",
-        _ => "matches some readings of the path",
-    };
-    format!("{} {says}: {}", verdict.action, place(verdict.origin))
 }
 
 fn routes(tale: &mut Explanation, decision: &Decision<'_>, head: &RequestHead<'_>) {

@@ -186,6 +186,15 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl fmt::Display for ProxyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "1",
+            Self::V2 => "2",
+        })
+    }
+}
+
 /// What is spoken to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -195,6 +204,16 @@ pub enum Protocol {
     Http2,
     /// Bytes.
     Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Tcp => "TCP",
+        })
+    }
 }
 
 /// Where a cluster's endpoints come from.

@@ -94,7 +94,9 @@ fn what_a_rule_does_besides_is_told() {
             + &endpoints("green", "HTTP", &[(9, ", locality: eu/a")])
             + &policy(
                 "green",
-                "loadBalancer: {warmup: {duration: 20s}, zoneAwareLbSetting: {enabled: true}}",
+                "portLevelSettings: [{port: {number: 81}}, {port: {number: 79}},\n    {port: \
+                 {number: 80}, loadBalancer: {warmup: {duration: 20s}, zoneAwareLbSetting: \
+                 {enabled: true}}}]",
             )
             .replace("spec: {", "spec: {subsets: [{name: v1, labels: {}}], ")
             + &policy(
@@ -107,6 +109,8 @@ fn what_a_rule_does_besides_is_told() {
     );
     let seen = told(&site, &["http://a.com/x"]);
     let text = seen["steps"].to_string();
+    let written = std::fs::read_to_string(site.path("config/all.yaml")).unwrap();
+    let entry = 1 + written.lines().position(|line| line.contains("{number: 80}")).unwrap();
     for part in [
         "only: uri does not match",
         "counted as riches",
@@ -117,11 +121,13 @@ fn what_a_rule_does_besides_is_told() {
         "allowOrigins has 1 form,",
         "outbound|80||red.shop.internal, weight 25",
         "one client, one endpoint: by header x-user",
+        "HTTP/1.1, by a ring of 1024 places",
+        "HTTP/1.1, by LEAST_REQUEST",
         "from the second on in localities that were not tried",
         "retries at a time: 3 or 12.5 % of the requests of the last 10s",
         "endpoint 127.0.0.1:9, plaintext, priority 2",
         "as DestinationRule shop/red at config/all.yaml:",
-        "as DestinationRule shop/green at config/all.yaml:",
+        &format!("as DestinationRule shop/green at config/all.yaml:{entry}"),
         "connections: at most 7",
         "requests that wait for a connection: at most 6",
         "requests of a connection: at most 5",
@@ -210,6 +216,14 @@ fn connections_and_refusals_are_told() {
     check(&["tls://p.com:443"], "stream", None, ("server", "undecrypted"));
     let denied = ("authorization", "the connection is closed");
     check(&["tls://p.com:443", "--source-ip", "192.0.2.9"], "close", None, denied);
+    for (source, says) in [("192.0.2.9", "matches"), ("192.0.2.8", "does not match")] {
+        let seen = told(&site, &["tls://p.com:443", "--source-ip", source]);
+        let steps = seen["steps"].as_array().unwrap();
+        let access = steps.iter().find(|step| step["step"] == "access").unwrap();
+        let place = "AuthorizationPolicy istio-system/stop at config/access.yaml:6";
+        let expected = serde_json::json!([format!("DENY {says}: {place}")]);
+        assert_eq!(access["considered"], expected, "{source}");
+    }
     let none = ("client certificate", "there is no client certificate");
     check(&["https://m.com/only"], "close", None, none);
     let foreign = ("client certificate", "UnknownIssuer");
