@@ -17,6 +17,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use portcullis::auth::jwt::TokenCache;
 use portcullis::base::host::HostPattern;
+use portcullis::base::memory::Mimalloc;
 use portcullis::route::hosts::HostIndex;
 
 #[path = "../src/auth/jwt/fixture.rs"]
@@ -25,6 +26,9 @@ mod fixture;
 mod site;
 
 use site::{NOW, forwards, forwards_with, many, parsed, site, snapshot};
+
+#[global_allocator]
+static ALLOCATOR: Mimalloc = Mimalloc;
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
 

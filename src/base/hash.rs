@@ -12,14 +12,20 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     /// Digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::default();
-        hasher.update(bytes);
-        hasher.finish()
+        Self::from(digest::digest(&digest::SHA256, bytes))
     }
 
     /// The raw digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl From<digest::Digest> for Fingerprint {
+    fn from(digest: digest::Digest) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest.as_ref());
+        Self(out)
     }
 }
 
@@ -59,9 +65,7 @@ impl Hasher {
 
     /// The fingerprint of everything added.
     pub fn finish(self) -> Fingerprint {
-        let mut out = [0; 32];
-        out.copy_from_slice(self.0.finish().as_ref());
-        Fingerprint(out)
+        Fingerprint::from(self.0.finish())
     }
 
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
