@@ -196,6 +196,72 @@ mod tests {
         }
     }
 
+    /// The words of a line for a POSIX shell, as far as examples use its quoting.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quote, mut inside) = (vec![String::new()], None, false);
+        for c in line.chars() {
+            match (c, quote) {
+                ('\'' | '"', None) => (quote, inside) = (Some(c), true),
+                (_, Some(open)) if c == open => quote = None,
+                (' ', None) if inside => (inside, _) = (false, words.push(String::new())),
+                (' ', None) => {}
+                _ => {
+                    inside = true;
+                    words.last_mut().unwrap().push(c);
+                }
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    /// The commands of the examples in a help, with what they are given.
+    fn examples(help: &str) -> Vec<Vec<String>> {
+        let (_, examples) = help.split_once("Examples:\n").unwrap();
+        let (examples, _) = examples.split_once("\n\n").unwrap();
+        let examples = examples.replace("\\\n", " ");
+        let command = |line: &str| {
+            let words = words(line);
+            let given = words.iter().take_while(|word| !matches!(word.as_str(), "|" | ">"));
+            given.cloned().collect::<Vec<_>>()
+        };
+        examples.lines().map(command).collect()
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_command() {
+        for sub in command().get_subcommands() {
+            let help = sub.get_after_help().unwrap().to_string();
+            let all = examples(&help);
+            assert!(!all.is_empty(), "{help}");
+            for words in &all {
+                // What is set by a variable before the command is what the flag would be given.
+                let own = words.iter().position(|word| word == "portcullis").unwrap();
+                let (variables, line) = words.split_at(own);
+                let flags = variables.iter().map(|variable| {
+                    let (name, value) = variable.split_once('=').unwrap();
+                    let flag = name.trim_start_matches("PORTCULLIS_").to_lowercase();
+                    format!("--{}={value}", flag.replace('_', "-"))
+                });
+                let line: Vec<_> = line.iter().cloned().chain(flags).map(OsString::from).collect();
+                assert!(Cli::from_args(line).is_ok(), "{words:?}");
+            }
+            assert!(all.iter().any(|words| words.iter().any(|word| word == sub.get_name())));
+        }
+        let told = EXAMPLES.lines().skip(1).take_while(|line| !line.is_empty());
+        for line in told {
+            let line = line.trim().split("  ").next().unwrap();
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        let check = |line: &str, expected: &[&str]| assert_eq!(words(line), expected, "{line}");
+        check("  a  b ", &["a", "b"]);
+        check("a 'b \"c' \"d e\"f", &["a", "b \"c", "d ef"]);
+    }
+
     #[test]
     fn help_fits_a_terminal_and_hides_what_the_environment_holds() {
         for sub in command().get_subcommands_mut() {

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use portcullis::base::limit;
+use portcullis::diag;
 use portcullis::telemetry::catalog::{self, Family};
 
 #[test]
@@ -43,11 +45,46 @@ fn the_metrics_page_is_the_catalog_in_the_code() {
     check("docs/metrics.md", &page);
 }
 
-fn check(path: &str, page: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, page).unwrap();
+#[test]
+fn every_code_of_a_finding_is_named_by_a_test() {
+    let mut text = String::new();
+    read_tests(&[root("tests"), root("src")], &mut text);
+    let untested = diag::catalog::ALL.iter().filter(|code| !text.contains(code.id));
+    let untested: Vec<_> = untested.map(|code| code.id).collect();
+    assert!(untested.is_empty(), "no test names {untested:?}");
+}
+
+/// What tests say below these folders: whole files, and of a file of code what follows `mod tests`.
+fn read_tests(folders: &[PathBuf], text: &mut String) {
+    for folder in folders {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_tests(&[path], text);
+                continue;
+            }
+            let Ok(read) = fs::read_to_string(&path) else { continue };
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_code = path.starts_with(root("src"))
+                && name.ends_with(".rs")
+                && !name.ends_with("tests.rs");
+            text.push_str(match is_code {
+                true => read.split_once("mod tests {").map_or("", |(_, tests)| tests),
+                false => &read,
+            });
+        }
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn check(path: &str, page: &str) {
+    let path = root(path);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(written, page, "run UPDATE_GOLDEN=1 cargo test --test docs");
 }

@@ -130,6 +130,39 @@ fn mistakes_in_certificates_are_found() {
         "PC022",
         "credentialName",
     );
+    check(
+        |site, text| {
+            let leaf = site.edge.leaf(&["a.com"], 1);
+            site.write("certs/a/tls.key", &leaf.key);
+            site.write("certs/a/tls.crt", leaf.chain + site.clients.pem());
+            text.to_owned()
+        },
+        "PC026",
+        "credentialName",
+    );
+    check(
+        |site, text| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(["a.com".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(2095, 1, 1);
+            site.write("certs/a/tls.key", key.serialize_pem());
+            site.write("certs/a/tls.crt", params.self_signed(&key).unwrap().pem());
+            text.to_owned()
+        },
+        "PC025",
+        "credentialName",
+    );
+}
+
+#[test]
+fn tls_parameters_that_are_not_offered_are_found() {
+    check(
+        replaced("mode: SIMPLE", "mode: SIMPLE, minProtocolVersion: TLSV1_0"),
+        "PC029",
+        "TLSV1_0",
+    );
+    let suites = "mode: SIMPLE, cipherSuites: [AES128-SHA, ECDHE-RSA-AES128-GCM-SHA256]";
+    check(replaced("mode: SIMPLE", suites), "PC029", "AES128-SHA");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::Command;
 use tokio::time::Instant;
 
 use crate::gateway::{Gateway, PATIENCE, Site};
+use crate::ignored::keys_are_ignored;
 
 /// The sample backends have ports of their own, so one demo runs at a time: whoever holds the UDP port
 /// of the same number.
@@ -73,4 +74,5 @@ fn the_demo_does_what_it_prints_and_ends_cleanly() {
     }
     gateway.signal("-INT");
     assert!(gateway.ended().success(), "{}", gateway.err());
+    assert_eq!(keys_are_ignored(site.dir.path()), 9);
 }

@@ -167,6 +167,10 @@ impl Gateway {
         self.map.iter().find(|(from, _)| *from == written).unwrap().1
     }
 
+    pub fn status_port(&self) -> u16 {
+        self.status
+    }
+
     /// Status of a path of the status port; nothing while nobody listens.
     pub fn status(&self, path: &str) -> Option<u16> {
         let answer = fetch(self.status, "GET", path)?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::compile::fixture::{codes, set_of};
 use crate::resources::{ConfigFile, parse};
 
 fn check(servers: &str) -> (Vec<(u16, Vec<Kind>)>, Vec<&'static str>) {
@@ -114,4 +115,22 @@ fn a_repeated_tls_host_drops_the_later_server() {
     let yaml =
         server(443, "a", "HTTPS", "a.com", simple) + &server(443, "b", "HTTPS", "a.com", simple);
     assert_eq!(check(&yaml), (vec![(443, vec![Kind::Https])], vec!["PC031"]));
+}
+
+#[test]
+fn a_server_that_validation_should_have_stopped_is_left_out_and_told() {
+    let spec = "spec: {servers: [{port: {number: 80, name: a, protocol: HTTP}, hosts: ['*']}]}";
+    let version = "networking.istio.io/v1";
+    let spoil: [fn(&mut Server); 3] = [
+        |server| server.bind = "localhost".into(),
+        |server| server.port.as_mut().unwrap().number = 70_000,
+        |server| server.port.as_mut().unwrap().protocol = "UDP".into(),
+    ];
+    for spoil in spoil {
+        let mut set = set_of(&[(version, "Gateway", "{name: gw}", spec)]);
+        spoil(&mut std::sync::Arc::make_mut(&mut set.gateways[0]).spec.servers[0]);
+        let mut findings = Findings::default();
+        assert_eq!(listeners(&set, &CompileSettings::default(), &mut findings).len(), 0);
+        assert_eq!(codes(findings), ["PC035"]);
+    }
 }
