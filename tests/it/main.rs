@@ -65,6 +65,7 @@ mod scripted;
 mod set_aside;
 mod sidecar;
 mod sidecar_names;
+mod splice;
 mod standing;
 mod strict;
 mod tcp;
