@@ -32,6 +32,7 @@ pub struct Backend {
 
 #[derive(Default)]
 struct Counts {
+    port: u16,
     connections: AtomicUsize,
     requests: AtomicUsize,
     failing: AtomicBool,
@@ -117,7 +118,7 @@ impl Backend {
     async fn serving(tls: Option<SharedTls>, http2: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::new(Counts { port, ..Counts::default() });
         let shared = counts.clone();
         let task = tokio::spawn(async move {
             loop {
@@ -185,13 +186,13 @@ where
     let service = service_fn(move |request| {
         counts.requests.fetch_add(1, Ordering::Relaxed);
         let failing = counts.failing.load(Ordering::Relaxed);
-        let tls = tls.clone();
+        let (port, tls) = (counts.port, tls.clone());
         async move {
             if failing {
                 let body = Full::default();
                 return Ok(Response::builder().status(503).body(body).unwrap());
             }
-            echo(request, tls).await
+            echo(request, port, tls).await
         }
     });
     let stream = TokioIo::new(stream);
@@ -206,7 +207,11 @@ where
 
 /// Paths with a meaning: `/status/NNN`, `/never` (no answer), `/abort` (the connection ends),
 /// `/close` (it ends after the answer).
-async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<Bytes>>, Aborted> {
+async fn echo(
+    request: Request<Incoming>,
+    port: u16,
+    tls: Value,
+) -> Result<Response<Full<Bytes>>, Aborted> {
     let (head, body) = request.into_parts();
     if head.uri.path() == "/never" {
         std::future::pending::<()>().await;
@@ -225,6 +230,7 @@ async fn echo(request: Request<Incoming>, tls: Value) -> Result<Response<Full<By
         })
         .collect();
     let seen = json!({
+        "port": port,
         "version": format!("{:?}", head.version),
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map(http::uri::PathAndQuery::as_str),

@@ -176,7 +176,7 @@ impl Http {
         Self::one(stream).await
     }
 
-    async fn two<S>(stream: S) -> Self
+    pub async fn two<S>(stream: S) -> Self
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {

@@ -1,12 +1,8 @@
-//! `explain`: each decision with its resource, and the same answers as the running gateway.
+//! `explain`: each decision with its resource. `pairs` compares it with the running gateway.
 
-use fastrand::Rng;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::backend::Backend;
-use crate::client::{Http, Reply};
-use crate::gateway::{Gateway, Site, endpoints, gateway, policy, routes, service, to};
+use crate::gateway::{Site, endpoints, gateway, policy, routes, service, to};
 
 /// Explains through the command line; the answer as JSON.
 fn told(site: &Site, arguments: &[&str]) -> Value {
@@ -233,125 +229,6 @@ fn connections_and_refusals_are_told() {
     let output = site.command(&["explain", "ftp://a.com/"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("https://host/path"));
-}
-
-const HOSTS: [&str; 5] = ["a.com", "x.a.com", "x.y.a.com", "b.com", "c.com"];
-const PATHS: [&str; 8] =
-    ["/", "/one", "/one/two", "/one%2Ftwo", "/two/../one", "/t//wo", "/ONE", "/1"];
-const SERVICES: [&str; 3] = ["red", "green", "blue"];
-
-fn pick<'a>(rng: &mut Rng, list: &[&'a str]) -> &'a str {
-    list[rng.usize(..list.len())]
-}
-
-/// A random rule.
-fn rule(rng: &mut Rng) -> String {
-    let uri = match rng.u8(..4) {
-        0 => format!("uri: {{exact: {}}}", pick(rng, &PATHS)),
-        1 => format!("uri: {{prefix: {}}}", pick(rng, &PATHS)),
-        2 => "uri: {regex: '/[a-z]+(/.*)?'}".to_owned(),
-        _ => String::new(),
-    };
-    let method = if rng.bool() { "" } else { "method: {exact: POST}" };
-    let header = if rng.u8(..3) > 0 { "" } else { "headers: {x-a: {prefix: v}}" };
-    let parts: Vec<_> =
-        [&*uri, method, header].into_iter().filter(|part| !part.is_empty()).collect();
-    let condition = if parts.is_empty() {
-        String::new()
-    } else {
-        format!("match: [{{{}}}], ", parts.join(", "))
-    };
-    let service = pick(rng, &SERVICES);
-    let rewrite = match rng.u8(..4) {
-        0 => "rewrite: {uri: /new, authority: other.com}, ",
-        1 => "rewrite: {uriRegexRewrite: {match: o(.), rewrite: '-\\1-'}}, ",
-        _ => "",
-    };
-    let action = match rng.u8(..6) {
-        0 => format!("directResponse: {{status: {}}}", rng.u16(400..500)),
-        1 => "redirect: {uri: /moved, scheme: https}".to_owned(),
-        _ => format!(
-            "{rewrite}headers: {{request: {{set: {{x-cluster: {service}}}}}}}, route: [{{destination: \
-             {{host: {service}.shop.internal}}}}]"
-        ),
-    };
-    format!("  - {{{condition}{action}}}\n")
-}
-
-/// A random configuration.
-fn rules(rng: &mut Rng) -> String {
-    let hosts = [&["a.com"][..], &["'*.a.com'"], &["b.com", "c.com"], &["'*'"]];
-    let used = hosts.iter().enumerate().filter(|_| rng.u8(..4) > 0).collect::<Vec<_>>();
-    used.into_iter()
-        .map(|(index, hosts)| {
-            let list: String = (0..rng.u8(1..6)).map(|_| rule(rng)).collect();
-            let name = format!("v{index}");
-            routes(&name, "istio-system/g", &hosts.join(", "), &format!("  http:\n{list}"))
-        })
-        .collect()
-}
-
-/// Compares what was told with what came.
-fn agree(told: &Value, reply: &Reply) -> bool {
-    let outcome = &told["outcome"];
-    let status = u64::from(reply.status.as_u16());
-    match outcome["action"].as_str().unwrap() {
-        "forward" => {
-            let seen = reply.json();
-            let cluster = format!(
-                "outbound|80||{}.shop.internal",
-                seen["headers"]["x-cluster"].as_str().unwrap()
-            );
-            status == 200
-                && seen["path"] == outcome["path"]
-                && seen["headers"]["host"] == outcome["authority"]
-                && outcome["clusters"][0]["cluster"] == cluster
-        }
-        "redirect" => {
-            outcome["status"] == status && outcome["location"] == reply.header("location")
-        }
-        _ => outcome["status"] == status,
-    }
-}
-
-async fn compare(gateway: &Gateway, http: &mut Http, rng: &mut Rng, config: &str) {
-    let url = format!("http://{}{}?q={}", pick(rng, &HOSTS), pick(rng, &PATHS), rng.u8(..3));
-    let method = pick(rng, &["GET", "POST"]);
-    let header: &[_] = if rng.bool() { &[] } else { &[("x-a", "value")] };
-    let query = utf8_percent_encode(&url, NON_ALPHANUMERIC);
-    let headers = if header.is_empty() { "" } else { "&header=x-a:value" };
-    let told = gateway.admin(&format!("/explain?url={query}&method={method}{headers}"));
-    let reply = http.send(http.request(method, &url, header, "")).await;
-    let said = String::from_utf8_lossy(&reply.body);
-    assert!(
-        agree(&told, &reply),
-        "{method} {url} {header:?}\n{config}\n{told:#}\n{} {said}",
-        reply.status
-    );
-}
-
-#[tokio::test]
-async fn random_requests_meet_what_was_explained() {
-    let site = Site::new();
-    let mut backends = Vec::new();
-    let mut fixed =
-        gateway("g", 80, "HTTP", "'*'", "") + &routes("zz", "istio-system/g", "zz.com", &to("red"));
-    for name in SERVICES {
-        let backend = Backend::http1().await;
-        fixed += &service(name, "HTTP", backend.port);
-        backends.push(backend);
-    }
-    site.config("fixed", &fixed);
-    let gateway = site.start(&[80]);
-    let mut rng = Rng::with_seed(20_261_126);
-    for _ in 0..10 {
-        let config = rules(&mut rng);
-        gateway.reload(|| _ = site.config("random", &config));
-        let mut http = Http::plain(gateway.port(80)).await;
-        for _ in 0..200 {
-            compare(&gateway, &mut http, &mut rng, &config).await;
-        }
-    }
 }
 
 #[test]

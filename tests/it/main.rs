@@ -49,6 +49,7 @@ mod listeners;
 mod mirror;
 mod observability;
 mod outlier;
+mod pairs;
 mod peer_exchange;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
@@ -73,3 +74,5 @@ mod token_rules;
 mod tunnels;
 mod upstream;
 mod websockets;
+#[path = "../model/world.rs"]
+mod world;

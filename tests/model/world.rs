@@ -111,7 +111,7 @@ const HOSTS: [&str; 10] = [
 ];
 const PATHS: [&str; 10] =
     ["/", "/a", "/a/b", "/ab", "/A/b", "/b/a/", "/c/../a", "/a%2Fb", "/a/./b", "/bba"];
-const SERVICES: [&str; 3] = ["red", "green", "blue"];
+pub(crate) const SERVICES: [&str; 3] = ["red", "green", "blue"];
 
 const ANYTHING: Regex = Regex { pattern: ".*", means: |_| true };
 const EXPRESSIONS: [Regex; 4] = [
@@ -128,12 +128,12 @@ const EXPRESSIONS: [Regex; 4] = [
     ANYTHING,
 ];
 
-fn pick<T: Copy>(rng: &mut Rng, list: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut Rng, list: &[T]) -> T {
     list[rng.usize(..list.len())]
 }
 
 /// One time in `n`.
-fn rarely(rng: &mut Rng, n: usize) -> bool {
+pub(crate) fn rarely(rng: &mut Rng, n: usize) -> bool {
     rng.usize(..n) == 0
 }
 
@@ -234,41 +234,55 @@ impl World {
 
     /// The resources.
     pub(crate) fn yaml(&self) -> String {
-        let networking = |kind: &str, name: &str, namespace: &str, spec: Value| {
-            json!({
-                "apiVersion": "networking.istio.io/v1",
-                "kind": kind,
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": spec,
-            })
-        };
         let server =
             json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]});
-        let mut all = vec![networking(
-            "Gateway",
-            "g",
-            "istio-system",
-            json!({"selector": {"istio": "ingressgateway"}, "servers": [server]}),
-        )];
-        for name in SERVICES {
-            let spec = json!({
-                "hosts": [host(name)],
-                "resolution": "STATIC",
-                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
-                "endpoints": [{"address": "192.0.2.1"}],
-            });
-            all.push(networking("ServiceEntry", name, "shop", spec));
-        }
-        for (index, service) in self.services.iter().enumerate() {
+        let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": [server]});
+        let mut all = vec![networking("Gateway", "istio-system/g", spec)];
+        let unreachable = json!({"address": "192.0.2.1"});
+        all.extend(SERVICES.iter().map(|name| service_entry(name, &unreachable)));
+        all.extend(self.virtual_services("g"));
+        documents(&all)
+    }
+
+    /// Its VirtualServices, of a Gateway in `istio-system`.
+    pub(crate) fn virtual_services(&self, gateway: &str) -> Vec<Value> {
+        let all = self.services.iter().enumerate().map(|(index, service)| {
             let spec = json!({
                 "hosts": service.hosts,
-                "gateways": ["istio-system/g"],
+                "gateways": [format!("istio-system/{gateway}")],
                 "http": service.rules.iter().map(Rule::json).collect::<Vec<_>>(),
             });
-            all.push(networking("VirtualService", &format!("v{index}"), "shop", spec));
-        }
-        all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
+            networking("VirtualService", &format!("shop/{gateway}-v{index}"), spec)
+        });
+        all.collect()
     }
+}
+
+/// A resource of Istio's networking API, `NAMESPACE/NAME`.
+pub(crate) fn networking(kind: &str, name: &str, spec: Value) -> Value {
+    let (namespace, name) = name.split_once('/').unwrap();
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    })
+}
+
+/// A service with one endpoint.
+pub(crate) fn service_entry(name: &str, endpoint: &Value) -> Value {
+    let spec = json!({
+        "hosts": [host(name)],
+        "resolution": "STATIC",
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+        "endpoints": [endpoint],
+    });
+    networking("ServiceEntry", &format!("shop/{name}"), spec)
+}
+
+/// A file of resources.
+pub(crate) fn documents(all: &[Value]) -> String {
+    all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
 }
 
 pub(crate) fn host(service: &str) -> String {

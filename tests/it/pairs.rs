@@ -1,0 +1,425 @@
+//! `explain` and the running binary agree about thousands of random requests to random configurations:
+//! whether a connection comes about, who answers, status, rule, location, path, authority and cluster.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::backend::Backend;
+use crate::client::{Http, Reply, shake, tls};
+use crate::fixture::issuer;
+use crate::gateway::{Gateway, Site};
+use crate::world::{
+    Asked, SERVICES, World, documents, host, networking, pick, rarely, service_entry,
+};
+
+const WORLDS: u16 = 20;
+/// Most rules of a VirtualService: many are compared in `model`, which is faster.
+const RULES: usize = 8;
+const CONNECTIONS: usize = 7;
+const REQUESTS: usize = 15;
+
+/// Ports of a world: plaintext, TLS.
+fn ports(world: u16) -> [u16; 2] {
+    [1_000 + world, 2_000 + world]
+}
+
+/// Credentials, each with the names of its certificate; several cover hosts of another's servers.
+const CREDENTIALS: [(&str, &[&str]); 3] = [
+    ("narrow", &["a.com", "*.a.com"]),
+    ("other", &["b.com", "*.y.a.com"]),
+    ("wide", &["a.com", "b.com", "c.com", "xa.com", "*.a.com", "*.y.a.com"]),
+];
+
+/// A Gateway whose TLS servers share one port; certificates, versions and client rules differ.
+fn gateway(rng: &mut Rng, world: u16) -> Value {
+    let [plain, secure] = ports(world);
+    let mut servers = vec![
+        json!({"port": {"number": plain, "name": "plain", "protocol": "HTTP"}, "hosts": ["*"]}),
+    ];
+    let choices: [(&[&str], &str); 4] = [
+        (&["a.com", "x.a.com"], "narrow"),
+        (&["b.com"], pick(rng, &["other", "wide"])),
+        (&["*.y.a.com", "y.a.com"], "wide"),
+        (&["*"], "wide"),
+    ];
+    for (index, (hosts, credential)) in choices.into_iter().enumerate() {
+        if rarely(rng, 3) {
+            continue;
+        }
+        let mut tls = json!({"mode": "SIMPLE", "credentialName": credential});
+        match rng.u8(..6) {
+            0 => tls["mode"] = json!("OPTIONAL_MUTUAL"),
+            1 => tls["minProtocolVersion"] = json!("TLSV1_3"),
+            2 => tls["mode"] = json!("MUTUAL"),
+            _ => {}
+        }
+        let port = json!({"number": secure, "name": format!("s{index}"), "protocol": "HTTPS"});
+        servers.push(json!({"port": port, "hosts": hosts, "tls": tls}));
+    }
+    if rarely(rng, 4) {
+        let port = json!({"number": plain, "name": "moved", "protocol": "HTTP"});
+        let redirect = json!({"httpsRedirect": true});
+        servers.push(json!({"port": port, "hosts": ["b.com"], "tls": redirect}));
+    }
+    let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": servers});
+    networking("Gateway", &format!("istio-system/w{world}"), spec)
+}
+
+/// Adds to a rule what the naive reading does not know of, and makes it tell its name.
+fn decorate(rng: &mut Rng, world: u16, rule: &mut Value) {
+    rule["headers"] = json!({"response": {"set": {"x-rule": rule["name"]}}});
+    for one in rule["match"].as_array_mut().into_iter().flatten() {
+        if let Some(port) = one["port"].as_u64() {
+            one["port"] = json!(ports(world)[usize::from(port != 80)]);
+        }
+        if rarely(rng, 8) {
+            let field = pick(rng, &["headers", "withoutHeaders"]);
+            one[field]["@request.auth.claims.sub"] = json!({"exact": "alice"});
+        }
+    }
+    let Some(route) = rule["route"].as_array_mut() else { return };
+    if rarely(rng, 20) {
+        let at = rng.usize(..route.len());
+        route[at]["destination"]["host"] = json!("nobody.internal");
+    }
+    if rarely(rng, 8) {
+        let aborts =
+            [json!({"httpStatus": 418, "percentage": {"value": 100}}), json!({"httpStatus": 418})];
+        rule["fault"] = json!({"abort": aborts[rng.usize(..2)]});
+    }
+    if rarely(rng, 3) {
+        rule["corsPolicy"] = json!({
+            "allowOrigins": [{"exact": "https://app.com"}],
+            "allowMethods": ["PUT"],
+            "unmatchedPreflights": pick(rng, &["FORWARD", "IGNORE"]),
+        });
+    }
+    if rarely(rng, 4) {
+        rule["mirrors"] = json!([{"destination": {"host": host("shade")}}]);
+    }
+    if rarely(rng, 4) {
+        rule["timeout"] = json!("30s");
+        rule["retries"] = json!({"attempts": 1, "retryOn": "5xx"});
+    }
+}
+
+/// Who may do what, in every world.
+fn policies(keys: &Value) -> [Value; 3] {
+    let security = |kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": "istio-system"},
+            "spec": spec,
+        })
+    };
+    let to = |operation: Value| json!([{"operation": operation}]);
+    let from = |principals: &str| json!([{"source": {"requestPrincipals": [principals]}}]);
+    let header = json!([{"key": "request.headers[x-b]", "values": ["w"]}]);
+    let denied = json!([
+        {"to": to(json!({"paths": ["/bba"], "hosts": ["*.a.com"]}))},
+        {"to": to(json!({"methods": ["POST"]})), "from": from("https://i/mallory")},
+        {"to": to(json!({"paths": ["/a/*"]})), "when": header},
+    ]);
+    let allowed = json!([
+        {"to": to(json!({"methods": ["GET", "POST", "OPTIONS"]}))},
+        {"to": to(json!({"notPaths": ["/a/*"]}))},
+        {"from": from("*")},
+    ]);
+    let rules = json!({"jwtRules": [{"issuer": "https://i", "jwks": keys.to_string()}]});
+    [
+        security("RequestAuthentication", "tokens", rules),
+        security("AuthorizationPolicy", "deny", json!({"action": "DENY", "rules": denied})),
+        security("AuthorizationPolicy", "allow", json!({"rules": allowed})),
+    ]
+}
+
+/// `authorization` of nobody, two subjects, somebody whose token is over, and of a stranger.
+fn tokens() -> [Option<String>; 5] {
+    let token = |iss: &str, sub: &str, exp: u64| {
+        let head = json!({"alg": "RS256", "kid": "k1"});
+        let token = issuer().token(&head, &json!({"iss": iss, "sub": sub, "exp": exp}));
+        Some(format!("Bearer {token}"))
+    };
+    let late = 4_000_000_000;
+    [
+        None,
+        token("https://i", "alice", late),
+        token("https://i", "mallory", late),
+        token("https://i", "alice", 1),
+        token("https://other", "alice", late),
+    ]
+}
+
+/// A client's request.
+#[derive(Debug)]
+struct Asking {
+    asked: Asked,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Asking {
+    fn random(rng: &mut Rng, tokens: &[Option<String>], way: &Way) -> Self {
+        let mut asked = Asked::random(rng);
+        if !way.name.is_empty() && !rarely(rng, 3) {
+            asked.host = way.name;
+        }
+        let headers = std::mem::take(&mut asked.headers).into_iter();
+        let mut headers: Vec<_> = headers.map(|(name, value)| (name, value.to_owned())).collect();
+        if rarely(rng, 6) {
+            asked.method = "OPTIONS";
+            headers.push(("origin", pick(rng, &["https://app.com", "https://b.com"]).to_owned()));
+            if !rarely(rng, 4) {
+                headers.push(("access-control-request-method", "PUT".to_owned()));
+            }
+        }
+        let token = &tokens[if rarely(rng, 3) { rng.usize(..tokens.len()) } else { 0 }];
+        headers.extend(token.clone().map(|token| ("authorization", token)));
+        Self { asked, headers }
+    }
+
+    fn target(&self) -> String {
+        let query = self.asked.query.map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{}{query}", self.asked.path)
+    }
+
+    /// Asks the gateway what it would do.
+    fn explained(&self, gateway: &Gateway, way: &Way) -> Value {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let url = format!("{}://gateway:{}{}", way.scheme(), way.written, self.target());
+        let mut query = format!("url={}&method={}", encode(&url), self.asked.method);
+        query += &format!("&sni={}", way.name);
+        query += &format!("&header={}", encode(&format!("host:{}", self.asked.host)));
+        for (name, value) in &self.headers {
+            query += &format!("&header={}", encode(&format!("{name}:{value}")));
+        }
+        gateway.admin(&format!("/explain?{query}"))
+    }
+
+    /// The answer; nothing where the connection ends. Of TLS 1.3 a client learns that only here.
+    async fn answered(&self, http: &mut Http, way: &Way) -> Option<Reply> {
+        let url = format!("{}://{}{}", way.scheme(), self.asked.host, self.target());
+        let headers: Vec<_> =
+            self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        http.try_send(http.request(self.asked.method, &url, &headers, "")).await.ok()
+    }
+}
+
+/// How a client comes to a world.
+#[derive(Debug)]
+struct Way {
+    /// The port as it is written.
+    written: u16,
+    /// Name in the ClientHello; empty without TLS.
+    name: &'static str,
+    http2: bool,
+}
+
+impl Way {
+    fn random(rng: &mut Rng, world: u16) -> Self {
+        let [plain, secure] = ports(world);
+        let http2 = rng.bool();
+        if rarely(rng, 3) {
+            return Self { written: plain, name: "", http2 };
+        }
+        let name = pick(rng, &["a.com", "x.a.com", "y.a.com", "x.y.a.com", "b.com", "c.com"]);
+        Self { written: secure, name, http2 }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.name.is_empty() { "http" } else { "https" }
+    }
+
+    /// A connection; nothing where the gateway makes none.
+    async fn connected(&self, gateway: &Gateway, site: &Site) -> Option<Http> {
+        let port = gateway.port(self.written);
+        if self.name.is_empty() {
+            let http = if self.http2 { Http::plain2(port).await } else { Http::plain(port).await };
+            return Some(http);
+        }
+        let alpn = if self.http2 { "h2" } else { "http/1.1" };
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let stream = shake(&tls(&site.edge, None, &[alpn]), port, self.name).await.ok()?;
+        if self.http2 { Some(Http::two(stream).await) } else { Some(Http::over(stream).await) }
+    }
+}
+
+/// What was told of clusters over all requests, and what came.
+#[derive(Debug, Default)]
+struct Tally {
+    actions: BTreeMap<String, usize>,
+    statuses: BTreeMap<u16, usize>,
+    /// By cluster: requests it had, those it was to have, and their variance.
+    shares: BTreeMap<String, (f64, f64, f64)>,
+}
+
+impl Tally {
+    fn count(&mut self, told: &Value, reply: Option<&Reply>, cluster: &str) {
+        *self.actions.entry(told["action"].as_str().unwrap().to_owned()).or_default() += 1;
+        let status = reply.map_or(0, |reply| reply.status.as_u16());
+        *self.statuses.entry(status).or_default() += 1;
+        let shares = shares(told);
+        let sum: f64 = shares.iter().map(|(_, weight)| weight).sum();
+        for (name, weight) in &shares {
+            let part = weight / sum;
+            let (seen, expected, variance) = self.shares.entry(name.clone()).or_default();
+            *seen += f64::from(u8::from(name == cluster));
+            *expected += part;
+            *variance += part * (1.0 - part);
+        }
+    }
+}
+
+/// The clusters of an outcome with their weights; an empty name stands for an unknown service.
+fn shares(outcome: &Value) -> Vec<(String, f64)> {
+    let all = outcome["clusters"].as_array().into_iter().flatten();
+    let share = |one: &Value| {
+        let name = one["cluster"].as_str().unwrap_or_default().to_owned();
+        (name, one["weight"].as_f64().unwrap())
+    };
+    all.map(share).collect()
+}
+
+/// The cluster that answered, where the answer is what was told; otherwise what differs.
+fn compare(
+    told: &Value,
+    reply: Option<&Reply>,
+    clusters: &BTreeMap<u16, String>,
+) -> Result<String, String> {
+    let action = told["action"].as_str().unwrap();
+    let Some(reply) = reply.filter(|_| action != "close") else {
+        return match (action, reply) {
+            ("close", None) => Ok(String::new()),
+            _ => Err(format!("{action} was told")),
+        };
+    };
+    let status = reply.status.as_u16();
+    let differs = |what: &str, told: &Value, came: &str| {
+        if told.as_str().unwrap_or_default() == came {
+            Ok(())
+        } else {
+            Err(format!("{what}: {told} was told, {came} came"))
+        }
+    };
+    let backend = reply.header("x-backend") == "echo";
+    let unknown = action == "forward" && shares(told).iter().any(|(name, _)| name.is_empty());
+    if unknown && status == 503 && !backend {
+        return Ok(String::new());
+    }
+    if backend != (action == "forward") {
+        return Err(format!("{action} was told; a backend answered: {backend}"));
+    }
+    if backend {
+        let seen = reply.json();
+        let cluster = &clusters[&u16::try_from(seen["port"].as_u64().unwrap()).unwrap()];
+        differs("path", &told["path"], seen["path"].as_str().unwrap())?;
+        differs("authority", &told["authority"], seen["headers"]["host"].as_str().unwrap())?;
+        differs("rule", &told["rule"], reply.header("x-rule"))?;
+        let named = shares(told).iter().any(|(name, _)| name == cluster);
+        return (named && status == 200)
+            .then(|| cluster.clone())
+            .ok_or_else(|| format!("{status} of {cluster}"));
+    }
+    differs("status", &json!(told["status"].to_string()), &status.to_string())?;
+    differs("location", &told["location"], reply.header("location"))?;
+    if !reply.header("x-rule").is_empty() {
+        differs("rule", &told["rule"], reply.header("x-rule"))?;
+    }
+    Ok(String::new())
+}
+
+/// Everything that a run needs.
+struct Run {
+    site: Site,
+    gateway: Gateway,
+    clusters: BTreeMap<u16, String>,
+    tokens: [Option<String>; 5],
+    tally: Tally,
+}
+
+impl Run {
+    async fn start(rng: &mut Rng, backends: &[Backend], shade: &Backend) -> Self {
+        let site = Site::new();
+        for (credential, names) in CREDENTIALS {
+            site.certificate(credential, names);
+            site.client_ca(credential);
+        }
+        let keys: Value = serde_json::from_str(&issuer().key_set("RS256", "k1")).unwrap();
+        let mut fixed = policies(&keys).to_vec();
+        let mut clusters = BTreeMap::new();
+        for (name, backend) in SERVICES.iter().zip(backends).chain([(&"shade", shade)]) {
+            let endpoint = json!({"address": "127.0.0.1", "ports": {"http": backend.port}});
+            fixed.push(service_entry(name, &endpoint));
+            clusters.insert(backend.port, format!("outbound|80||{}", host(name)));
+        }
+        site.config("fixed", &documents(&fixed));
+        for world in 0..WORLDS {
+            let name = format!("w{world}");
+            let mut all = World::random(rng).virtual_services(&name);
+            for service in &mut all {
+                let rules = service["spec"]["http"].as_array_mut().unwrap();
+                rules.truncate(RULES);
+                rules.iter_mut().for_each(|rule| decorate(rng, world, rule));
+            }
+            all.push(gateway(rng, world));
+            site.config(&name, &documents(&all));
+        }
+        let all: Vec<_> = (0..WORLDS).flat_map(ports).collect();
+        let gateway = site.start_with(&all, &["--access-log", "off"]);
+        Self { site, gateway, clusters, tokens: tokens(), tally: Tally::default() }
+    }
+
+    /// Some requests over one connection.
+    async fn visit(&mut self, rng: &mut Rng, world: u16) {
+        let way = Way::random(rng, world);
+        let mut http = way.connected(&self.gateway, &self.site).await;
+        for _ in 0..REQUESTS {
+            let asking = Asking::random(rng, &self.tokens, &way);
+            let told = asking.explained(&self.gateway, &way);
+            let outcome = &told["outcome"];
+            let reply = match &mut http {
+                Some(http) => asking.answered(http, &way).await,
+                None => None,
+            };
+            match compare(outcome, reply.as_ref(), &self.clusters) {
+                Ok(cluster) => self.tally.count(outcome, reply.as_ref(), &cluster),
+                Err(why) => {
+                    let path = self.site.path(&format!("config/w{world}.yaml"));
+                    let config = std::fs::read_to_string(path).unwrap();
+                    panic!("{why}\n{way:?} {asking:?}\n{told:#}\n{reply:?}\n{config}");
+                }
+            }
+            if reply.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_requests_meet_what_was_explained() {
+    let mut rng = Rng::with_seed(20_261_126);
+    let backends = [Backend::http1().await, Backend::http1().await, Backend::http1().await];
+    let shade = Backend::http1().await;
+    let mut run = Run::start(&mut rng, &backends, &shade).await;
+    for world in 0..WORLDS {
+        for _ in 0..CONNECTIONS {
+            run.visit(&mut rng, world).await;
+        }
+    }
+    let Tally { actions, statuses, shares } = &run.tally;
+    for action in ["forward", "redirect", "respond", "reject", "close"] {
+        assert!(actions.get(action).is_some_and(|count| *count > 10), "{action}: {actions:?}");
+    }
+    for status in [200, 301, 401, 403, 404, 418, 421, 503] {
+        assert!(statuses.contains_key(&status), "{status}: {statuses:?}");
+    }
+    for (cluster, (seen, expected, variance)) in shares {
+        let far = (seen - expected).abs() > 5.0 * variance.sqrt();
+        assert!(!far, "{cluster} had {seen} of {expected}: {shares:?}");
+    }
+    assert!(shade.requests() > 10, "{}", shade.requests());
+}
