@@ -26,6 +26,7 @@ pub fn retry(written: &HttpRetry) -> RetryPolicy {
     policy.per_try = positive(written.per_try_timeout);
     policy.base = positive(written.backoff).unwrap_or(policy.base);
     policy.avoid_previous = written.retry_ignore_previous_hosts.unwrap_or(true);
+    policy.avoid_hashed = written.retry_ignore_previous_hosts == Some(true);
     policy.remote = written.retry_remote_localities.unwrap_or(false);
     policy
 }

@@ -89,6 +89,8 @@ pub struct RetryPolicy {
     pub base: Duration,
     /// Endpoints that failed are left out where there are others (`retryIgnorePreviousHosts`).
     pub avoid_previous: bool,
+    /// So they are of a request that a hash keeps on one endpoint: only where the rule says it itself.
+    pub avoid_hashed: bool,
     /// Later tries leave out localities that were tried where there are others
     /// (`retryRemoteLocalities`).
     pub remote: bool,
@@ -104,6 +106,7 @@ impl Default for RetryPolicy {
             per_try: None,
             base: limit::RETRY_BASE_TIME,
             avoid_previous: true,
+            avoid_hashed: false,
             remote: false,
         }
     }
@@ -124,8 +127,11 @@ impl fmt::Display for RetryPolicy {
         if let Some(time) = self.per_try {
             write!(f, ", {time:?} for each try")?;
         }
-        let others =
-            if self.avoid_previous { ", at other endpoints where there are any" } else { "" };
+        let others = match (self.avoid_previous, self.avoid_hashed) {
+            (false, _) => "",
+            (true, false) => ", at other endpoints where there are any",
+            (true, true) => ", at other endpoints where there are any, whatever a hash says",
+        };
         write!(f, ", after waits from {:?}{others}", self.base)?;
         if self.remote {
             f.write_str(", from the second on in localities that were not tried")?;

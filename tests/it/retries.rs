@@ -116,6 +116,42 @@ async fn another_endpoint_is_tried_after_one_that_failed() {
     assert!(again > 0);
 }
 
+/// Statuses of users whose home is busy or not, with a rule about previous hosts.
+async fn of_users(previous: &str) -> Vec<u16> {
+    let (busy, echo) = (Scripted::start(&[Step::Say(BUSY); 40]).await, Backend::http1().await);
+    let rules = format!(
+        "  http: [{{route: [{{destination: {{host: echo.shop.internal}}}}], retries: {{attempts: 1, \
+         retryOn: '503', backoff: 1ms{previous}}}}}]\n"
+    );
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)
+            + &endpoints("echo", "HTTP", &[(busy.port, ""), (echo.port, "")])
+            + &policy("echo", "loadBalancer: {consistentHash: {httpHeaderName: x-user}}")),
+    );
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let mut statuses = Vec::new();
+    for user in 0..12 {
+        let reply = http.ask("http://a.com/", &[("x-user", &user.to_string())]).await;
+        statuses.push(reply.status.as_u16());
+    }
+    assert!(busy.heads() > 0 && echo.requests() > 0, "both are somebody's home");
+    statuses
+}
+
+#[tokio::test]
+async fn a_hash_is_left_for_another_endpoint_only_where_the_rule_says_so() {
+    for kept in ["", ", retryIgnorePreviousHosts: false"] {
+        let statuses = of_users(kept).await;
+        assert!(statuses.contains(&503) && statuses.contains(&200), "{kept}: {statuses:?}");
+    }
+    let statuses = of_users(", retryIgnorePreviousHosts: true").await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
+
 /// The status, and the tries at a near endpoint that is busy and at a far one that is not.
 async fn tries_by_distance(retries: &str) -> (u16, usize, usize) {
     let (near, far) = (Scripted::start(&[Step::Say(BUSY)]).await, Backend::http1().await);

@@ -209,7 +209,7 @@ impl<'a> Tries<'a> {
         Self {
             policy,
             failed: 0,
-            previous: PreviousTries::new(policy.remote),
+            previous: PreviousTries::new(policy.remote, policy.avoid_hashed),
             wanted: Wanted::default(),
             permit: None,
             refused: false,

@@ -54,14 +54,17 @@ impl<B> Default for Hosts<B> {
 pub struct PreviousTries {
     /// Endpoints that are left out where there are others.
     endpoints: SmallVec<[SocketAddr; 2]>,
+    /// Whether they are for a request that a hash keeps on one endpoint, too.
+    whatever_hash: bool,
     /// The localities' levels; nothing when retries stay where they are.
     levels: Option<PreviousLevels>,
 }
 
 impl PreviousTries {
-    /// Nothing yet; whether retries go to other localities.
-    pub fn new(remote: bool) -> Self {
-        Self { levels: remote.then(PreviousLevels::default), ..Self::default() }
+    /// Nothing yet; whether retries go to other localities, and to other endpoints than a hash says.
+    pub fn new(remote: bool, whatever_hash: bool) -> Self {
+        let levels = remote.then(PreviousLevels::default);
+        Self { endpoints: SmallVec::new(), whatever_hash, levels }
     }
 
     /// Leaves an endpoint out from now on.
@@ -216,7 +219,7 @@ impl<B> Hosts<B> {
     }
 
     /// An endpoint for a request, by what was tried before: one of those again only where there is no
-    /// other, unless a hash says that it shall be that one.
+    /// other, or where a hash says that it shall be that one and the rule lets it.
     pub(super) fn choose(
         &self,
         hash: Option<u64>,
@@ -243,20 +246,24 @@ impl<B> Hosts<B> {
         left_out: &[u8],
     ) -> Option<&(Rc<Host<B>>, Member)> {
         /// Choices before the first untried one is taken, wherever it stands.
-        const CHOICES: usize = 4;
-        let choose = || {
+        const CHOICES: u64 = 4;
+        /// From one choice of a hash to the next: a table's neighbours may be the same endpoint's.
+        const FAR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let choose = |hash| {
             let index = match left_out {
                 [] => self.plan.choose(self, hash),
                 _ => self.plan.choose_beyond(self, hash, left_out),
             };
             self.list.get(index?)
         };
-        let first = choose()?;
+        let first = choose(hash)?;
         let untried = |(host, _): &&(Rc<Host<B>>, Member)| !tried.has(host);
-        if hash.is_some() || untried(&first) {
+        if (hash.is_some() && !tried.whatever_hash) || untried(&first) {
             return Some(first);
         }
-        let by_strategy = (0..CHOICES).filter_map(|_| choose()).find(untried);
+        // A hash's next choices are as much its own as the first.
+        let next = |n: u64| hash.map(|hash| hash.wrapping_add(n.wrapping_mul(FAR)));
+        let by_strategy = (1..=CHOICES).filter_map(|n| choose(next(n))).find(untried);
         let any = || self.plan.hosts(left_out).filter_map(|i| self.list.get(i)).find(untried);
         by_strategy.or_else(any).or(Some(first))
     }
