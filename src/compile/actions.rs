@@ -22,6 +22,9 @@ impl Rule<'_> {
         find: &mut Find<'_>,
     ) -> Result<Action, Broken> {
         let rule = self.written;
+        if rule.delegate.is_some() {
+            return Ok(Action::Forward(Forward::nowhere()));
+        }
         if let Some(redirect) = &rule.redirect {
             let operations =
                 self.operations(".headers.response", response(rule.headers.as_deref()))?;

@@ -18,8 +18,16 @@ pub struct PlacedRule<'a> {
     pub resource: &'a Arc<Resource<VirtualService>>,
     /// `spec.http[0]`.
     pub field: String,
-    /// The rule.
+    /// The rule; one that still has a delegate has nowhere to go, for this one cannot be used.
     pub rule: Cow<'a, HttpRoute>,
+}
+
+/// What a rule delegates to.
+enum Delegate<'a> {
+    Found(&'a Arc<Resource<VirtualService>>),
+    /// It is there and cannot be used.
+    Broken,
+    Absent,
 }
 
 /// The http rules of a VirtualService, in order.
@@ -35,7 +43,14 @@ pub fn rules<'a>(
             out.push(PlacedRule { resource: root, field, rule: Cow::Borrowed(rule) });
             continue;
         }
-        let Some(delegate) = delegate(root, rule, &field, set, findings) else { continue };
+        let delegate = match delegate(root, rule, &field, set, findings) {
+            Delegate::Found(delegate) => delegate,
+            Delegate::Broken => {
+                out.push(PlacedRule { resource: root, field, rule: Cow::Borrowed(rule) });
+                continue;
+            }
+            Delegate::Absent => continue,
+        };
         for (index, own) in delegate.spec.http.iter().enumerate() {
             let field = format!("spec.http[{index}]");
             if own.delegate.is_some() {
@@ -74,8 +89,8 @@ fn delegate<'a>(
     field: &str,
     set: &'a ResourceSet,
     findings: &mut Findings,
-) -> Option<&'a Arc<Resource<VirtualService>>> {
-    let written = rule.delegate.as_ref()?;
+) -> Delegate<'a> {
+    let Some(written) = &rule.delegate else { return Delegate::Absent };
     let own = &*root.id.namespace;
     let namespace = if written.namespace.is_empty() { own } else { written.namespace.as_str() };
     let found = set.virtual_services.iter().find(|other| {
@@ -84,17 +99,29 @@ fn delegate<'a>(
             && other.spec.hosts.is_empty()
             && exported(&other.spec.export_to, namespace, own)
     });
-    if found.is_none() {
-        let name = format!("{namespace}/{}", written.name);
-        let message =
-            format!("\"{name}\" is no VirtualService without hosts that is exported here");
-        let field = format!("{field}.delegate");
-        findings.add(
-            at(root, field, &catalog::REFERENCE_NOT_FOUND, message)
-                .help("the rule is left out until there is one"),
-        );
+    if let Some(found) = found {
+        return Delegate::Found(found);
     }
-    found
+    let broken = set.broken.iter().any(|other| {
+        other.id.kind == "VirtualService"
+            && (other.is_of_any_namespace() || *other.id.namespace == *namespace)
+            && *other.id.name == *written.name
+            && exported(&other.export_to, namespace, own)
+    });
+    let name = format!("{namespace}/{}", written.name);
+    let field = format!("{field}.delegate");
+    if broken {
+        let message = format!("\"{name}\" cannot be used, and what this rule takes is refused");
+        let finding = at(root, field, &catalog::ROUTE_BROKEN, message);
+        findings.add(finding.help("correct it: no later rule takes these requests until then"));
+        return Delegate::Broken;
+    }
+    let message = format!("\"{name}\" is no VirtualService without hosts that is exported here");
+    findings.add(
+        at(root, field, &catalog::REFERENCE_NOT_FOUND, message)
+            .help("the rule is left out until there is one"),
+    );
+    Delegate::Absent
 }
 
 /// A delegate's rule under the root's: what it does not say itself, the root says.

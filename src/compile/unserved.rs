@@ -12,10 +12,9 @@ use crate::diag::{Diagnostic, catalog};
 use crate::resources::{Broken, ResourceSet, ServedHosts};
 use crate::route::hosts::HostIndex;
 use crate::route::matcher::RequestMatch;
-use crate::route::retry::RetryPolicy;
 use crate::route::weight::Weighted;
 use crate::snapshot::listener::{Chain, TcpBlock};
-use crate::snapshot::route::{Action, Destination, Forward, Route, RouteTable};
+use crate::snapshot::route::{Action, Forward, Route, RouteTable};
 
 use super::findings::Findings;
 use super::gateways::ServerDraft;
@@ -171,28 +170,12 @@ fn refuse(
 
 /// Takes every request and has nowhere to send it.
 fn refusing(origin: Origin) -> Arc<Route> {
-    let nowhere = Destination {
-        cluster: None,
-        authority: None,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
-    };
-    let forward = Forward {
-        destinations: Weighted::single(nowhere),
-        path: None,
-        authority: None,
-        timeout: None,
-        retry: Arc::new(RetryPolicy::default()),
-        fault: None,
-        cors: None,
-        mirrors: Box::default(),
-    };
     Arc::new(Route {
         name: "".into(),
         counted: None,
         origin,
         condition: RequestMatch::default(),
-        action: Action::Forward(forward),
+        action: Action::Forward(Forward::nowhere()),
     })
 }
 

@@ -123,6 +123,25 @@ pub struct Mirror {
 }
 
 impl Forward {
+    /// To nobody: what cannot be used refuses (503).
+    pub fn nowhere() -> Self {
+        Self {
+            destinations: Weighted::single(Destination {
+                cluster: None,
+                authority: None,
+                request_headers: Vec::new(),
+                response_headers: Vec::new(),
+            }),
+            path: None,
+            authority: None,
+            timeout: None,
+            retry: Arc::default(),
+            fault: None,
+            cors: None,
+            mirrors: Box::default(),
+        }
+    }
+
     /// Path and query as the rule wants them, from those that would be sent without it.
     pub fn target<'a>(&self, current: &'a str) -> Cow<'a, str> {
         let Some(rewrite) = &self.path else { return Cow::Borrowed(current) };

@@ -14,7 +14,11 @@ const REFUSED: &str =
     "  http: [{route: [{destination: {host: b.shop.internal}}], redirect: {uri: /x}}]\n";
 
 async fn status(gateway: &Gateway, host: &str) -> u16 {
-    Http::plain(gateway.port(80)).await.get(&format!("http://{host}/")).await.status.as_u16()
+    status_of(gateway, &format!("{host}/")).await
+}
+
+async fn status_of(gateway: &Gateway, target: &str) -> u16 {
+    Http::plain(gateway.port(80)).await.get(&format!("http://{target}")).await.status.as_u16()
 }
 
 #[tokio::test]
@@ -167,4 +171,28 @@ async fn a_name_that_is_passed_through_goes_to_no_wider_route() {
     assert_eq!(backend.connections(), 0);
     assert!(proven(&client, gateway.port(443), "b.com").await.is_err());
     gateway.wait("the other name arrives", || backend.connections() == 1);
+}
+
+#[tokio::test]
+async fn what_a_refused_delegate_was_to_serve_is_taken_by_no_later_rule() {
+    let site = Site::new();
+    let root = "  http:\n  - {match: [{uri: {prefix: /part}}], delegate: {name: part}}\n  - \
+                {directResponse: {status: 201}}\n";
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("root", "istio-system/plain", "a.com", root);
+    let part = |rules: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: part, \
+             namespace: shop}}\nspec:\n{rules}"
+        )
+    };
+    site.config("all", &(rest.clone() + &part(REFUSED)));
+    let gateway = site.start(&[80]);
+    assert_eq!(status(&gateway, "a.com").await, 201);
+    assert_eq!(status_of(&gateway, "a.com/part").await, 503);
+    gateway.tells("what this rule takes is refused");
+    gateway.reload(|| _ = site.config("all", &(rest.clone() + &part(&answering(202)))));
+    assert_eq!(status_of(&gateway, "a.com/part").await, 202);
+    gateway.reload(|| _ = site.config("all", &rest));
+    assert_eq!(status_of(&gateway, "a.com/part").await, 201, "Istio leaves such a rule out");
 }
