@@ -76,6 +76,13 @@ fn question(request: &Request, means: Means<'_>) -> Result<Question, String> {
     if let Some(method) = &request.method {
         question.method = method.parse().map_err(|_| format!("\"{method}\" is no method"))?;
     }
+    match (&request.protocol, &request.method) {
+        (Some(_), Some(_)) => {
+            return Err("protocol and method exclude each other: keep one".into());
+        }
+        (Some(protocol), None) => question.ask_for(protocol),
+        (None, _) => {}
+    }
     for (name, value) in &request.headers {
         let invalid = || format!("\"{name}\" is no header, or its value cannot be sent");
         let (name, value) = header(&format!("{name}:{value}")).ok_or_else(invalid)?;

@@ -117,7 +117,7 @@ A test is a request and what shall become of it; what is not expected is not loo
     - name: a cart is served by the mesh
       request:
         url: https://shop.example.com/cart
-        method: POST                                  # and headers, sni, sourceIp
+        method: POST                                  # and headers, sni, sourceIp; or protocol: websocket
         claims: {iss: https://issuer.example.com, sub: alice, aud: shop}      # or token
         clientCert: ../client.pem                     # from this file's folder
       expect:

@@ -35,6 +35,8 @@ pub struct Request {
     pub url: String,
     /// GET when absent.
     pub method: Option<String>,
+    /// `:protocol` of an extended CONNECT, such as `websocket` (RFC 8441); the method is CONNECT then.
+    pub protocol: Option<String>,
     /// Headers by name.
     pub headers: BTreeMap<String, String>,
     /// Name in the ClientHello, the URL's host when absent; empty for none.

@@ -64,6 +64,11 @@ fn a_request_that_is_none_is_told() {
         Request { url: url(), method: Some("a b".to_owned()), ..Request::default() },
         "no method",
     );
+    let protocol = Some("websocket".to_owned());
+    check(
+        Request { url: url(), method: Some("GET".to_owned()), protocol, ..Request::default() },
+        "exclude each other",
+    );
     check(
         Request { url: url(), source_ip: Some("x".to_owned()), ..Request::default() },
         "no address",

@@ -76,6 +76,16 @@ fn outcomes_are_compared_field_by_field() {
 }
 
 #[test]
+fn requests_may_be_websockets_or_connections_alone() {
+    let websocket = "url: http://a.com/v1/x, protocol: ";
+    check(&format!("{websocket}websocket"), "action: forward, route: echo, path: /x", &[]);
+    check(&format!("{websocket}websocket"), "action: reject", &["action"]);
+    check(&format!("{websocket}connect-udp"), "action: reject, status: 403", &[]);
+    check("url: tcp://a.com:81", "action: close", &[]);
+    check("url: tls://a.com:80", "action: stream", &["action"]);
+}
+
+#[test]
 fn claims_are_signed_and_judged_as_a_token_is() {
     let claims = "url: http://a.com/v1/staff, claims: {iss: https://i.com, sub: ann, group: ";
     check(&format!("{claims}staff}}"), "action: forward, principal: https://i.com/ann", &[]);
