@@ -1,6 +1,7 @@
 //! Which endpoint gets a request, and what the endpoint is told first.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -334,5 +335,40 @@ async fn a_proxy_header_tells_whom_a_connection_is_for() {
         stream.write_all(b"host: a.com\r\n\r\n").await.unwrap();
         let first = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
         assert!(first.starts_with(if binary { b"\r\n\r\n\0\r\nQUIT" } else { b"PROXY TCP4 1" }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_endpoint_has_less_until_it_is_warm() {
+    const BURST: usize = 40;
+    for warm_up in ["warmup: {duration: 1s}", "warmupDurationSecs: 1s"] {
+        let backends = backends(3).await;
+        let rule = policy("echo", &format!("loadBalancer: {{simple: ROUND_ROBIN, {warm_up}}}"));
+        let (site, gateway) = start(&(echo(&backends[..2], &[]) + &rule), &["--workers", "1"]);
+        let old = std::fs::read_to_string(site.path("config/all.yaml")).unwrap();
+        let all = old.replace(&echo(&backends[..2], &[]), &echo(&backends, &[]));
+        let mut http = Http::plain(gateway.port(80)).await;
+        assert_eq!(http.get("http://a.com/").await.status, 200);
+        let seen = Instant::now();
+        gateway.wait("the first ones are warm", || seen.elapsed() > Duration::from_secs(1));
+        let began = Instant::now();
+        gateway.reload(|| _ = site.config("all", &all));
+        let mut shares = Vec::new();
+        while shares.last().is_none_or(|share| *share < BURST / 3) {
+            assert!(began.elapsed() < PATIENCE, "{warm_up}: {shares:?}");
+            let before = backends[2].requests();
+            for _ in 0..BURST {
+                http.get("http://a.com/").await;
+            }
+            let share = backends[2].requests() - before;
+            // Its part of its weight is at most its age in seconds, beside two whole ones.
+            let part = began.elapsed().as_secs_f64().clamp(0.1, 1.0);
+            let most = f64::from(u32::try_from(BURST).unwrap()) * part / (2.0 + part) + 2.0;
+            let share_now = f64::from(u32::try_from(share).unwrap());
+            assert!(share_now <= most, "{warm_up}: {share} of at most {most}, {shares:?}");
+            shares.push(share);
+            let now = Instant::now();
+            gateway.wait("it is older", || now.elapsed() > Duration::from_millis(100));
+        }
     }
 }
