@@ -330,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_broken_delegate_was_to_serve_has_nowhere_to_go() {
+        let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: root, \
+                    namespace: edge}\nspec: {hosts: [a.com], gateways: [gw], http: [{name: r, match: \
+                    [{uri: {prefix: /a}}], delegate: {name: part, namespace: shop}}, {delegate: {name: \
+                    none}}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: \
+                    {name: part, namespace: shop}\nspec: {http: 1}\n";
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
+        let set = parse(&[file]).set;
+        let mut findings = Findings::default();
+        let found = rules(&set.virtual_services[0], &set, &mut findings);
+        let [one] = &found[..] else { panic!("{found:?}") };
+        assert!(one.rule.name == "r" && one.rule.delegate.is_some());
+        let codes: Vec<_> = findings.finish().iter().map(|d| d.code.id).collect();
+        assert_eq!(codes, ["PC045", "IST0101"]);
+    }
+
+    #[test]
     fn a_delegate_that_cannot_be_seen_is_told() {
         let hidden = format!("{{exportTo: ['.'], http: [{{{TO}}}]}}");
         check("timeout: 1s", &hidden, &[], &["IST0101"]);
