@@ -59,6 +59,7 @@ mod probes;
 mod reload;
 mod reporter;
 mod retries;
+mod retry_words;
 mod rotation;
 mod routes;
 mod samples;
