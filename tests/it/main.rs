@@ -34,6 +34,7 @@ mod fixture;
 mod floods;
 mod frames;
 mod gateway;
+mod grpc_answers;
 mod grpc_web;
 mod heads;
 mod health;
