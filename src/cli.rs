@@ -203,7 +203,10 @@ mod tests {
             match (c, quote) {
                 ('\'' | '"', None) => (quote, inside) = (Some(c), true),
                 (_, Some(open)) if c == open => quote = None,
-                (' ', None) if inside => (inside, _) = (false, words.push(String::new())),
+                (' ', None) if inside => {
+                    words.push(String::new());
+                    inside = false;
+                }
                 (' ', None) => {}
                 _ => {
                     inside = true;

@@ -230,7 +230,7 @@ fn listeners<'a>(
                 tokens,
                 compiled: HashMap::new(),
             };
-            let unserved = Unserved::new(set, settings);
+            let unserved = Unserved::new(set, settings, findings);
             let mut pass = ListenerPass { routes, tls, unserved, findings };
             drafts.iter().map(|draft| pass.listener(draft)).collect()
         }

@@ -51,7 +51,7 @@ pub use mesh_config::{MeshConfig, parse_mesh_config};
 pub use meta::{Labels, Meta};
 pub use peer_authentication::PeerAuthentication;
 pub use request_authentication::RequestAuthentication;
-pub use served::{Served, ServedHosts};
+pub use served::{Served, ServedHosts, Streams};
 pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use set::{AnyResource, assemble, parse};
 pub use single::{Placed, parse_placed, parse_single};

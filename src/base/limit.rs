@@ -20,6 +20,9 @@ limits! {
     CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
     /// Of a document that is not YAML: a longer one may be about every host.
     BROKEN_TEXT_BYTES: usize = 1 << 20, "1 MiB";
+    /// Hosts that are refused on one port because what was to serve them cannot be used; one finding
+    /// says that there are more.
+    UNSERVED_HOSTS: usize = 1_000, "1,000 hosts";
     /// Files read from one configuration source.
     CONFIG_FILES: usize = 20_000, "20,000 files";
     /// Folders below each other in a configuration source; deeper ones are left out.

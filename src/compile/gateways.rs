@@ -65,11 +65,18 @@ impl ServerDraft<'_> {
     }
 }
 
-fn unread_of<'a>(gateway: &'a Resource<Gateway>, server: &str) -> Option<&'a str> {
+/// A field of the server at `spec.servers[2]`, or of its TLS settings, that does not exist.
+pub fn unread_of<'a>(gateway: &'a Resource<Gateway>, server: &str) -> Option<&'a str> {
     unread(gateway).find(|field| {
         let own = field.strip_prefix(server).and_then(|rest| rest.strip_prefix('.'));
         own.is_some_and(|own| own.starts_with("tls.") || !own.contains('.'))
     })
+}
+
+/// Whether a protocol is HTTP in clear.
+pub fn is_http(protocol: &str) -> bool {
+    let known = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB"];
+    known.iter().any(|known| protocol.eq_ignore_ascii_case(known))
 }
 
 /// A listener and its servers.
@@ -142,7 +149,7 @@ fn read<'a>(
     let kind = match (protocol.to_ascii_uppercase().as_str(), mode) {
         // Whatever was meant, its handshakes are refused.
         ("HTTPS" | "TLS", _) if doubtful.is_some() => Kind::Https,
-        ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", _) => Kind::Http,
+        (protocol, _) if is_http(protocol) => Kind::Http,
         (_, Some(TlsMode::AutoPassthrough)) => Kind::AutoPassthrough,
         ("HTTPS", Some(TlsMode::Passthrough)) | ("TLS", Some(TlsMode::Passthrough) | None) => {
             Kind::Passthrough

@@ -113,15 +113,21 @@ impl ListenerPass<'_, '_> {
         port: u16,
         tls: Option<Termination>,
     ) -> TcpBlock {
-        let bound = self.routes.bound(server);
-        let found = tcp_routes::tcp(&bound, server, port, self.routes.clusters, self.findings);
         let (key, own) = (server.key().into(), server.gateway.origin(&server.field));
-        let (destinations, origin) = found.unwrap_or_else(|| {
-            self.unbound(server, "its connections are closed");
-            (Weighted::single(None), own.clone())
-        });
+        let (destinations, origin) = match self.unserved.stream(server, port, self.findings) {
+            Some(broken) => (Weighted::single(None), broken),
+            None => self.streams(server, port).unwrap_or_else(|| {
+                self.unbound(server, "its connections are closed");
+                (Weighted::single(None), own.clone())
+            }),
+        };
         let idle_timeout = tcp_routes::idle(&destinations, self.routes.clusters);
         TcpBlock { key, origin, server: own, tls, destinations, idle_timeout, judged: true }
+    }
+
+    fn streams(&mut self, server: &ServerDraft<'_>, port: u16) -> Option<tcp_routes::Destinations> {
+        let bound = self.routes.bound(server);
+        tcp_routes::tcp(&bound, server, port, self.routes.clusters, self.findings)
     }
 
     fn tls(&mut self, port: u16, servers: &[ServerDraft<'_>]) -> Servers {

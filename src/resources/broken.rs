@@ -121,7 +121,7 @@ pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken 
 }
 
 /// Whether a text's hosts stand in it as they are: not as what an alias, an escape or a template means.
-fn is_plain(text: &str) -> bool {
+pub(super) fn is_plain(text: &str) -> bool {
     !["&", "\\", "{{", "${", "$(", "<%"].iter().any(|sign| text.contains(sign))
 }
 

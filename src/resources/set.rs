@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::gateway::Server;
 use super::{
     AuthorizationPolicy, Broken, ConfigFile, DestinationRule, EndpointSlice, Gateway, Meta, Parsed,
     ParsedFile, PeerAuthentication, RequestAuthentication, Resource, ResourceSet, Restricted,
-    Secret, Served, ServedHosts, Service, ServiceEntry, VirtualService, WorkloadEntry, last_good,
+    Secret, Served, ServedHosts, Service, ServiceEntry, Streams, VirtualService, WorkloadEntry,
+    last_good,
 };
 use crate::base::id::{Generation, ResourceId};
 use crate::diag::{self, Diagnostic, Location, catalog};
@@ -108,6 +110,7 @@ impl AnyResource {
             Self::AuthorizationPolicy(resource) => &resource.spec.selector,
             Self::PeerAuthentication(resource) => &resource.spec.selector,
             Self::DestinationRule(resource) => &resource.spec.workload_selector,
+            Self::Gateway(gateway) => return Some(gateway.spec.selector.clone()),
             _ => return None,
         };
         selector.as_ref().map(|selector| selector.match_labels.clone())
@@ -134,11 +137,33 @@ impl AnyResource {
                 let hosts = service.spec.hosts.clone();
                 let served = ServedHosts { hosts, port: None, redirects: false };
                 let gateways = Some(service.spec.gateways.clone());
-                broken.served = Served { servers: vec![served], gateways };
+                let streams = match service.spec.tcp.is_empty() {
+                    true => Streams::Nothing,
+                    false => Streams::Anything,
+                };
+                broken.served = Served { servers: vec![served], gateways, streams, more: false };
+            }
+            Self::Gateway(gateway) => {
+                let servers = gateway.spec.servers.iter().map(served_hosts).collect();
+                broken.served = Served { servers, ..Served::default() };
+            }
+            Self::ServiceEntry(entry) if !entry.spec.subject_alt_names.is_empty() => {
+                broken.export_to.clone_from(&entry.spec.export_to);
+                let hosts = entry.spec.hosts.iter().map(|host| host.as_str().into());
+                broken.restricted = Restricted::Hosts(hosts.collect());
             }
             _ => {}
         }
         broken
+    }
+}
+
+fn served_hosts(server: &Server) -> ServedHosts {
+    let bare = |host: &String| host.rsplit('/').next().unwrap_or_default().to_owned();
+    ServedHosts {
+        hosts: server.hosts.iter().map(bare).collect(),
+        port: server.port.as_ref().and_then(|port| u16::try_from(port.number).ok()),
+        redirects: server.tls.as_ref().is_some_and(|tls| tls.https_redirect),
     }
 }
 

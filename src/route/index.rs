@@ -136,6 +136,36 @@ mod tests {
         assert_eq!(found, scanned, "{path} {rules:?}");
     }
 
+    /// How many rules are looked at to find the last of so many of a kind.
+    fn examined(kind: u8, count: usize) -> usize {
+        let path = |number: usize| format!("/r{number}/");
+        let rules: Vec<_> = (0..count).map(|number| rule(kind, &path(number), false)).collect();
+        let head = RequestHead {
+            method: &Method::GET,
+            scheme: "https",
+            authority: "a.com",
+            path: &path(count - 1),
+            query: None,
+            headers: &HeaderMap::new(),
+            token: None,
+        };
+        let list: Vec<_> = rules.iter().collect();
+        let looked_at = std::cell::Cell::new(0);
+        let found = RuleIndex::new(&list).unwrap().first(&head, |number| {
+            looked_at.set(looked_at.get() + 1);
+            rules.get(number)
+        });
+        assert_eq!(found, Some(count - 1));
+        looked_at.get()
+    }
+
+    #[test]
+    fn as_many_rules_are_looked_at_whether_there_are_few_or_many() {
+        for (kind, count) in [(0, 2_000), (1, 2_000), (2, 1_000)] {
+            assert_eq!((examined(kind, 50), examined(kind, count)), (1, 1), "{kind}");
+        }
+    }
+
     #[test]
     fn few_rules_are_not_indexed() {
         assert!(RuleIndex::new(&[&rule(0, "/", false)]).is_none());

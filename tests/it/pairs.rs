@@ -65,7 +65,7 @@ fn gateway(rng: &mut Rng, world: u16) -> Value {
         servers.push(json!({"port": port, "hosts": ["b.com"], "tls": redirect}));
     }
     let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": servers});
-    networking("Gateway", &format!("istio-system/w{world}"), spec)
+    networking("Gateway", &format!("istio-system/w{world}"), &spec)
 }
 
 /// Adds to a rule what the naive reading does not know of, and makes it tell its name.

@@ -1,8 +1,10 @@
 //! What Istio's webhook refuses is not used: the last good version goes on, and from a cold start nothing
 //! takes its place.
 
-use crate::backend::Backend;
-use crate::client::{Http, proven, tls};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::backend::{Backend, counter};
+use crate::client::{Http, connect, proven, tls};
 use crate::gateway::{Gateway, Site, gateway, policy, routes, service, to};
 
 fn answering(status: u16) -> String {
@@ -195,4 +197,94 @@ async fn what_a_refused_delegate_was_to_serve_is_taken_by_no_later_rule() {
     assert_eq!(status_of(&gateway, "a.com/part").await, 202);
     gateway.reload(|| _ = site.config("all", &rest));
     assert_eq!(status_of(&gateway, "a.com/part").await, 201, "Istio leaves such a rule out");
+}
+
+#[tokio::test]
+async fn streams_of_tcp_rules_that_cannot_be_used_go_to_no_other_rule() {
+    let counted = async |gateway: &Gateway, port: u16| {
+        let mut stream = connect(gateway.port(port)).await;
+        let _ = stream.write_all(b"hello").await;
+        let _ = stream.shutdown().await;
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    let site = Site::new();
+    let rules = |port: u16, to: &str| {
+        format!("  tcp: [{{match: [{{port: {port}}}], route: [{{destination: {{{to}}}}}]}}]\n")
+    };
+    let sent = "host: counter.shop.internal";
+    let rest = gateway("one", 9000, "TCP", "'*'", "")
+        + &gateway("two", 9001, "TCP", "'*'", "")
+        + &routes("z1", "istio-system/one", "'*'", &rules(9000, sent))
+        + &routes("z2", "istio-system/two", "'*'", &rules(9001, sent))
+        + &service("counter", "TCP", counter().await);
+    let broken = rules(9000, sent).replace("port: 9000", "port: 9000, sourceSubnet: [x]");
+    let broken = routes("a", "istio-system/one, istio-system/two", "'*'", &broken);
+    site.config("all", &(rest.clone() + &broken));
+    let gateway = site.start(&[9000, 9001]);
+    assert_eq!(counted(&gateway, 9000).await, "");
+    gateway.tells("the streams of port 9000 are refused");
+    gateway.wait("the log names it", || gateway.out().contains("VirtualService shop/a"));
+    // It was for one port alone.
+    assert_eq!(counted(&gateway, 9001).await, "5");
+    gateway.reload(|| _ = site.config("all", &rest));
+    assert_eq!(counted(&gateway, 9000).await, "5");
+}
+
+#[tokio::test]
+async fn a_misspelt_redirect_leaves_no_other_server_answering_in_clear() {
+    let site = Site::new();
+    let misspelt = gateway("a", 80, "HTTP", "shop/a.com, c.com", "httpRedirect: true");
+    let text = gateway("wide", 80, "HTTP", "a.com, '*.com'", "")
+        + &routes("r", "istio-system/wide", "'*.com'", &answering(201));
+    site.config("all", &(text.clone() + &misspelt));
+    let gateway = site.start(&[80]);
+    assert_eq!((status(&gateway, "a.com").await, status(&gateway, "c.com").await), (301, 301));
+    assert_eq!(status(&gateway, "b.com").await, 201);
+    gateway.reload(|| _ = site.config("all", &text));
+    assert_eq!((status(&gateway, "a.com").await, status(&gateway, "c.com").await), (201, 201));
+}
+
+#[tokio::test]
+async fn a_second_entry_of_one_name_demands_its_identities_though_it_is_set_aside() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    let entry = service("b", "HTTP", backend.port);
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("a", "istio-system/plain", "a.com", &to("b"))
+        + &entry;
+    let demands = entry.replace("spec: {", "spec: {subjectAltNames: ['spiffe://x/ns/a/sa/b'], ");
+    assert_ne!(demands, entry);
+    site.config("all", &(rest.clone() + &demands));
+    let gateway = site.start(&[80]);
+    assert_eq!(status(&gateway, "a.com").await, 503);
+    assert_eq!(backend.connections(), 0);
+    gateway.reload(|| _ = site.config("all", &rest));
+    assert_eq!(status(&gateway, "a.com").await, 200);
+}
+
+/// What `check` says of a resource beside a server of every host.
+fn told(broken: &str) -> String {
+    let site = Site::new();
+    site.config("all", &(gateway("plain", 80, "HTTP", "'*'", "") + broken));
+    let output = site.command(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn hosts_that_cannot_be_read_are_told() {
+    let more = "VirtualService shop/a cannot be used, and not all of its hosts can be read";
+    let of = |hosts: &str| told(&routes("a", "istio-system/plain", hosts, "  http: 5\n"));
+    assert!(of("a.com, 5").contains(more));
+    assert!(!of("a.com").contains(more));
+}
+
+#[test]
+fn refused_hosts_are_bounded() {
+    let hosts: Vec<_> = (0..1_100).map(|host| format!("h{host}.com")).collect();
+    let said = told(&routes("a", "istio-system/plain", &hosts.join(", "), "  http: 5\n"));
+    assert_eq!(said.matches("com\" is refused").count(), 1_000);
+    assert_eq!(said.matches("has more hosts than are refused").count(), 1);
 }

@@ -237,7 +237,7 @@ impl World {
         let server =
             json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]});
         let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": [server]});
-        let mut all = vec![networking("Gateway", "istio-system/g", spec)];
+        let mut all = vec![networking("Gateway", "istio-system/g", &spec)];
         let unreachable = json!({"address": "192.0.2.1"});
         all.extend(SERVICES.iter().map(|name| service_entry(name, &unreachable)));
         all.extend(self.virtual_services("g"));
@@ -252,14 +252,14 @@ impl World {
                 "gateways": [format!("istio-system/{gateway}")],
                 "http": service.rules.iter().map(Rule::json).collect::<Vec<_>>(),
             });
-            networking("VirtualService", &format!("shop/{gateway}-v{index}"), spec)
+            networking("VirtualService", &format!("shop/{gateway}-v{index}"), &spec)
         });
         all.collect()
     }
 }
 
 /// A resource of Istio's networking API, `NAMESPACE/NAME`.
-pub(crate) fn networking(kind: &str, name: &str, spec: Value) -> Value {
+pub(crate) fn networking(kind: &str, name: &str, spec: &Value) -> Value {
     let (namespace, name) = name.split_once('/').unwrap();
     json!({
         "apiVersion": "networking.istio.io/v1",
@@ -277,7 +277,7 @@ pub(crate) fn service_entry(name: &str, endpoint: &Value) -> Value {
         "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
         "endpoints": [endpoint],
     });
-    networking("ServiceEntry", &format!("shop/{name}"), spec)
+    networking("ServiceEntry", &format!("shop/{name}"), &spec)
 }
 
 /// A file of resources.
