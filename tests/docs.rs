@@ -64,14 +64,10 @@ fn read_tests(folders: &[PathBuf], text: &mut String) {
                 continue;
             }
             let Ok(read) = fs::read_to_string(&path) else { continue };
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let is_code = path.starts_with(root("src"))
-                && name.ends_with(".rs")
-                && !name.ends_with("tests.rs");
-            text.push_str(match is_code {
-                true => read.split_once("mod tests {").map_or("", |(_, tests)| tests),
-                false => &read,
-            });
+                && path.file_stem().is_none_or(|name| !name.to_string_lossy().ends_with("tests"));
+            let tests = if is_code { read.split_once("mod tests {") } else { Some(("", &*read)) };
+            text.push_str(tests.map_or("", |(_, tests)| tests));
         }
     }
 }

@@ -137,10 +137,8 @@ impl AnyResource {
                 let hosts = service.spec.hosts.clone();
                 let served = ServedHosts { hosts, port: None, redirects: false };
                 let gateways = Some(service.spec.gateways.clone());
-                let streams = match service.spec.tcp.is_empty() {
-                    true => Streams::Nothing,
-                    false => Streams::Anything,
-                };
+                let streams =
+                    if service.spec.tcp.is_empty() { Streams::Nothing } else { Streams::Anything };
                 broken.served = Served { servers: vec![served], gateways, streams, more: false };
             }
             Self::Gateway(gateway) => {

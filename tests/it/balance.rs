@@ -1,12 +1,12 @@
 //! Which endpoint gets a request, and what the endpoint is told first.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::backend::Backend;
 use crate::client::{Http, Reply, connect};

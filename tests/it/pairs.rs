@@ -190,13 +190,12 @@ impl Asking {
     fn explained(&self, gateway: &Gateway, way: &Way) -> Value {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let url = format!("{}://gateway:{}{}", way.scheme(), way.written, self.target());
-        let mut query = format!("url={}&method={}", encode(&url), self.asked.method);
-        query += &format!("&sni={}", way.name);
-        query += &format!("&header={}", encode(&format!("host:{}", self.asked.host)));
-        for (name, value) in &self.headers {
-            query += &format!("&header={}", encode(&format!("{name}:{value}")));
-        }
-        gateway.admin(&format!("/explain?{query}"))
+        let head = format!("url={}&method={}&sni={}", encode(&url), self.asked.method, way.name);
+        let header =
+            |name: &str, value: &str| format!("header={}", encode(&format!("{name}:{value}")));
+        let mut query = vec![head, header("host", &self.asked.host)];
+        query.extend(self.headers.iter().map(|(name, value)| header(name, value)));
+        gateway.admin(&format!("/explain?{}", query.join("&")))
     }
 
     /// The answer; nothing where the connection ends. Of TLS 1.3 a client learns that only here.
