@@ -193,7 +193,7 @@ impl Asking {
         let head = format!("url={}&method={}&sni={}", encode(&url), self.asked.method, way.name);
         let header =
             |name: &str, value: &str| format!("header={}", encode(&format!("{name}:{value}")));
-        let mut query = vec![head, header("host", &self.asked.host)];
+        let mut query = vec![head, header("host", self.asked.host)];
         query.extend(self.headers.iter().map(|(name, value)| header(name, value)));
         gateway.admin(&format!("/explain?{}", query.join("&")))
     }
@@ -340,7 +340,7 @@ struct Run {
 }
 
 impl Run {
-    async fn start(rng: &mut Rng, backends: &[Backend], shade: &Backend) -> Self {
+    fn start(rng: &mut Rng, backends: &[Backend], shade: &Backend) -> Self {
         let site = Site::new();
         for (credential, names) in CREDENTIALS {
             site.certificate(credential, names);
@@ -361,7 +361,9 @@ impl Run {
             for service in &mut all {
                 let rules = service["spec"]["http"].as_array_mut().unwrap();
                 rules.truncate(RULES);
-                rules.iter_mut().for_each(|rule| decorate(rng, world, rule));
+                for rule in rules.iter_mut() {
+                    decorate(rng, world, rule);
+                }
             }
             all.push(gateway(rng, world));
             site.config(&name, &documents(&all));
@@ -403,7 +405,7 @@ async fn random_requests_meet_what_was_explained() {
     let mut rng = Rng::with_seed(20_261_126);
     let backends = [Backend::http1().await, Backend::http1().await, Backend::http1().await];
     let shade = Backend::http1().await;
-    let mut run = Run::start(&mut rng, &backends, &shade).await;
+    let mut run = Run::start(&mut rng, &backends, &shade);
     for world in 0..WORLDS {
         for _ in 0..CONNECTIONS {
             run.visit(&mut rng, world).await;
