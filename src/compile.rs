@@ -5,6 +5,7 @@
 
 pub mod access_rules;
 pub mod actions;
+mod annotations;
 mod announcers;
 pub mod authentication;
 pub mod authorization;
@@ -23,6 +24,7 @@ mod endpoints;
 pub mod external;
 pub mod files;
 pub mod findings;
+mod forwarded;
 pub mod gateways;
 pub mod inbound;
 pub mod listeners;
@@ -149,8 +151,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let credentials = Credentials::new(set, files, settings, &previous.materials);
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
-    client_cert::tell(set, &mut findings);
-    announcers::tell(set, &mut findings);
+    annotations::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
     unreachable::tell(set, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);

@@ -17,4 +17,5 @@ pub mod reject;
 pub mod request;
 pub mod sanitize;
 pub mod standing;
+pub mod trusted;
 pub mod websocket;

@@ -7,6 +7,7 @@
 
 mod backend;
 mod connection;
+mod head;
 mod policy;
 mod query;
 mod request;

@@ -8,6 +8,7 @@
 pub mod cell;
 pub mod cluster;
 pub mod external;
+pub mod forwarded;
 pub mod inbound;
 pub mod listener;
 pub mod route;
@@ -25,6 +26,7 @@ use crate::route::path::Normalization;
 
 use cluster::{Cluster, ClusterId, Endpoints};
 use external::External;
+use forwarded::Forwarded;
 use listener::{ListenAddress, Listener};
 
 /// Everything the data path knows.
@@ -112,41 +114,14 @@ pub struct Access {
     pub shadow: Option<Box<Shadow>>,
 }
 
-/// What happens to `x-forwarded-client-cert`
-/// (`MeshConfig.defaultConfig.gatewayTopology.forwardClientCertDetails`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientCertForwarding {
-    /// Removed, and set when the client showed a certificate.
-    #[default]
-    SanitizeSet,
-    /// Removed.
-    Sanitize,
-    /// The client's is kept when it showed a certificate.
-    ForwardOnly,
-    /// The certificate is appended to the client's.
-    AppendForward,
-    /// The client's is kept.
-    AlwaysForwardOnly,
-}
-
-impl ClientCertForwarding {
-    /// Whether it matters what certificate the client showed.
-    pub fn asks(self) -> bool {
-        matches!(self, Self::SanitizeSet | Self::AppendForward | Self::ForwardOnly)
-    }
-}
-
-/// Settings of MeshConfig that hold for every listener.
+/// Settings of MeshConfig for every listener.
 #[derive(Clone, Debug)]
 pub struct EdgeSettings {
-    /// Proxies in front of this one whose `x-forwarded-for` entries are believed
-    /// (`gatewayTopology.numTrustedProxies`).
-    pub trusted_hops: usize,
     /// Every connection to a gateway begins with a PROXY header, whose addresses are taken for its own
     /// (`gatewayTopology.proxyProtocol`).
     pub proxy_protocol: bool,
-    /// `x-forwarded-client-cert` handling.
-    pub client_cert: ClientCertForwarding,
+    /// What is believed of proxies and told of certificates, where no Gateway says it.
+    pub forwarded: Arc<Forwarded>,
     /// Path normalisation.
     pub normalization: Normalization,
     /// Value of `server` on every response (`proxyHeaders.server`); removed when nothing.
@@ -156,9 +131,8 @@ pub struct EdgeSettings {
 impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
-            trusted_hops: 0,
             proxy_protocol: false,
-            client_cert: ClientCertForwarding::default(),
+            forwarded: Arc::default(),
             normalization: Normalization::default(),
             server_header: Some(HeaderValue::from_static("istio-envoy")),
         }

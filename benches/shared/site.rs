@@ -117,5 +117,5 @@ pub fn forwards_with(
         now: NOW,
         random: 0,
     };
-    matches!(decide(snapshot, listener, block, &facts).outcome, Outcome::Forward(..))
+    matches!(decide(snapshot, block, &facts).outcome, Outcome::Forward(..))
 }

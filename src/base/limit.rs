@@ -124,6 +124,9 @@ limits! {
     HTTP2_HEADER_FIELDS: usize = 128, "128 fields";
     /// Header names a `Connection` header may nominate; more is an attack (Envoy's bound).
     CONNECTION_NOMINATIONS: usize = 10, "10 names";
+    /// Elements of `x-forwarded-for` looked at from the right, where a Gateway lists the proxies that it
+    /// trusts; where they all are and more come, the peer counts.
+    TRUSTED_PROXIES: usize = 32, "32 elements";
     /// Decoded header list, HTTP/2.
     HTTP2_HEADER_LIST_BYTES: u32 = 60 << 10, "60 KiB";
     /// Concurrent streams on one HTTP/2 connection.

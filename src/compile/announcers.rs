@@ -7,19 +7,16 @@
 //!
 //! **Invariant:** who is not listed is not believed; without a list nobody is.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
-use crate::diag::{Severity, catalog};
-use crate::resources::{Gateway, Resource, ResourceSet};
+use crate::diag::catalog;
+use crate::resources::{Gateway, Resource};
 use crate::snapshot::listener::Announcers;
 
+use super::annotations::{block, field, listed, names_port, refuse, refuse_blocks};
 use super::findings::{Findings, at};
 use super::gateways::{ListenerDraft, ServerDraft};
 
-const PORTS: &str = "portcullis.dev/proxy-protocol";
-const PEERS: &str = "portcullis.dev/proxy-protocol-from";
+pub(super) const PORTS: &str = "portcullis.dev/proxy-protocol";
+pub(super) const PEERS: &str = "portcullis.dev/proxy-protocol-from";
 
 /// What the first server of a port says; tells of later ones that say otherwise.
 pub(super) fn announcers(draft: &ListenerDraft<'_>, findings: &mut Findings) -> Option<Announcers> {
@@ -31,8 +28,8 @@ pub(super) fn announcers(draft: &ListenerDraft<'_>, findings: &mut Findings) -> 
             "{} says otherwise who announces clients on port {}, and is the first of the port",
             first.gateway.id, draft.port
         );
-        let field = format!("{}.port", server.field);
-        let finding = at(server.gateway, field, &catalog::INVALID_ANNOTATION, message);
+        let port = format!("{}.port", server.field);
+        let finding = at(server.gateway, port, &catalog::INVALID_ANNOTATION, message);
         findings.add(finding.help("give Gateways of one port the same annotations"));
     }
     said
@@ -44,46 +41,22 @@ fn of(draft: &ServerDraft<'_>) -> Option<Announcers> {
         return None;
     }
     let peers = listed(draft.gateway, PEERS).filter_map(block).collect();
-    Some(Announcers { peers, origin: draft.gateway.origin(&annotation(PORTS)) })
+    Some(Announcers { peers, origin: draft.gateway.origin(&field(PORTS)) })
 }
 
-/// Tells of annotations that cannot be followed.
-pub(super) fn tell(set: &ResourceSet, findings: &mut Findings) {
-    let mut add = |gateway: &Resource<Gateway>, name: &str, message: String, help: &str| {
-        let finding = at(gateway, annotation(name), &catalog::INVALID_ANNOTATION, message);
-        findings.add(finding.severity(Severity::Error).help(help));
-    };
-    for gateway in &set.gateways {
-        let has = |name: &str| {
-            let mut ports = gateway.spec.servers.iter().filter_map(|server| server.port.as_ref());
-            name == "*" || ports.any(|port| port.name == name)
-        };
-        for name in listed(gateway, PORTS).filter(|name| !has(name)) {
-            let help = "list servers[].port.name, separated by commas, or write *";
-            add(gateway, PORTS, format!("\"{name}\" is the port name of no server here"), help);
-        }
-        for text in listed(gateway, PEERS).filter(|text| block(text).is_none()) {
-            let help = "list addresses and blocks such as 10.0.0.0/8, separated by commas";
-            add(gateway, PEERS, format!("\"{text}\" is no address and no block"), help);
-        }
-        let nobody = listed(gateway, PEERS).find_map(block).is_none();
-        if nobody && listed(gateway, PORTS).next().is_some() {
-            let help = "list who stands before this gateway in portcullis.dev/proxy-protocol-from; until \
-                        then the connections to these ports are closed";
-            add(gateway, PORTS, "nobody is believed to announce clients".to_owned(), help);
-        }
+/// Tells of what cannot be followed.
+pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
+    for name in listed(gateway, PORTS).filter(|name| !names_port(gateway, name)) {
+        let message = format!("\"{name}\" is the port name of no server here");
+        let help = "list servers[].port.name, separated by commas, or write *";
+        refuse((gateway, PORTS), findings, message, help);
     }
-}
-
-fn annotation(name: &str) -> String {
-    format!("metadata.annotations.{name}")
-}
-
-fn listed<'a>(gateway: &'a Resource<Gateway>, name: &str) -> impl Iterator<Item = &'a str> {
-    let value = gateway.meta.annotations.get(name).map_or("", String::as_str);
-    value.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn block(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    refuse_blocks(gateway, PEERS, findings);
+    let nobody = listed(gateway, PEERS).find_map(block).is_none();
+    if nobody && listed(gateway, PORTS).next().is_some() {
+        let help = "list who stands before this gateway in portcullis.dev/proxy-protocol-from; until \
+                    then the connections to these ports are closed";
+        let message = "nobody is believed to announce clients".to_owned();
+        refuse((gateway, PORTS), findings, message, help);
+    }
 }

@@ -4,8 +4,9 @@
 //! servers that do, or is `*` for all of them.
 
 use crate::diag::catalog;
-use crate::resources::{Gateway, Resource, ResourceSet};
+use crate::resources::{Gateway, Resource};
 
+use super::annotations::{field, listed};
 use super::findings::{Findings, at};
 use super::gateways::ServerDraft;
 
@@ -15,26 +16,18 @@ pub(super) const ANNOTATION: &str = "portcullis.dev/client-cert-headers";
 /// Whether a server sends `Client-Cert` and `Client-Cert-Chain`.
 pub(super) fn is_told(draft: &ServerDraft<'_>) -> bool {
     let name = draft.server.port.as_ref().map_or("", |port| port.name.as_str());
-    names(draft.gateway).any(|listed| listed == name || listed == "*")
+    listed(draft.gateway, ANNOTATION).any(|listed| listed == name || listed == "*")
 }
 
 /// Tells of names that no server with TLS has.
-pub(super) fn tell(set: &ResourceSet, findings: &mut Findings) {
-    for gateway in &set.gateways {
-        let has = |name: &str| {
-            let mut ports = gateway.spec.servers.iter().filter(|server| server.tls.is_some());
-            ports.any(|one| name == "*" || one.port.as_ref().is_some_and(|port| port.name == name))
-        };
-        for name in names(gateway).filter(|name| !has(name)) {
-            let message = format!("\"{name}\" is the port name of no server with TLS here");
-            let field = format!("metadata.annotations.{ANNOTATION}");
-            let finding = at(gateway, field, &catalog::INVALID_ANNOTATION, message);
-            findings.add(finding.help("list servers[].port.name, separated by commas, or write *"));
-        }
+pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
+    let has = |name: &str| {
+        let mut servers = gateway.spec.servers.iter().filter(|server| server.tls.is_some());
+        servers.any(|one| name == "*" || one.port.as_ref().is_some_and(|port| port.name == name))
+    };
+    for name in listed(gateway, ANNOTATION).filter(|name| !has(name)) {
+        let message = format!("\"{name}\" is the port name of no server with TLS here");
+        let finding = at(gateway, field(ANNOTATION), &catalog::INVALID_ANNOTATION, message);
+        findings.add(finding.help("list servers[].port.name, separated by commas, or write *"));
     }
-}
-
-fn names(gateway: &Resource<Gateway>) -> impl Iterator<Item = &str> {
-    let value = gateway.meta.annotations.get(ANNOTATION).map_or("", String::as_str);
-    value.split(',').map(str::trim).filter(|name| !name.is_empty())
 }

@@ -17,6 +17,7 @@ use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Address, Cluster, ClusterId, Endpoint, Endpoints, Protocol, UpstreamTls,
 };
+use crate::snapshot::forwarded::Forwarded;
 use crate::snapshot::inbound::{Inbound, Spoken};
 use crate::snapshot::listener::{Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Destination, Forward, Route, RouteTable, VirtualHost};
@@ -51,6 +52,7 @@ struct Draft<'d> {
     /// What declares the port.
     origin: Origin,
     labels: Arc<DestinationLabels>,
+    forwarded: Arc<Forwarded>,
 }
 
 impl Draft<'_> {
@@ -74,6 +76,7 @@ impl InboundPass<'_, '_> {
             speaks: declared.map_or(Speaks::Unsaid, |(_, port)| port.speaks),
             origin: service.map_or_else(|| undeclared(settings), |s| s.origin.clone()),
             labels: self.clusters.known_labels(labels),
+            forwarded: settings.edge.forwarded.clone(),
         };
         let (mode, policy) = self.clusters.peers().effective(own.0, own.1, number);
         let ways = self.ways(&draft);
@@ -216,6 +219,7 @@ fn requests(draft: &Draft<'_>, cluster: ClusterId, tls: Option<Termination>) -> 
         hosts: everything(()),
         tls,
         grpc_web: false,
+        forwarded: draft.forwarded.clone(),
         routes: RouteTable { hosts: everything(whole(draft, cluster)) },
     })
 }

@@ -13,6 +13,7 @@ use crate::snapshot::route::RouteTable;
 
 use super::announcers;
 use super::findings::{Findings, at};
+use super::forwarded;
 use super::gateways::{Kind, ListenerDraft, ServerDraft};
 use super::server_tls::ServerTlsPass;
 use super::tcp_routes;
@@ -67,12 +68,15 @@ impl ListenerPass<'_, '_> {
         }
         self.unserved.plaintext((&mut table, &mut hosts), draft.port, self.findings);
         settle(&mut table);
+        let mesh = &self.routes.settings.edge.forwarded;
+        let forwarded = forwarded::of_port(&draft.servers, mesh, self.findings);
         Servers::Http(Arc::new(ServerBlock {
             key: format!("http/{}", draft.port).into(),
             origin: first.gateway.origin(&first.field),
             hosts,
             tls: None,
             grpc_web: is_grpc_web(first),
+            forwarded,
             routes: table,
         }))
     }
@@ -170,6 +174,7 @@ impl ListenerPass<'_, '_> {
             hosts,
             tls: Some(self.tls.terminate(server, self.findings)),
             grpc_web: false,
+            forwarded: forwarded::forwarded(server, &self.routes.settings.edge.forwarded),
             routes: table,
         })
     }

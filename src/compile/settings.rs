@@ -18,8 +18,9 @@ use crate::resources::mesh_config::{
 use crate::route::path::Normalization;
 use crate::route::retry::RetryPolicy;
 
+use crate::snapshot::EdgeSettings;
+use crate::snapshot::forwarded::{ClientCertForwarding, Forwarded, Said, TrustedProxies};
 use crate::snapshot::listener::ListenAddress;
-use crate::snapshot::{ClientCertForwarding, EdgeSettings};
 use crate::tls::roots::Roots;
 
 use super::policies;
@@ -173,10 +174,9 @@ impl CompileSettings {
             NormalizationType::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
         };
         let topology = &mesh.default_config.gateway_topology;
-        self.edge.trusted_hops =
-            usize::try_from(topology.num_trusted_proxies).unwrap_or(usize::MAX);
+        let hops = usize::try_from(topology.num_trusted_proxies).unwrap_or(usize::MAX);
         self.edge.proxy_protocol = topology.proxy_protocol.is_some();
-        self.edge.client_cert = match topology.forward_client_cert_details {
+        let client_cert = match topology.forward_client_cert_details {
             ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet => {
                 ClientCertForwarding::SanitizeSet
             }
@@ -185,6 +185,10 @@ impl CompileSettings {
             ForwardClientCertDetails::AppendForward => ClientCertForwarding::AppendForward,
             ForwardClientCertDetails::AlwaysForwardOnly => ClientCertForwarding::AlwaysForwardOnly,
         };
+        self.edge.forwarded = Arc::new(Forwarded {
+            proxies: Said { value: TrustedProxies::Hops(hops), by: None },
+            client_cert: Said { value: client_cert, by: None },
+        });
         self
     }
 }

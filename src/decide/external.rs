@@ -4,24 +4,16 @@
 use crate::auth::authz::Selected;
 use crate::auth::jwt::Verdict;
 use crate::snapshot::external::{External, Provider};
-use crate::snapshot::listener::{Listener, ServerBlock, TcpBlock};
+use crate::snapshot::listener::TcpBlock;
 use crate::snapshot::{Authorization, Snapshot};
 
 use super::connection::ConnectionFacts;
-use super::request::{RequestFacts, judged, serves};
+use super::request::{RequestFacts, judged};
 
-/// The CUSTOM policies by provider, in the order in which providers are asked; none for a request that
-/// its connection does not serve.
-pub fn providers<'a>(
-    snapshot: &'a Snapshot,
-    listener: &Listener,
-    block: &ServerBlock,
-    authority: &str,
-) -> &'a [External] {
+/// The CUSTOM policies by provider, in the order in which providers are asked.
+pub fn providers(snapshot: &Snapshot) -> &[External] {
     match &snapshot.authorization {
-        Authorization::Enforce(access) if !access.external.is_empty() => {
-            if serves(listener, block, authority) { &access.external } else { &[] }
-        }
+        Authorization::Enforce(access) => &access.external,
         _ => &[],
     }
 }

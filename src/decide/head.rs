@@ -1,19 +1,20 @@
 //! From a request's head to what deciding looks at, or to why it is refused.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::reject::{BadRequest, Reject};
 use super::sanitize::Noticed;
-use crate::base::header::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use super::trusted::{Sender, told};
 use crate::base::host::{is_name, without_port};
 use crate::base::limit;
 use crate::route::matcher::RequestHead;
 use crate::route::path::normalize;
 use crate::snapshot::EdgeSettings;
+use crate::snapshot::forwarded::TrustedProxies;
 
 /// What was read from a request's head.
 #[derive(Clone, Debug, Default)]
@@ -32,30 +33,9 @@ pub struct Head {
     pub trusted_ip: Option<IpAddr>,
 }
 
-/// Who a request comes from.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sender {
-    /// It came over TLS.
-    pub tls: bool,
-    /// It is a workload of the mesh that calls another, and proved it: what it says of the client is
-    /// believed.
-    pub workload: bool,
-}
-
-impl Sender {
-    /// Proxies whose word on the client counts, the sender among them.
-    fn trusted_hops(self, edge: &EdgeSettings) -> usize {
-        edge.trusted_hops.max(usize::from(self.workload))
-    }
-}
-
 impl Head {
-    /// Judges a head that came from a sender.
-    pub fn read<B>(
-        sender: Sender,
-        edge: &EdgeSettings,
-        request: &Request<B>,
-    ) -> Result<Self, Reject> {
+    /// Judges a head. Until it is told [who is believed](Head::believe), the peer is the client.
+    pub fn read<B>(edge: &EdgeSettings, request: &Request<B>) -> Result<Self, Reject> {
         if request.version() < Version::HTTP_11 {
             return Err(Reject::Http10);
         }
@@ -85,11 +65,20 @@ impl Head {
             .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
             .into_owned();
         let upgrade = noticed.has(Noticed::UPGRADE) && upgrade(headers)?;
-        let hops = sender.trusted_hops(edge);
-        let scheme = scheme(sender.tls, hops, headers);
-        let trusted_ip = trusted_address(hops, headers);
-        let trusted = trusted_ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
-        Ok(Self { authority, scheme, path, upgrade, trusted, trusted_ip })
+        Ok(Self { authority, path, upgrade, ..Self::default() })
+    }
+
+    /// Takes over what a sender says of the client, as far as the server believes it.
+    pub fn believe(&mut self, proxies: &TrustedProxies, sender: Sender, headers: &HeaderMap) {
+        let told = told(proxies, sender, headers);
+        self.scheme = told.scheme.unwrap_or(if sender.tls { "https" } else { "http" });
+        self.trusted_ip = told.client;
+        self.trusted = told.client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
+    }
+
+    /// The client's end, as far as it is known.
+    pub fn client(&self, peer: SocketAddr) -> SocketAddr {
+        self.trusted_ip.map_or(peer, |ip| SocketAddr::new(ip, 0))
     }
 
     /// Path and query for the backend before any rewrite, when they differ from what was sent; `cut` is
@@ -197,32 +186,4 @@ fn upgrade(headers: &HeaderMap) -> Result<bool, Reject> {
         other = true;
     }
     if other { Err(Reject::UpgradeRefused) } else { Ok(false) }
-}
-
-fn scheme(tls: bool, hops: usize, headers: &HeaderMap) -> &'static str {
-    let own = if tls { "https" } else { "http" };
-    if hops == 0 {
-        return own;
-    }
-    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => "https",
-        Some(b"http") => "http",
-        _ => own,
-    }
-}
-
-/// The entry that the outermost trusted proxy added (`gatewayTopology.numTrustedProxies`).
-fn trusted_address(hops: usize, headers: &HeaderMap) -> Option<IpAddr> {
-    if hops == 0 {
-        return None;
-    }
-    let all: Vec<&str> = headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .collect();
-    let entry = all.get(all.len().checked_sub(hops)?)?;
-    entry.parse().ok().map(|address: IpAddr| address.to_canonical())
 }

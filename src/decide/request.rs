@@ -1,6 +1,6 @@
 //! From a request head to what is done with it.
 //!
-//! The order is Istio's: misdirection, token, authorization, then route.
+//! The order is Istio's: token, authorization, then route.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -82,15 +82,14 @@ pub enum Outcome<'a> {
     Reject(Reject),
 }
 
-/// Decides. `block` is the server block the connection was accepted by.
+/// Decides what a [server](serving_block) does with a request that it serves.
 pub fn decide<'a>(
     snapshot: &'a Snapshot,
-    listener: &'a Listener,
-    block: &'a ServerBlock,
+    server: &'a ServerBlock,
     facts: &RequestFacts<'_>,
 ) -> Decision<'a> {
     let mut decision = Decision {
-        server: block,
+        server,
         host: None,
         route: None,
         verdict: Verdict::Anonymous,
@@ -99,12 +98,6 @@ pub fn decide<'a>(
         delay: None,
         outcome: Outcome::Reject(Reject::RouteNotFound),
     };
-    let host = without_port(facts.head.authority);
-    let Some(server) = serving_block(listener, block, host) else {
-        decision.outcome = Outcome::Reject(Reject::Misdirected);
-        return decision;
-    };
-    decision.server = server;
     match authenticate(snapshot, facts) {
         Ok(verdict) => decision.verdict = verdict,
         Err(failure) => {
@@ -124,7 +117,7 @@ pub fn decide<'a>(
             return decision;
         }
     }
-    route(&mut decision, host, facts);
+    route(&mut decision, without_port(facts.head.authority), facts);
     decision
 }
 
@@ -151,24 +144,22 @@ pub fn routing_head<'a>(head: RequestHead<'a>, verdict: &'a Verdict) -> RequestH
     RequestHead { token, ..head }
 }
 
-/// Whether a request for a host and port may come over this connection.
-pub(super) fn serves(listener: &Listener, block: &ServerBlock, authority: &str) -> bool {
-    serving_block(listener, block, without_port(authority)).is_some()
-}
-
-/// The block that serves a host on this connection; nothing when the request is misdirected.
+/// The block that serves a request for a host and port on this connection; nothing when it is
+/// misdirected. What it believes of the sender is what counts, as it would if the client had connected
+/// to it.
 ///
 /// The connection's own block serves its hosts. For another host, the block that its SNI would have
 /// reached serves it if this connection could have been made to it: the certificate covers the name,
 /// and the client-certificate rule and the versions are the same.
-fn serving_block<'a>(
+pub fn serving_block<'a>(
     listener: &'a Listener,
     block: &'a ServerBlock,
-    host: &str,
+    authority: &str,
 ) -> Option<&'a ServerBlock> {
     let (Servers::Tls(chains), Some(own)) = (&listener.servers, &block.tls) else {
         return Some(block);
     };
+    let host = without_port(authority);
     if block.hosts.lookup(host).is_some() {
         return Some(block);
     }

@@ -13,7 +13,7 @@ use crate::base::header::{
     STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
     X_FORWARDED_PROTO, X_REQUEST_ID, is_imitation, is_own,
 };
-use crate::snapshot::{ClientCertForwarding, EdgeSettings};
+use crate::snapshot::forwarded::ClientCertForwarding;
 
 /// What this hop knows of a request that the client cannot be believed about.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ const ADDED_HEADERS: usize = 8;
 pub fn sanitize<B>(
     request: &mut Request<B>,
     head: &Head,
-    edge: &EdgeSettings,
+    forwarding: ClientCertForwarding,
     arrival: Arrival<'_>,
 ) {
     let named = request.uri().authority().is_some();
@@ -53,7 +53,7 @@ pub fn sanitize<B>(
         headers.insert(X_REQUEST_ID, arrival.request_id);
     }
     if found.has(Noticed::FORWARDED_CLIENT_CERT) || arrival.certificate.is_some() {
-        client_certificate(headers, edge.client_cert, arrival.certificate);
+        client_certificate(headers, forwarding, arrival.certificate);
     }
     if found.has(Noticed::COOKIE) {
         join_cookies(headers);

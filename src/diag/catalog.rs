@@ -41,6 +41,8 @@ codes! {
         "define it, or correct the name";
     SCHEMA_ERROR = "IST0106", Error, "the resource breaks a rule of Istio's validation",
         "correct the field: Istio's webhook refuses the resource, and this version of it is not used";
+    UNKNOWN_ANNOTATION = "IST0108", Warning, "an annotation of portcullis's does not exist",
+        "correct its name, or remove it";
     PORT_SELECTOR_REQUIRED = "IST0112", Error,
         "the destination has several ports and the route names none",
         "name the port in destination.port.number";

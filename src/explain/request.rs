@@ -2,25 +2,22 @@
 
 use std::net::SocketAddr;
 
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Request};
-use hyper::ext::Protocol;
+use http::{HeaderMap, Request};
 
+use super::head::read;
 use super::{Explanation, Question, backend, place, policy, token};
 use crate::auth::authz::Denial;
 use crate::auth::jwt::{TokenCache, Verdict};
 use crate::decide::connection::{ConnectionFacts, peer};
 use crate::decide::external::{providers, selects};
 use crate::decide::grpc_web::Call;
-use crate::decide::head::{Head, Sender};
+use crate::decide::head::Head;
 use crate::decide::reject::Reject;
 use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, judged_headers, routing_head, rule_verdicts,
 };
-use crate::decide::sanitize::{Arrival, sanitize};
-use crate::decide::websocket;
 use crate::route::matcher::RequestHead;
-use crate::snapshot::listener::{Listener, ServerBlock, Servers};
+use crate::snapshot::listener::{Listener, ServerBlock};
 use crate::snapshot::route::{Action, Route};
 use crate::snapshot::{Authorization, Snapshot};
 use crate::tls::identity::PeerIdentity;
@@ -41,7 +38,7 @@ pub(super) fn tell(
     arrived: &Arrived<'_>,
 ) {
     tale.outcome.server = Some(arrived.block.key.to_string());
-    let Some((mut request, head)) = read(tale, snapshot, question, arrived) else { return };
+    let Some((mut request, head, server)) = read(tale, snapshot, question, arrived) else { return };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let client = arrived.identity.as_ref().map(peer);
     let facts = RequestFacts {
@@ -59,17 +56,8 @@ pub(super) fn tell(
         now: question.now,
         random: 0,
     };
-    let decision = decide(snapshot, arrived.listener, arrived.block, &facts);
-    if matches!(decision.outcome, Outcome::Reject(Reject::Misdirected)) {
-        return refuse(tale, "host", &Reject::Misdirected);
-    }
-    tale.outcome.server = Some(decision.server.key.to_string());
-    if !std::ptr::eq(decision.server, arrived.block) {
-        let text =
-            format!("{} is served by {} on this connection", head.authority, decision.server.key);
-        tale.step("host", text).by(&decision.server.origin);
-    }
-    if asked(tale, snapshot, arrived, &facts) == Asked::Refused {
+    let decision = decide(snapshot, server, &facts);
+    if asked(tale, snapshot, &facts) == Asked::Refused {
         return;
     }
     token::tell(tale, snapshot, question.fetched, &facts);
@@ -95,45 +83,6 @@ pub(super) fn tell(
     outcome(tale, snapshot, &decision, &head, request);
 }
 
-/// The request as it is judged: its head read, and what a client may not say taken out.
-fn read(
-    tale: &mut Explanation,
-    snapshot: &Snapshot,
-    question: &Question,
-    arrived: &Arrived<'_>,
-) -> Option<(Request<()>, Head)> {
-    let mut request = request(question);
-    if websocket::arrived(&mut request) {
-        let text = "an extended CONNECT: judged as the GET with an upgrade that it stands for";
-        tale.step("websocket", text);
-    }
-    let inbound = matches!(arrived.listener.servers, Servers::Inbound(_));
-    let sender = Sender { tls: arrived.tls, workload: inbound && arrived.identity.is_some() };
-    let head = match Head::read(sender, &snapshot.edge, &request) {
-        Ok(head) => head,
-        Err(reject) => {
-            refuse(tale, "request", &reject);
-            return None;
-        }
-    };
-    let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
-    tale.step("request", form).considered(
-        (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
-    );
-    if head.upgrade {
-        tale.step("upgrade", "to a WebSocket, once the backend grants it");
-    }
-    let (address, certificate) = arrival(question, snapshot, arrived);
-    let arrival = Arrival {
-        peer: &address,
-        certificate: certificate.as_ref(),
-        request_id: HeaderValue::from_static("-"),
-        workload: sender.workload,
-    };
-    sanitize(&mut request, &head, &snapshot.edge, arrival);
-    Some((request, head))
-}
-
 /// Tells of a call of gRPC-Web, and makes its head gRPC's where the data path does.
 fn grpc_web(tale: &mut Explanation, block: &ServerBlock, headers: &mut HeaderMap) {
     let mut translated = headers.clone();
@@ -150,40 +99,6 @@ fn grpc_web(tale: &mut Explanation, block: &ServerBlock, headers: &mut HeaderMap
     *headers = translated;
 }
 
-/// The client's address, and what `x-forwarded-client-cert` says of its certificate.
-fn arrival(
-    question: &Question,
-    snapshot: &Snapshot,
-    arrived: &Arrived<'_>,
-) -> (HeaderValue, Option<HeaderValue>) {
-    let address = HeaderValue::try_from(question.source.to_string());
-    let own = arrived.block.tls.as_ref().map_or(&[][..], |tls| &tls.certificate_uris);
-    let leaf = question.client_chain.first().zip(arrived.identity.as_ref());
-    let certificate = leaf
-        .filter(|_| snapshot.edge.client_cert.asks())
-        .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own, leaf)).ok());
-    (address.unwrap_or(HeaderValue::from_static("-")), certificate)
-}
-
-/// The request as a client sends it.
-fn request(question: &Question) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = question.method.clone();
-    let path = question.url.path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(http::Uri::default, Into::into);
-    *request.headers_mut() = question.headers.clone();
-    if question.protocol.eq_ignore_ascii_case(websocket::WEBSOCKET) {
-        request.extensions_mut().insert(Protocol::from_static(websocket::WEBSOCKET));
-    }
-    let authority = question.url.authority().map_or("", |authority| authority.as_str());
-    if let Ok(host) = HeaderValue::from_str(authority)
-        && !request.headers().contains_key(HOST)
-    {
-        request.headers_mut().insert(HOST, host);
-    }
-    request
-}
-
 /// Whether a request goes on after its providers, none of which is really asked.
 #[derive(PartialEq, Eq)]
 enum Asked {
@@ -191,14 +106,8 @@ enum Asked {
     Refused,
 }
 
-fn asked(
-    tale: &mut Explanation,
-    snapshot: &Snapshot,
-    arrived: &Arrived<'_>,
-    facts: &RequestFacts<'_>,
-) -> Asked {
-    let Arrived { listener, block, .. } = arrived;
-    for external in providers(snapshot, listener, block, facts.head.authority) {
+fn asked(tale: &mut Explanation, snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Asked {
+    for external in providers(snapshot) {
         let Some(selected) = selects(external, facts) else { continue };
         let Some(provider) = &external.provider else {
             refuse(tale, "provider", &Reject::Denied(Box::new(Denial::by(&selected))));
@@ -346,7 +255,7 @@ fn redirected(tale: &mut Explanation, status: u16, location: String) {
     tale.outcome.location = Some(location);
 }
 
-fn refuse(tale: &mut Explanation, step: &'static str, reject: &Reject) {
+pub(super) fn refuse(tale: &mut Explanation, step: &'static str, reject: &Reject) {
     let (status, code) = (reject.status().as_u16(), reject.answer().code);
     let told = tale.step(step, format!("{status}: {code}"));
     if let Some(origin) = reject.origin() {

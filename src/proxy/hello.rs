@@ -90,8 +90,7 @@ pub(super) async fn hello<S: tcp::Raw>(
             let termination = block.tls.as_ref()?;
             let stream =
                 handshake(&connection, (&block.key, &block.origin), termination, start).await?;
-            let forwarding = connection.snapshot.edge.client_cert;
-            let client = Client::of(&stream, &termination.certificate_uris, forwarding);
+            let client = Client::of(&stream, &termination.certificate_uris);
             let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
             let serving = serving(&connection, block.clone());
             return Some(Next::Http(connection, serving, stream, Box::new(client), alpn));

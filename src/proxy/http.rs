@@ -46,8 +46,8 @@ use crate::auth::authz::Peer;
 use crate::base::header::{CLIENT_CERT, CLIENT_CERT_CHAIN};
 use crate::base::limit;
 use crate::decide::connection::{ConnectionFacts, peer};
-use crate::decide::head::Sender;
 use crate::decide::standing::Admission;
+use crate::decide::trusted::Sender;
 use crate::net::coalesce::coalesce;
 use crate::net::executor::LocalExecutor;
 use crate::net::flood::Metered;
@@ -56,7 +56,6 @@ use crate::net::guarded::Guarded;
 use crate::net::liveness::{Kind, Liveness, Order};
 use crate::net::rewind::Rewind;
 use crate::net::strict::Strict;
-use crate::snapshot::ClientCertForwarding;
 use crate::snapshot::listener::Servers;
 use crate::telemetry::Destination;
 use crate::telemetry::downstream::{ConnectionKind, OpenConnection};
@@ -73,8 +72,10 @@ pub struct Client {
     pub peer: Option<Box<Peer>>,
     /// Its certificate, and its intermediates.
     pub chain: Box<[CertificateDer<'static>]>,
-    /// `x-forwarded-client-cert` element of its certificate.
-    pub xfcc: Option<HeaderValue>,
+    /// URI names of the certificate that it was shown.
+    own_uris: Box<[String]>,
+    /// `x-forwarded-client-cert` element of its certificate, once a request needs it.
+    xfcc: OnceCell<Option<HeaderValue>>,
     /// What `Client-Cert` and `Client-Cert-Chain` say of it, once a request needs them.
     told: OnceCell<Told>,
 }
@@ -89,21 +90,23 @@ impl Client {
     }
 
     /// The client of a finished handshake with a certificate that has these URI names.
-    pub fn of<S>(
-        stream: &TlsStream<S>,
-        own_uris: &[String],
-        forwarding: ClientCertForwarding,
-    ) -> Self {
+    pub fn of<S>(stream: &TlsStream<S>, own_uris: &[String]) -> Self {
         let (_, session) = stream.get_ref();
         let chain: Box<[_]> = session.peer_certificates().unwrap_or_default().into();
         let leaf = chain.first();
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
-        let xfcc = leaf
-            .zip(identity.as_ref())
-            .filter(|_| forwarding.asks())
-            .and_then(|(leaf, identity)| HeaderValue::try_from(identity.xfcc(own_uris, leaf)).ok());
         let peer = identity.as_deref().map(peer).map(Box::new);
-        Self { tls: true, identity, peer, chain, xfcc, told: OnceCell::new() }
+        let own_uris = leaf.map(|_| own_uris.into()).unwrap_or_default();
+        Self { tls: true, identity, peer, chain, own_uris, ..Self::default() }
+    }
+
+    /// `x-forwarded-client-cert` element of its certificate.
+    pub fn xfcc(&self) -> Option<&HeaderValue> {
+        let xfcc = self.xfcc.get_or_init(|| {
+            let (leaf, identity) = self.chain.first().zip(self.identity.as_deref())?;
+            HeaderValue::try_from(identity.xfcc(&self.own_uris, leaf)).ok()
+        });
+        xfcc.as_ref()
     }
 
     /// Tells a backend of the client's certificate (RFC 9440).
@@ -147,7 +150,7 @@ impl HttpConnection {
     /// Who its requests come from.
     pub fn sender(&self) -> Sender {
         let Client { tls, ref identity, .. } = self.client;
-        Sender { tls, workload: self.inbound && identity.is_some() }
+        Sender { peer: self.peer.ip(), tls, workload: self.inbound && identity.is_some() }
     }
 
     /// How it was let in; `now` in Unix seconds.

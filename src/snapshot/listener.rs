@@ -16,6 +16,7 @@ use crate::route::weight::Weighted;
 use crate::tls::server::ServerTls;
 
 use super::cluster::ClusterId;
+use super::forwarded::{Forwarded, contain};
 use super::inbound::Inbound;
 use super::route::RouteTable;
 
@@ -46,7 +47,7 @@ pub struct Announcers {
 impl Announcers {
     /// Whether a peer is believed.
     pub fn trust(&self, peer: IpAddr) -> bool {
-        self.peers.iter().any(|block| block.contains(&peer))
+        contain(&self.peers, peer)
     }
 }
 
@@ -147,6 +148,8 @@ pub struct ServerBlock {
     pub tls: Option<Termination>,
     /// Calls of gRPC-Web become gRPC (protocol `GRPC-WEB`).
     pub grpc_web: bool,
+    /// What it believes of those before it, and tells of clients' certificates.
+    pub forwarded: Arc<Forwarded>,
     /// Its routes.
     pub routes: RouteTable,
 }

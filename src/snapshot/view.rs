@@ -15,6 +15,7 @@ use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Cluster, ClusterId, DnsEndpoint, Endpoints, Limits, Sni, UpstreamTls,
 };
+use crate::snapshot::forwarded::{Forwarded, TrustedProxies};
 use crate::snapshot::inbound::Spoken;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Route, VirtualHost};
@@ -102,13 +103,34 @@ fn table<T>(index: &HostIndex<T>, value: impl Fn(&T) -> Value) -> Value {
 }
 
 fn server(snapshot: &Snapshot, block: &ServerBlock) -> Value {
-    json!({
+    let mut value = json!({
         "key": &*block.key,
         "origin": origin(&block.origin),
         "hosts": table(&block.hosts, |()| Value::Null).as_object().map(|hosts| hosts.keys().collect::<Vec<_>>()),
         "tls": block.tls.as_ref().map(termination),
         "virtual_hosts": table(&block.routes.hosts, |host| virtual_host(snapshot, host)),
-    })
+    });
+    if let Value::Object(fields) = &mut value {
+        fields.extend(forwarded(&block.forwarded));
+    }
+    value
+}
+
+/// What its Gateway says, and not the mesh.
+fn forwarded(forwarded: &Forwarded) -> impl Iterator<Item = (String, Value)> {
+    let Forwarded { proxies, client_cert } = forwarded;
+    let told = |name: &str, by: Option<&Origin>, value: Value| {
+        Some((name.to_owned(), json!({"value": value, "origin": origin(by?)})))
+    };
+    let trusted = match &proxies.value {
+        TrustedProxies::Hops(hops) => json!(hops),
+        TrustedProxies::Blocks(blocks) => {
+            blocks.iter().map(|block| Value::String(block.to_string())).collect()
+        }
+    };
+    let mode = client_cert.value.name().into();
+    let details = told("forward_client_cert_details", client_cert.by.as_ref(), mode);
+    told("trusted_proxies", proxies.by.as_ref(), trusted).into_iter().chain(details)
 }
 
 fn termination(tls: &Termination) -> Value {

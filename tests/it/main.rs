@@ -32,6 +32,7 @@ mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]
 mod fixture;
 mod floods;
+mod forwarded;
 mod frames;
 mod gateway;
 mod grpc_answers;

@@ -20,6 +20,7 @@ fn spoken(kind: &str) -> Spoken {
         hosts,
         tls: None,
         grpc_web: false,
+        forwarded: Arc::default(),
         routes,
     };
     let tcp = TcpBlock {

@@ -22,13 +22,15 @@ use crate::base::id::Origin;
 use crate::decide::grpc_web::Call;
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
-use crate::decide::request::is_grpc;
+use crate::decide::request::{is_grpc, serving_block};
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::decide::websocket;
 use crate::net::liveness::Liveness;
+use crate::proxy::serving::Serving;
 use crate::proxy::standing::{Asked, Standing, Subject};
 use crate::snapshot::Snapshot;
-use crate::snapshot::listener::{Listener, Servers};
+use crate::snapshot::forwarded::Forwarded;
+use crate::snapshot::listener::{Listener, ServerBlock, Servers};
 use crate::snapshot::route::Route;
 use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::messages::{Direction, MessageMeter};
@@ -154,24 +156,38 @@ impl Exchange {
         self.http2
     }
 
-    /// Reads the head, and takes out of it what the client may not say.
-    pub(super) fn read(&mut self, snapshot: &Snapshot) -> Result<(), Reject> {
-        let sender = self.connection.sender();
+    /// Reads the head, and takes out of it what the client may not say to the server that the connection
+    /// has for it; nothing when it has none.
+    pub(super) fn read<'a>(
+        &mut self,
+        snapshot: &Snapshot,
+        serving: Option<&'a Serving>,
+    ) -> Result<Option<&'a ServerBlock>, Reject> {
         websocket::arrived(&mut self.request);
-        self.head = Head::read(sender, &snapshot.edge, &self.request)?;
+        self.head = Head::read(&snapshot.edge, &self.request)?;
+        let server = serving.and_then(|Serving { listener, block, .. }| {
+            serving_block(listener, block, &self.head.authority)
+        });
+        let believing = server.or_else(|| serving.map(|serving| &*serving.block));
+        let Forwarded { proxies, client_cert } =
+            believing.map_or(&*snapshot.edge.forwarded, |block| &block.forwarded);
+        let sender = self.connection.sender();
+        self.head.believe(&proxies.value, sender, self.request.headers());
+        let client = &self.connection.client;
         let arrival = Arrival {
             peer: &self.connection.peer_ip,
-            certificate: self.connection.client.xfcc.as_ref(),
+            certificate: if client_cert.value.asks() { client.xfcc() } else { None },
             request_id: head::request_id(),
             workload: sender.workload,
         };
-        sanitize(&mut self.request, &self.head, &snapshot.edge, arrival);
+        sanitize(&mut self.request, &self.head, client_cert.value, arrival);
         if let Some(log) = &mut self.record.log {
             let headers = self.request.headers();
+            log.downstream_remote = Some(self.head.client(self.connection.peer));
             log.forwarded_for = headers.get(X_FORWARDED_FOR).cloned();
             log.request_id = headers.get(X_REQUEST_ID).cloned();
         }
-        Ok(())
+        Ok(server)
     }
 
     /// Adds headers to what the answer says besides.

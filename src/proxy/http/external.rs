@@ -29,7 +29,6 @@ use crate::base::limit;
 use crate::decide::external::{providers, selects};
 use crate::decide::reject::Reject;
 use crate::decide::request::RequestFacts;
-use crate::proxy::serving::Serving;
 use crate::proxy::worker::Worker;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::Cluster;
@@ -88,13 +87,8 @@ struct Failure(&'static str);
 type Answer = (response::Parts, Bytes, Option<HeaderMap>);
 
 /// Asks every provider that a CUSTOM policy names for this request.
-pub async fn consult(
-    exchange: &mut Exchange,
-    snapshot: &Snapshot,
-    serving: &Serving,
-) -> Result<(), Refusal> {
-    let authority = &exchange.head.authority;
-    for external in providers(snapshot, &serving.listener, &serving.block, authority) {
+pub async fn consult(exchange: &mut Exchange, snapshot: &Snapshot) -> Result<(), Refusal> {
+    for external in providers(snapshot) {
         let Exchange { request, head, .. } = &*exchange;
         let connection = exchange.connection();
         let facts = RequestFacts {

@@ -20,9 +20,9 @@ use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::request::{Decision, Outcome, RequestFacts, decide};
 use crate::net::frames::Kind;
 use crate::net::heads::Refusal;
-use crate::proxy::serving::Serving;
 use crate::proxy::standing::unix_now;
 use crate::snapshot::Snapshot;
+use crate::snapshot::listener::ServerBlock;
 use crate::telemetry::{Protocol, RequestRecord};
 
 /// A connection ended before its time, `flooded` with HTTP/2 frames of a kind. A head that cannot be read
@@ -88,22 +88,24 @@ pub fn serve(
 
 async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let snapshot = exchange.connection.registered.worker.snapshot();
-    if let Err(reject) = exchange.read(&snapshot) {
-        return respond::reject(exchange, &snapshot, &reject);
-    }
-    let Some(serving) = exchange.connection.serving.resolve(&snapshot) else {
+    let serving = exchange.connection.serving.resolve(&snapshot);
+    let server = match exchange.read(&snapshot, serving.as_deref()) {
+        Ok(server) => server,
+        Err(reject) => return respond::reject(exchange, &snapshot, &reject),
+    };
+    let (Some(serving), Some(server)) = (&serving, server) else {
         return respond::reject(exchange, &snapshot, &Reject::Misdirected);
     };
     exchange.arrived(&snapshot, &serving.listener);
     if snapshot.authorization.asks() {
         // Boxed: most gateways ask nobody.
-        let asking = external::consult(&mut exchange, &snapshot, &serving);
+        let asking = external::consult(&mut exchange, &snapshot);
         if let Err(refusal) = Box::pin(asking).await {
             return respond::refusal(exchange, &snapshot, refusal);
         }
     }
     let random = fastrand::u32(..);
-    let Decided { outcome, delay, plan } = decided(&mut exchange, &snapshot, &serving, random);
+    let Decided { outcome, delay, plan } = decided(&mut exchange, &snapshot, server, random);
     if let Some(delay) = delay {
         exchange.record.flags = DELAYED;
         // Boxed: most requests need no room for a timer.
@@ -135,7 +137,7 @@ struct Decided<'a> {
 fn decided<'a>(
     exchange: &mut Exchange,
     snapshot: &'a Snapshot,
-    serving: &'a Serving,
+    server: &'a ServerBlock,
     random: u32,
 ) -> Decided<'a> {
     let Exchange { request, head, connection, .. } = &*exchange;
@@ -149,8 +151,7 @@ fn decided<'a>(
         now: unix_now(),
         random,
     };
-    let Decision { server, outcome, verdict, delay, route, remarks, .. } =
-        decide(snapshot, &serving.listener, &serving.block, &facts);
+    let Decision { outcome, verdict, delay, route, remarks, .. } = decide(snapshot, server, &facts);
     if let Outcome::Forward(..) = outcome {
         exchange.stand(snapshot, matches!(verdict, Verdict::Verified(_)));
     }

@@ -37,7 +37,7 @@ pub(super) fn check<B>(
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let message = CheckRequest {
         attributes: Some(AttributeContext {
-            source: Some(peer(connection.peer, client)),
+            source: Some(peer(head.client(connection.peer), client)),
             destination: Some(peer(connection.local, "")),
             request: Some(Asked {
                 time: Some(Timestamp {

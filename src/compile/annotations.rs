@@ -1,0 +1,83 @@
+//! Annotations of Gateways, for what Istio has no field for.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::diag::{Severity, catalog};
+use crate::resources::{Gateway, Resource, ResourceSet};
+
+use super::findings::{Findings, at};
+use super::{announcers, client_cert, forwarded};
+
+/// What the names of ours begin with.
+const OWN: &str = "portcullis.dev/";
+
+/// Those that are acted on.
+const KNOWN: [&str; 5] = [
+    announcers::PORTS,
+    announcers::PEERS,
+    client_cert::ANNOTATION,
+    forwarded::PROXIES,
+    forwarded::DETAILS,
+];
+
+/// Tells of those that cannot be followed.
+pub(super) fn tell(set: &ResourceSet, findings: &mut Findings) {
+    for gateway in &set.gateways {
+        let names = gateway.meta.annotations.keys().filter(|name| name.starts_with(OWN));
+        for name in names.filter(|name| !KNOWN.contains(&name.as_str())) {
+            let message = format!("\"{name}\" is no annotation of a Gateway");
+            let finding = at(gateway, field(name), &catalog::UNKNOWN_ANNOTATION, message);
+            findings.add(finding.help(format!("correct its name; known are {}", KNOWN.join(", "))));
+        }
+        client_cert::tell(gateway, findings);
+        announcers::tell(gateway, findings);
+        forwarded::tell(gateway, findings);
+    }
+}
+
+/// Tells of a value that restricts less, or otherwise, than it was meant to.
+pub(super) fn refuse(
+    (gateway, name): (&Resource<Gateway>, &str),
+    findings: &mut Findings,
+    message: String,
+    help: &str,
+) {
+    let finding = at(gateway, field(name), &catalog::INVALID_ANNOTATION, message);
+    findings.add(finding.severity(Severity::Error).help(help));
+}
+
+/// Where an annotation is written.
+pub(super) fn field(name: &str) -> String {
+    format!("metadata.annotations.{name}")
+}
+
+/// The parts of its value, which commas separate.
+pub(super) fn listed<'a>(
+    gateway: &'a Resource<Gateway>,
+    name: &str,
+) -> impl Iterator<Item = &'a str> {
+    let value = gateway.meta.annotations.get(name).map_or("", String::as_str);
+    value.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// An address, or a block of them.
+pub(super) fn block(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// Tells of texts that are no addresses and no blocks.
+pub(super) fn refuse_blocks(gateway: &Resource<Gateway>, name: &str, findings: &mut Findings) {
+    for text in listed(gateway, name).filter(|text| block(text).is_none()) {
+        let help = "list addresses and blocks such as 10.0.0.0/8, separated by commas";
+        let message = format!("\"{text}\" is no address and no block");
+        refuse((gateway, name), findings, message, help);
+    }
+}
+
+/// Whether a name is the port name of a server, or stands for them all.
+pub(super) fn names_port(gateway: &Resource<Gateway>, name: &str) -> bool {
+    let mut ports = gateway.spec.servers.iter().filter_map(|server| server.port.as_ref());
+    name == "*" || ports.any(|port| port.name == name)
+}
