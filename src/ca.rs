@@ -11,17 +11,19 @@ mod record;
 mod renewal;
 mod request;
 pub mod server;
+mod signer;
 mod workload;
 mod workloads;
 
 #[cfg(test)]
 mod fixture;
 
-pub use authority::{Authority, AuthorityError, AuthorityFiles, Issued, Revoked, Template};
+pub use authority::{Authority, AuthorityError, AuthorityFiles, Issued, Template};
 pub use caller::{KubernetesTokens, RefusedCaller, TokenCallers};
 pub use create::{NewAuthority, create_intermediate, create_root};
 pub use record::{Caller, IssuanceRecord};
 pub use renewal::renew_after;
 pub use request::{RefusedRequest, SigningRequest};
+pub use signer::{Revoked, Signer};
 pub use workload::{InvalidWorkload, WorkloadId};
 pub use workloads::Workloads;

@@ -17,6 +17,7 @@ use arc_swap::ArcSwapOption;
 use crate::base::file::FileBytes;
 use crate::base::secret::Secret;
 use crate::tls::material::{Material, MaterialError};
+use crate::tls::revocation::{CrlError, Crls};
 use crate::tls::roots::{Roots, RootsError};
 
 pub use follow::follow;
@@ -31,6 +32,21 @@ pub struct Identity {
     pub key: FileBytes,
     /// Every root that peers may come from.
     pub roots: FileBytes,
+    /// What their authorities revoked; empty without a list.
+    pub lists: FileBytes,
+}
+
+/// An identity as it was sent, PEM.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Leaf first.
+    pub chain: Vec<u8>,
+    /// Its key.
+    pub key: Secret<Vec<u8>>,
+    /// Every root that peers may come from.
+    pub roots: Vec<u8>,
+    /// What their authorities revoked; empty without a list.
+    pub lists: Vec<u8>,
 }
 
 /// An identity that is not used.
@@ -42,21 +58,23 @@ pub enum UnusableIdentity {
     /// The roots do not serve.
     #[error(transparent)]
     Roots(#[from] RootsError),
+    /// The revocation lists do not serve.
+    #[error(transparent)]
+    Lists(#[from] CrlError),
     /// It is over.
     #[error("the certificate has expired; is the clock right?")]
     Expired,
 }
 
 impl Identity {
-    /// Takes PEM and proves that it serves at `now` (Unix seconds).
-    pub fn new(
-        chain: Vec<u8>,
-        key: &Secret<Vec<u8>>,
-        roots: Vec<u8>,
-        now: i64,
-    ) -> Result<Self, UnusableIdentity> {
+    /// Proves that what was sent serves at `now` (Unix seconds).
+    pub fn new(sent: Sent, now: i64) -> Result<Self, UnusableIdentity> {
+        let Sent { chain, key, roots, lists } = sent;
         let material = Material::parse(&chain, key.expose())?;
         Roots::parse(&roots)?;
+        if !lists.is_empty() {
+            Crls::parse(&lists)?;
+        }
         if material.leaf().not_after <= now {
             return Err(UnusableIdentity::Expired);
         }
@@ -64,6 +82,7 @@ impl Identity {
             chain: FileBytes::new(chain),
             key: FileBytes::new(key.expose().as_slice()),
             roots: FileBytes::new(roots),
+            lists: FileBytes::new(lists),
         })
     }
 }
@@ -93,15 +112,21 @@ mod tests {
     fn only_what_serves_is_an_identity() {
         let mesh = Authority::new("mesh");
         let (leaf, other) = (mesh.leaf(&["spiffe://td/x"], 1), mesh.leaf(&["spiffe://td/y"], 2));
-        let make = |chain: &str, key: &str, roots: &str, now| {
+        let list = mesh.revoke(&[3]).0;
+        let with = |chain: &str, key: &str, roots: &str, lists: &str, now| {
             let key = Secret::new(key.as_bytes().to_vec());
-            Identity::new(chain.into(), &key, roots.into(), now).map(drop)
+            let (chain, roots, lists) = (chain.into(), roots.into(), lists.into());
+            Identity::new(Sent { chain, key, roots, lists }, now).map(drop)
         };
+        let make = |chain: &str, key: &str, roots: &str, now| with(chain, key, roots, &list, now);
         assert_eq!(make(&leaf.chain, &leaf.key, mesh.pem(), 0), Ok(()));
         let mismatch = make(&leaf.chain, &other.key, mesh.pem(), 0);
         assert!(matches!(mismatch, Err(UnusableIdentity::Material(_))), "{mismatch:?}");
         let no_roots = make(&leaf.chain, &leaf.key, "", 0);
         assert_eq!(no_roots, Err(UnusableIdentity::Roots(RootsError::Empty)));
+        let no_list = with(&leaf.chain, &leaf.key, mesh.pem(), "nonsense", 0);
+        assert_eq!(no_list, Err(UnusableIdentity::Lists(CrlError::Empty)));
+        assert_eq!(with(&leaf.chain, &leaf.key, mesh.pem(), "", 0), Ok(()));
         let expired = make(&leaf.chain, &leaf.key, mesh.pem(), i64::MAX);
         assert_eq!(expired, Err(UnusableIdentity::Expired));
     }

@@ -1,6 +1,6 @@
 //! TLS material and configurations; pure over PEM bytes.
 //!
-//! [`material`] and [`roots`] turn PEM into checked types, [`trust`] holds the rules for a peer's
+//! [`material`], [`roots`] and [`revocation`] turn PEM into checked types, [`trust`] holds the rules for a peer's
 //! certificate, [`crypto`] turns Istio's version, suite and curve names into a rustls provider, and
 //! [`server`] and [`client`] build the configurations. No file, socket or clock is touched here.
 //!
@@ -13,6 +13,7 @@ pub mod crypto;
 mod dn;
 pub mod identity;
 pub mod material;
+pub mod revocation;
 pub mod roots;
 pub mod server;
 pub mod trust;

@@ -20,7 +20,7 @@ use crate::net::listener::bind_unix;
 use crate::source::reader::Reader;
 use crate::telemetry::logs::LogsFormat;
 use crate::telemetry::{Metrics, WorkloadLabels, logs};
-use crate::upstream::jwks::JwksEngine;
+use crate::upstream::jwks::{JwksEngine, KeyAccess};
 
 /// Everything that a CA needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Settings {
 pub struct TokenSettings {
     /// File or `https` address of the key set.
     pub keys: String,
+    /// Whom they are had from at an address, and who asks.
+    pub access: KeyAccess,
     /// `iss`; any when nothing.
     pub issuer: Option<String>,
     /// One of these must be in `aud`.
@@ -138,9 +140,15 @@ struct TokenKeys {
 
 impl TokenKeys {
     fn start(settings: &TokenSettings, runtime: &Handle) -> anyhow::Result<Self> {
+        let secured = settings.keys.starts_with("https://");
+        anyhow::ensure!(
+            secured || settings.access == KeyAccess::default(),
+            "--token-keys-ca and --token-keys-token are for an https address in --token-keys"
+        );
         if fetched(&settings.keys)? {
             let metrics = Metrics::new(WorkloadLabels::default())?;
-            let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics);
+            let engine = JwksEngine::new(runtime.clone(), Vec::new(), metrics)
+                .with_access(settings.access.clone());
             let source = JwksSource {
                 issuer: settings.issuer.as_deref().unwrap_or_default().into(),
                 location: KeyLocation::Uri(settings.keys.as_str().into()),

@@ -210,6 +210,9 @@ limits! {
     CA_LIFETIME: Duration = Duration::from_hours(90 * 24), "90 days";
     /// A revocation list is good for this long; it is written anew at half of it.
     CA_CRL_TIME: Duration = Duration::from_hours(24), "24 h";
+    /// Once the CA's issuance log is this large, and each time it has doubled since, lines of certificates
+    /// that have ended are taken out.
+    CA_LOG_BYTES: u64 = 1 << 20, "1 MiB";
     /// Files of the CA are looked at this often.
     CA_SCAN_TIME: Duration = Duration::from_secs(1), "1 s";
     /// A connection to the CA's port ends after this long, its calls finished; clients connect anew.

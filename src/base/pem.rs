@@ -8,6 +8,9 @@ pub const CERTIFICATE: &str = "CERTIFICATE";
 /// Label of a PKCS#8 key.
 pub const PRIVATE_KEY: &str = "PRIVATE KEY";
 
+/// Label of a revocation list.
+pub const REVOCATION_LIST: &str = "X509 CRL";
+
 /// Appends one block.
 pub fn push(out: &mut String, label: &str, der: &[u8]) {
     let text = STANDARD.encode(der);

@@ -5,20 +5,19 @@
 
 use aws_lc_rs::rand;
 use rcgen::{
-    CertificateParams, CertificateRevocationListParams, DistinguishedName, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
-    SerialNumber,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::{Duration, OffsetDateTime};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::ParsedExtension;
 
+use super::signer::Signer;
 use super::workload::WorkloadId;
 use crate::base::hash::{Fingerprint, Hasher};
+use crate::base::pem;
 use crate::base::secret::Secret;
-use crate::base::{limit, pem};
 use crate::tls::roots::{Roots, RootsError};
 
 /// What an authority is read from, PEM, under Istio's names.
@@ -92,23 +91,12 @@ pub struct Issued {
     pub not_after: i64,
 }
 
-/// A certificate that is not good any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revoked {
-    /// Its serial number.
-    pub serial: Vec<u8>,
-    /// When, Unix time.
-    pub at: i64,
-}
-
 /// An authority that can sign.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    key_id: KeyIdMethod,
+    signer: Signer,
     /// What follows a leaf: the signing certificate first, no roots.
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
-    not_after: i64,
     fingerprint: Fingerprint,
 }
 
@@ -120,34 +108,21 @@ impl Authority {
         own: &WorkloadId,
         now: OffsetDateTime,
     ) -> Result<Self, AuthorityError> {
-        let signing = certificates(files.certificate).ok_or(AuthorityError::Certificate)?;
-        let signing = signing.into_iter().next().ok_or(AuthorityError::Certificate)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&signing)
-            .map_err(|_| AuthorityError::Certificate)?;
-        let may_sign = parsed.is_ca()
-            && !matches!(parsed.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign());
-        if !may_sign {
-            return Err(AuthorityError::NotAuthority);
-        }
-        let key = std::str::from_utf8(files.key.expose()).map_err(|_| AuthorityError::Key)?;
-        let key = KeyPair::from_pem(key).map_err(|_| AuthorityError::Key)?;
-        if key.subject_public_key_info() != parsed.public_key().raw {
-            return Err(AuthorityError::Mismatch);
-        }
-        let not_after = parsed.validity().not_after.timestamp();
-        let key_id = key_identifier(&parsed);
+        let signer = Signer::read(files.certificate, files.key)?;
         Roots::parse(files.roots)?;
         let roots = certificates(files.roots).ok_or(RootsError::Empty)?;
-        let mut chain = vec![signing.clone()];
+        let mut chain = vec![signer.certificate().clone()];
         chain.extend(certificates(files.chain).ok_or(AuthorityError::Chain)?);
         chain.dedup();
         chain.retain(|certificate| !roots.contains(certificate));
-        let issuer =
-            Issuer::from_ca_cert_der(&signing, key).map_err(|_| AuthorityError::Signing)?;
         let mut hasher = Hasher::default();
-        chain.iter().chain(&roots).chain([&signing]).for_each(|der| _ = hasher.part(der));
+        chain
+            .iter()
+            .chain(&roots)
+            .chain([signer.certificate()])
+            .for_each(|der| _ = hasher.part(der));
         let fingerprint = hasher.finish();
-        let authority = Self { issuer, key_id, chain, roots, not_after, fingerprint };
+        let authority = Self { signer, chain, roots, fingerprint };
         authority.prove(own, now)?;
         Ok(authority)
     }
@@ -184,7 +159,7 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Issued, AuthorityError> {
         let now = now.replace_nanosecond(0).map_err(|_| AuthorityError::Signing)?;
-        let left = Duration::seconds(self.not_after.saturating_sub(now.unix_timestamp()));
+        let left = Duration::seconds(self.signer.not_after().saturating_sub(now.unix_timestamp()));
         if left <= Duration::ZERO {
             return Err(AuthorityError::Expired);
         }
@@ -208,34 +183,9 @@ impl Authority {
         let (not_before, not_after) =
             (params.not_before.unix_timestamp(), params.not_after.unix_timestamp());
         let certificate =
-            params.signed_by(key, &self.issuer).map_err(|_| AuthorityError::Signing)?;
+            params.signed_by(key, &self.signer.issuer).map_err(|_| AuthorityError::Signing)?;
         let certificate = certificate.der().clone();
         Ok(Issued { certificate, serial: hex(&serial), not_before, not_after })
-    }
-
-    /// Signs the list of what was revoked, DER; it is good for [`limit::CA_CRL_TIME`].
-    pub fn revocation_list(
-        &self,
-        revoked: &[Revoked],
-        now: OffsetDateTime,
-    ) -> Result<Vec<u8>, AuthorityError> {
-        let number = u64::try_from(now.unix_timestamp()).unwrap_or_default();
-        let revoked_certs = revoked.iter().map(|revoked| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&revoked.serial),
-            revocation_time: OffsetDateTime::from_unix_timestamp(revoked.at).unwrap_or(now),
-            reason_code: None,
-            invalidity_date: None,
-        });
-        let params = CertificateRevocationListParams {
-            this_update: now - SKEW,
-            next_update: now + limit::CA_CRL_TIME,
-            crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
-            revoked_certs: revoked_certs.collect(),
-            key_identifier_method: self.key_id.clone(),
-        };
-        let list = params.signed_by(&self.issuer).map_err(|_| AuthorityError::Signing)?;
-        Ok(list.der().to_vec())
     }
 
     /// A leaf with what follows it, leaf first.
@@ -256,9 +206,9 @@ impl Authority {
         &self.roots
     }
 
-    /// Last valid second of the signing certificate, Unix time.
-    pub fn not_after(&self) -> i64 {
-        self.not_after
+    /// The signing certificate.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// Digest of certificates and roots.
@@ -269,7 +219,7 @@ impl Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Authority").field("signer", &self.signer).finish_non_exhaustive()
     }
 }
 
@@ -285,17 +235,8 @@ pub(super) fn to_pem<'a>(
 }
 
 /// Every certificate of a PEM text; nothing when a block cannot be read.
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()
-}
-
-fn key_identifier(certificate: &x509_parser::certificate::X509Certificate<'_>) -> KeyIdMethod {
-    let own =
-        certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
-        });
-    own.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
 }
 
 /// 128 bits, random but for the first two: the number is positive and has its full length.
@@ -317,7 +258,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Certificates are valid from a little before they are made, for clocks that run late (Istio's).
-const SKEW: Duration = Duration::minutes(2);
+pub(super) const SKEW: Duration = Duration::minutes(2);
 const PROOF_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::authority::Issued;
+use super::signer::Signer;
 use super::workload::WorkloadId;
 use crate::base::hash::Fingerprint;
 
@@ -43,12 +44,20 @@ pub struct IssuanceRecord {
     not_before: String,
     not_after: String,
     caller: String,
+    signer: String,
     sha256: String,
+    #[serde(skip)]
+    end: i64,
 }
 
 impl IssuanceRecord {
     /// Describes a certificate issued at `now`.
-    pub fn new(issued: &Issued, id: &WorkloadId, caller: Caller, now: OffsetDateTime) -> Self {
+    pub fn new(
+        (issued, signer): (&Issued, &Signer),
+        id: &WorkloadId,
+        caller: Caller,
+        now: OffsetDateTime,
+    ) -> Self {
         let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
         let seconds =
             |at: i64| OffsetDateTime::from_unix_timestamp(at).map(time).unwrap_or_default();
@@ -59,8 +68,20 @@ impl IssuanceRecord {
             not_before: seconds(issued.not_before),
             not_after: seconds(issued.not_after),
             caller: caller.to_string(),
+            signer: signer.name(),
+            end: issued.not_after,
             sha256: Fingerprint::of(&issued.certificate).to_string(),
         }
+    }
+
+    /// Name of the signing certificate.
+    pub fn signer(&self) -> &str {
+        &self.signer
+    }
+
+    /// Last valid second of the certificate, Unix time.
+    pub fn end(&self) -> i64 {
+        self.end
     }
 
     /// As one line of JSON with its line end.

@@ -3,10 +3,13 @@
 //! [`Ca`] holds what is in force, [`keep`] follows its folder, [`listen`] accepts and answers.
 
 mod certificates;
+mod files;
 mod folder;
 mod holder;
+mod ledger;
 pub mod listen;
 mod secrets;
+mod signers;
 mod state;
 mod workload_api;
 

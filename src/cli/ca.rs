@@ -16,6 +16,7 @@ use crate::base::limit;
 use crate::ca::WorkloadId;
 use crate::ca::server::CaSettings;
 use crate::telemetry::logs::LogsFormat;
+use crate::upstream::jwks::KeyAccess;
 
 /// Issue the mesh's certificates, and renew them
 ///
@@ -23,15 +24,15 @@ use crate::telemetry::logs::LogsFormat;
 /// ca-key.pem, root-cert.pem and cert-chain.pem already. Keys must be readable by their owner alone.
 /// Callers of CreateCertificate show a Kubernetes service-account token (--token-keys) or a join
 /// token; callers of the sockets are known by their user id. The folder's workloads.yaml says which
-/// identity join tokens and users have. Every certificate is written down in issued.jsonl. Serials in
-/// revoked.txt are listed in ca-crl.pem. Changes of these files are taken up within seconds.
+/// identity join tokens and users have. Every certificate is written down in issued.jsonl until it ends.
+/// Serials in revoked.txt are listed in ca-crl.pem. Changes of these files are taken up within seconds.
 ///
 /// To roll the root: add the new root to root-cert.pem; once every workload has been renewed, replace
 /// ca-cert.pem, ca-key.pem and cert-chain.pem; once more, and the old root can go.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CaArgs {
-    /// Folder with the CA's certificates and keys, list of workloads and issuance log
+    /// Folder with the CA's certificates and keys; may be a mounted Secret if --state is another
     #[arg(
         long,
         env = "PORTCULLIS_DIR",
@@ -40,6 +41,11 @@ pub(super) struct CaArgs {
         help_heading = WHAT
     )]
     dir: PathBuf,
+
+    /// Folder for everything but the CA's certificates and keys: workloads.yaml, revoked.txt, and what the
+    /// CA writes [default: that of --dir]
+    #[arg(long, env = "PORTCULLIS_STATE", value_name = "DIR", help_heading = WHAT)]
+    state: Option<PathBuf>,
 
     /// Trust domain of every identity
     #[arg(
@@ -105,6 +111,27 @@ pub(super) struct CaArgs {
     #[arg(long, env = "PORTCULLIS_TOKEN_KEYS", value_name = "FILE|URL", help_heading = WHO)]
     token_keys: Option<String>,
 
+    /// Roots of the server at that address [default: the system's]; for a Kubernetes API server
+    /// /var/run/secrets/kubernetes.io/serviceaccount/ca.crt. Read again for each fetch
+    #[arg(
+        long,
+        env = "PORTCULLIS_TOKEN_KEYS_CA",
+        value_name = "FILE",
+        requires = "token_keys",
+        help_heading = WHO
+    )]
+    token_keys_ca: Option<PathBuf>,
+
+    /// Bearer token to ask that server with [default: none]. Read again for each fetch
+    #[arg(
+        long,
+        env = "PORTCULLIS_TOKEN_KEYS_TOKEN",
+        value_name = "FILE",
+        requires = "token_keys",
+        help_heading = WHO
+    )]
+    token_keys_token: Option<PathBuf>,
+
     /// Issuer that these tokens must name [default: any]
     #[arg(long, env = "PORTCULLIS_TOKEN_ISSUER", value_name = "ISSUER", help_heading = WHO)]
     token_issuer: Option<String>,
@@ -147,6 +174,7 @@ impl CaArgs {
     fn settings(&self) -> anyhow::Result<Settings> {
         let ca = CaSettings {
             dir: self.dir.clone(),
+            state: self.state.clone().unwrap_or_else(|| self.dir.clone()),
             trust_domain: self.trust_domain.replace('@', "."),
             own: WorkloadId::new(&self.trust_domain, &self.namespace, SERVICE_ACCOUNT)?,
             names: names(&self.host, self.listen.0)?,
@@ -154,6 +182,10 @@ impl CaArgs {
         };
         let tokens = self.token_keys.as_ref().map(|keys| TokenSettings {
             keys: keys.clone(),
+            access: KeyAccess {
+                roots: self.token_keys_ca.clone(),
+                token: self.token_keys_token.clone(),
+            },
             issuer: self.token_issuer.clone(),
             audiences: self.token_audience.clone(),
         });
@@ -235,6 +267,7 @@ mod tests {
     fn defaults_open_nothing_but_the_port_on_loopback() {
         let settings = settings("");
         assert_eq!(settings.ca.dir, PathBuf::from("ca/"));
+        assert_eq!(settings.ca.state, settings.ca.dir);
         assert_eq!(
             settings.ca.own.as_str(),
             "spiffe://cluster.local/ns/istio-system/sa/portcullis-ca"

@@ -15,10 +15,12 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
 use crate::tls::material::{Material, MaterialError};
-use crate::tls::roots::{CrlError, Crls, NextUpdate, Roots, RootsError};
+use crate::tls::revocation::{CrlError, Crls, NextUpdate};
+use crate::tls::roots::{Roots, RootsError};
 
 use super::files::{
-    FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, credential_name, folders,
+    FileStore, IDENTITY_CHAIN, IDENTITY_CRL, IDENTITY_KEY, IDENTITY_ROOT, ReadError,
+    credential_name, folders,
 };
 use super::settings::CompileSettings;
 
@@ -94,6 +96,17 @@ impl CredentialError {
             _ => self.to_string(),
         }
     }
+}
+
+/// The mesh identity, and what its peers are judged by.
+#[derive(Clone, Debug)]
+pub struct MeshIdentity {
+    /// Chain and key.
+    pub material: Arc<Material>,
+    /// Roots of its peers.
+    pub roots: Roots,
+    /// What their authorities revoked; empty without a list.
+    pub crls: Crls,
 }
 
 /// Chains with their keys by the digest of both, so that what did not change is not proven again.
@@ -265,17 +278,17 @@ impl<'a> Credentials<'a> {
 
     /// The mesh identity (`--identity`) if it is good at `now` (Unix seconds): it is never served
     /// expired.
-    pub fn identity(&self, now: i64) -> Result<(Arc<Material>, Roots), CredentialError> {
-        let (material, roots) = self.any_identity()?;
-        if material.leaf().not_after <= now {
+    pub fn identity(&self, now: i64) -> Result<MeshIdentity, CredentialError> {
+        let identity = self.any_identity()?;
+        if identity.material.leaf().not_after <= now {
             let place = self.settings.identity.display().to_string();
             return Err(CredentialError::IdentityExpired(place));
         }
-        Ok((material, roots))
+        Ok(identity)
     }
 
     /// The mesh identity, though it may have expired.
-    pub fn any_identity(&self) -> Result<(Arc<Material>, Roots), CredentialError> {
+    pub fn any_identity(&self) -> Result<MeshIdentity, CredentialError> {
         let folder = &self.settings.identity;
         if self.settings.identity_is_sent && self.files.file(&folder.join(IDENTITY_CHAIN)).is_none()
         {
@@ -284,7 +297,12 @@ impl<'a> Credentials<'a> {
         let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
         let key = self.file(&folder.join(IDENTITY_KEY))?;
         let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?.bytes)?;
-        Ok((self.parse(cert, key)?, roots))
+        let list = folder.join(IDENTITY_CRL);
+        let crls = match self.files.file(&list) {
+            Some(_) => self.crls(&list.display().to_string(), self.file(&list)?)?,
+            None => Crls::default(),
+        };
+        Ok(MeshIdentity { material: self.parse(cert, key)?, roots, crls })
     }
 
     fn find<'n>(&self, written: &'n str) -> Result<(&'n str, Parts<'a>), CredentialError> {

@@ -28,6 +28,9 @@ pub const IDENTITY_KEY: &str = "key.pem";
 /// Name of the mesh root in `--identity`.
 pub const IDENTITY_ROOT: &str = "root-cert.pem";
 
+/// Name of what the mesh's authorities revoked in `--identity`; need not be there.
+pub const IDENTITY_CRL: &str = "ca-crl.pem";
+
 /// Something to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
@@ -124,7 +127,7 @@ pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
         .filter(|secret| *secret.meta.namespace == *settings.namespace)
         .map(|secret| &*secret.meta.name)
         .collect();
-    for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT] {
+    for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, IDENTITY_CRL] {
         list.add(settings.identity.join(name), Wanted::File);
     }
     for gateway in &set.gateways {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::findings::Findings;
 use super::server_tls::{CRL, CertificateFact};
 use crate::diag::{Diagnostic, catalog};
-use crate::tls::roots::NextUpdate;
+use crate::tls::revocation::NextUpdate;
 
 /// Tells of lists that are overdue at `now` (Unix seconds), or soon will be; gives facts for their metric.
 pub(super) fn told(

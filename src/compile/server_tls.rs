@@ -15,11 +15,12 @@ use crate::resources::gateway::{ServerTls as Written, TlsMode, TlsProtocol};
 use crate::snapshot::listener::Termination;
 use crate::tls::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
 use crate::tls::material::{Finding, Material};
+use crate::tls::revocation::Crls;
 use crate::tls::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use crate::tls::trust::{Pin, TrustRules};
 
 use super::client_cert;
-use super::credentials::{CredentialError, Credentials};
+use super::credentials::{CredentialError, Credentials, MeshIdentity};
 use super::findings::{Findings, at};
 use super::gateways::ServerDraft;
 use super::settings::CompileSettings;
@@ -149,9 +150,9 @@ impl ServerTlsPass<'_> {
             _ => ClientAuth::None,
         };
         if tls.mode == TlsMode::IstioMutual {
-            let (identity, roots) = self.credentials.identity(self.now)?;
-            let rules = TrustRules { roots: Some(roots), ..rules };
-            return Ok((vec![identity], auth(rules)));
+            let MeshIdentity { material, roots, crls } = self.credentials.identity(self.now)?;
+            let rules = TrustRules { roots: Some(roots), crls, ..rules };
+            return Ok((vec![material], auth(rules)));
         }
         let names: Vec<&String> = tls
             .credential_names
@@ -189,7 +190,7 @@ impl ServerTlsPass<'_> {
         } else {
             let roots = self.credentials.roots_file(&tls.ca_certificates)?;
             let crls = match tls.ca_crl.as_str() {
-                "" => crate::tls::roots::Crls::default(),
+                "" => Crls::default(),
                 path => self.credentials.crl_file(path)?,
             };
             (roots, crls)
@@ -242,14 +243,14 @@ impl ServerTlsPass<'_> {
     /// The termination of a workload's port: it shows the mesh identity, and takes callers of the mesh's
     /// trust domains. `key` stays the same across compilations.
     pub fn workload(&mut self, key: &str, alpn: &[&[u8]]) -> Result<Termination, CredentialError> {
-        let (identity, roots) = self.credentials.identity(self.now)?;
-        let rules = TrustRules { roots: Some(roots), ..self.callers() };
+        let MeshIdentity { material, roots, crls } = self.credentials.identity(self.now)?;
+        let rules = TrustRules { roots: Some(roots), crls, ..self.callers() };
         let spec = CryptoSpec::default();
         let (crypto, _) = self
             .providers
             .profile(&spec)
             .map_err(|error| CredentialError::Foreign(error.to_string()))?;
-        let loaded = (vec![identity], ClientAuth::Required(rules));
+        let loaded = (vec![material], ClientAuth::Required(rules));
         self.assemble(key, (&spec, crypto, alpn), true, loaded)
     }
 
@@ -275,6 +276,10 @@ impl ServerTlsPass<'_> {
         (materials, client_auth): Loaded,
     ) -> Result<Termination, CredentialError> {
         let client_rule = client_rule(mesh, &client_auth);
+        let revocations = match &client_auth {
+            ClientAuth::Required(rules) if mesh => Some(rules.crls.clone()),
+            _ => None,
+        };
         let mut hasher = Hasher::default();
         hasher.part(key.as_bytes()).part(client_auth.fingerprint().as_bytes());
         hasher.value(spec).value(&alpn);
@@ -300,6 +305,7 @@ impl ServerTlsPass<'_> {
         Ok(Termination {
             tls,
             client_rule,
+            revocations,
             certificate_names,
             certificate_uris,
             client_cert_headers: false,
@@ -370,11 +376,11 @@ fn version(written: TlsProtocol) -> Option<TlsVersion> {
 }
 
 /// What connections must agree on with their server for as long as they live. The mesh's roots roll
-/// over, and end none.
+/// over, and end none; its revocation lists end only those whose certificate they name.
 fn client_rule(mesh: bool, client_auth: &ClientAuth) -> Fingerprint {
     match client_auth {
         ClientAuth::Required(rules) if mesh => {
-            let rules = TrustRules { roots: None, ..rules.clone() };
+            let rules = TrustRules { roots: None, crls: Crls::default(), ..rules.clone() };
             ClientAuth::Required(rules).fingerprint()
         }
         _ => client_auth.fingerprint(),

@@ -14,9 +14,10 @@ use crate::tls::certificate::CertFacts;
 use crate::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
 use crate::tls::crypto::CryptoProfile;
 use crate::tls::material::Material;
-use crate::tls::roots::{Crls, Roots};
+use crate::tls::revocation::Crls;
+use crate::tls::roots::Roots;
 
-use super::credentials::{CredentialError, Credentials};
+use super::credentials::{CredentialError, Credentials, MeshIdentity};
 use super::findings::Findings;
 use super::server_tls::{CertificateFact, IDENTITY, finding_code};
 use super::settings::CompileSettings;
@@ -41,7 +42,7 @@ pub struct Secured {
     /// What connections use.
     pub tls: UpstreamTls,
     /// Equal for blocks whose connections may stand for each other; certificates of this gateway
-    /// and the mesh's roots rotate without changing it.
+    /// and the mesh's roots rotate without changing it. Servers that were revoked change it.
     pub rule: Fingerprint,
     /// Identities accepted of the server; empty accepts every one.
     pub names: Vec<String>,
@@ -59,7 +60,7 @@ impl Secured {
 pub struct UpstreamTlsPass<'a> {
     credentials: &'a Credentials<'a>,
     settings: &'a CompileSettings,
-    identity: Result<(Arc<Material>, Roots), CredentialError>,
+    identity: Result<MeshIdentity, CredentialError>,
     previous: &'a ClientConfigs,
     built: ClientConfigs,
 }
@@ -79,7 +80,7 @@ impl<'a> UpstreamTlsPass<'a> {
     /// The identity's certificate, for its expiry metric; what is wrong with it is told. It is short
     /// lived and renewed by itself, so only what breaks connections is.
     pub fn certificate(&self, now: i64, findings: &mut Findings) -> Option<CertificateFact> {
-        let (material, _) = self.credentials.any_identity().ok()?;
+        let MeshIdentity { material, .. } = self.credentials.any_identity().ok()?;
         let name = self.settings.identity.display().to_string();
         findings.change_at(material.findings_change(now, 0));
         for finding in material.findings(now, 0) {
@@ -94,7 +95,7 @@ impl<'a> UpstreamTlsPass<'a> {
 
     /// The mesh identity, or why there is none.
     pub fn identity(&self) -> Result<&Arc<Material>, &CredentialError> {
-        self.identity.as_ref().map(|(material, _)| material)
+        self.identity.as_ref().map(|own| &own.material)
     }
 
     /// What was built, for the next compilation.
@@ -118,17 +119,17 @@ impl<'a> UpstreamTlsPass<'a> {
         let sni = sni(tls, peer);
         let built = self.spec(tls, peer, names, &sni).and_then(|spec| {
             let shown = spec.identity.as_ref().map(|identity| known_as(identity.leaf()));
-            self.config(&spec).map(|(config, anchors)| (config, anchors, shown))
+            self.config(&spec).map(|(config, ties)| (config, ties, shown))
         });
-        let (tls, anchors, error) = match built {
-            Ok((config, anchors, shown)) => {
-                (UpstreamTls::Tls { config, sni, accepted: names.into(), shown }, anchors, None)
+        let (tls, ties, error) = match built {
+            Ok((config, ties, shown)) => {
+                (UpstreamTls::Tls { config, sni, accepted: names.into(), shown }, Some(ties), None)
             }
             Err(error) => (UpstreamTls::Broken(error.explain().into()), None, Some(error)),
         };
         let mut hasher = Hasher::default();
         hasher.part(format!("{:?}{:?}", tls_kind(&tls), names).as_bytes());
-        hasher.part(anchors.as_ref().map_or(b"" as &[u8], |anchors| anchors.as_bytes()));
+        hasher.part(ties.as_ref().map_or(b"" as &[u8], |ties| ties.as_bytes()));
         (Secured { tls, rule: hasher.finish(), names: names.to_vec() }, error)
     }
 
@@ -143,11 +144,10 @@ impl<'a> UpstreamTlsPass<'a> {
         let crypto = CryptoProfile::standard();
         let send_name = !matches!(sni, Sni::Absent);
         if tls.mode == ClientTlsMode::IstioMutual {
-            let (identity, roots) = self.identity.clone()?;
+            let MeshIdentity { material, roots, crls } = self.identity.clone()?;
             let names = names.iter().collect();
-            let verify =
-                Verify::Chain { roots, crls: Crls::default(), names, host: HostCheck::Off };
-            return Ok(ClientTlsSpec { identity: Some(identity), crypto, alpn, send_name, verify });
+            let verify = Verify::Chain { roots, crls, names, host: HostCheck::Off };
+            return Ok(ClientTlsSpec { identity: Some(material), crypto, alpn, send_name, verify });
         }
         let identity = match tls.mode {
             ClientTlsMode::Mutual => Some(self.own(tls)?),
@@ -195,7 +195,7 @@ impl<'a> UpstreamTlsPass<'a> {
     fn config(
         &mut self,
         spec: &ClientTlsSpec,
-    ) -> Result<(Arc<ClientConfig>, Option<Fingerprint>), CredentialError> {
+    ) -> Result<(Arc<ClientConfig>, Fingerprint), CredentialError> {
         let mut hasher = Hasher::default();
         if let Some(identity) = &spec.identity {
             hasher.part(b"identity").part(identity.fingerprint().as_bytes());
@@ -204,13 +204,18 @@ impl<'a> UpstreamTlsPass<'a> {
             hasher.part(protocol);
         }
         hasher.part(&[u8::from(spec.send_name)]);
-        let mut anchors = None;
+        let mut ties = Hasher::default();
         if let Verify::Chain { roots, crls, names, host } = &spec.verify {
             hasher.part(roots.fingerprint().as_bytes()).part(crls.fingerprint().as_bytes());
             hasher.part(format!("{names:?}{host:?}").as_bytes());
-            let of_the_mesh =
-                self.identity.as_ref().is_ok_and(|(_, r)| r.fingerprint() == roots.fingerprint());
-            anchors = (!of_the_mesh).then(|| roots.fingerprint());
+            let of_the_mesh = self
+                .identity
+                .as_ref()
+                .is_ok_and(|own| own.roots.fingerprint() == roots.fingerprint());
+            if !of_the_mesh {
+                ties.part(roots.fingerprint().as_bytes());
+            }
+            ties.part(crls.revoked().as_bytes());
         }
         let fingerprint = hasher.finish();
         let known = self.built.get(&fingerprint).or_else(|| self.previous.get(&fingerprint));
@@ -221,7 +226,7 @@ impl<'a> UpstreamTlsPass<'a> {
             }
         };
         self.built.insert(fingerprint, config.clone());
-        Ok((config, anchors))
+        Ok((config, ties.finish()))
     }
 }
 

@@ -124,16 +124,24 @@ fn certificate(
     origin: &Origin,
     admission: &Admission<'_>,
 ) -> Result<(), Tightened> {
-    let Some(Termination { tls: Ok(tls), client_rule, .. }) = termination else { return Ok(()) };
-    if admission.client_rule == Some(*client_rule) {
+    let Some(Termination { tls, client_rule, revocations, .. }) = termination else {
         return Ok(());
+    };
+    if admission.client_rule == Some(*client_rule) {
+        let revoked = revocations.as_ref().is_some_and(|all| all.revoke(admission.chain));
+        let why = || Tightened::Certificate(REVOKED.to_owned(), origin.clone());
+        return if revoked { Err(why()) } else { Ok(()) };
     }
+    let Ok(tls) = tls else { return Ok(()) };
     let judged = tls.judge_client(admission.chain, admission.now);
     judged.map(drop).map_err(|why| match admission.client_rule {
         Some(_) => Tightened::Certificate(why, origin.clone()),
         None => Tightened::Plaintext(origin.clone()),
     })
 }
+
+/// Why the client of a mesh's server is let in no more.
+const REVOKED: &str = "the certificate was revoked";
 
 impl Tightened {
     /// What the client is told, where there is no answer yet.

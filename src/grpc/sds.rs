@@ -132,6 +132,12 @@ pub struct ValidationContext {
     /// PEM.
     #[prost(message, optional, tag = "1")]
     pub trusted_ca: Option<DataSource>,
+    /// Revocation lists, PEM.
+    #[prost(message, optional, tag = "7")]
+    pub crl: Option<DataSource>,
+    /// Whether only a leaf's issuer must have a list; without it, every issuer of a chain must.
+    #[prost(bool, tag = "14")]
+    pub only_verify_leaf_cert_crl: bool,
 }
 
 /// `envoy.config.core.v3.DataSource`, inline kinds only: a file is the sender's, not ours.
@@ -179,9 +185,14 @@ impl Secret {
         Self { name: name.to_owned(), content: Some(Content::Certificate(content)) }
     }
 
-    /// Roots, PEM.
-    pub fn validation(name: &str, roots: &str) -> Self {
-        let content = ValidationContext { trusted_ca: DataSource::bytes(roots) };
+    /// Roots, and what their authorities revoked, PEM; an empty text is no list.
+    pub fn validation(name: &str, roots: &str, lists: &str) -> Self {
+        let listed = !lists.is_empty();
+        let content = ValidationContext {
+            trusted_ca: DataSource::bytes(roots),
+            crl: if listed { DataSource::bytes(lists) } else { None },
+            only_verify_leaf_cert_crl: listed,
+        };
         Self { name: name.to_owned(), content: Some(Content::Validation(content)) }
     }
 
@@ -192,10 +203,14 @@ impl Secret {
         Some((chain, Hidden::new(content.private_key?.into_bytes()?)))
     }
 
-    /// Roots of a validation context; nothing when they are not inline.
-    pub fn into_roots(self) -> Option<Vec<u8>> {
+    /// Roots and revocation lists of a validation context; nothing when they are not inline.
+    pub fn into_roots(self) -> Option<(Vec<u8>, Vec<u8>)> {
         let Some(Content::Validation(content)) = self.content else { return None };
-        content.trusted_ca?.into_bytes()
+        let lists = match content.crl {
+            Some(lists) => lists.into_bytes()?,
+            None => Vec::new(),
+        };
+        Some((content.trusted_ca?.into_bytes()?, lists))
     }
 
     /// The resource of an answer.
@@ -227,9 +242,12 @@ mod tests {
         assert!(!format!("{read:?} {:?}", read.content).contains("hunter2"));
         let (chain, key) = read.into_certificate().unwrap();
         assert_eq!((chain.as_slice(), key.expose().as_slice()), (&b"chain"[..], &b"hunter2"[..]));
-        let roots = Secret::validation(ROOT_CA, "roots");
+        let roots = Secret::validation(ROOT_CA, "roots", "lists");
         assert_eq!(roots.clone().into_certificate(), None);
-        assert_eq!(roots.into_roots().unwrap(), b"roots");
+        let (roots, lists) = roots.into_roots().unwrap();
+        assert_eq!((roots.as_slice(), lists.as_slice()), (&b"roots"[..], &b"lists"[..]));
+        let without = Secret::validation(ROOT_CA, "roots", "");
+        assert!(without.into_roots().unwrap().1.is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tonic::metadata::MetadataValue;
 use tonic_prost::ProstCodec;
 
 use super::follow::{Deliver, SourceError, soon, unix_seconds};
-use super::{CertificateService, Identity};
+use super::{CertificateService, Identity, Sent};
 use crate::base::limit;
 use crate::base::secret::Secret;
 use crate::ca::renew_after;
@@ -26,7 +26,8 @@ use crate::grpc::istio::{CREATE_CERTIFICATE, CertificateRequest, CertificateResp
 use crate::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
 use crate::tls::crypto::CryptoProfile;
 use crate::tls::material::Material;
-use crate::tls::roots::{Crls, Roots};
+use crate::tls::revocation::Crls;
+use crate::tls::roots::Roots;
 
 /// Has certificates issued until one cannot be.
 pub(super) async fn run(service: &CertificateService, deliver: Deliver<'_>) -> SourceError {
@@ -84,7 +85,8 @@ fn taken(
     let unusable = |why: &dyn std::fmt::Display| SourceError::Unusable(why.to_string());
     let material = Material::parse(&chain, key.expose()).map_err(|error| unusable(&error))?;
     let left = material.leaf().not_after.saturating_sub(now);
-    let identity = Identity::new(chain, key, roots.into_bytes(), now);
+    let (key, roots) = (key.clone(), roots.into_bytes());
+    let identity = Identity::new(Sent { chain, key, roots, lists: Vec::new() }, now);
     let left = Duration::from_secs(u64::try_from(left).unwrap_or_default());
     Ok((identity.map_err(|error| unusable(&error))?, left))
 }

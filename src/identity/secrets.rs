@@ -11,7 +11,7 @@ use tonic::Request;
 use tonic_prost::ProstCodec;
 
 use super::follow::{Deliver, SourceError, soon, unix_seconds};
-use super::{Identity, UnusableIdentity};
+use super::{Identity, Sent, UnusableIdentity};
 use crate::base::secret::Secret as Hidden;
 use crate::grpc::client::connect_unix;
 use crate::grpc::sds::{
@@ -77,7 +77,8 @@ fn request() -> DiscoveryRequest {
 #[derive(Default)]
 struct Parts {
     certificate: Option<(Vec<u8>, Hidden<Vec<u8>>)>,
-    roots: Option<Vec<u8>>,
+    /// Roots, and what their authorities revoked.
+    roots: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Parts {
@@ -101,11 +102,14 @@ impl Parts {
 
     /// The identity, once both parts are there.
     fn identity(&self) -> Result<Option<Identity>, String> {
-        let (Some((chain, key)), Some(roots)) = (&self.certificate, &self.roots) else {
+        let (Some((chain, key)), Some((roots, lists))) = (&self.certificate, &self.roots) else {
             return Ok(None);
         };
-        let identity = Identity::new(chain.clone(), key, roots.clone(), unix_seconds());
-        identity.map(Some).map_err(|error: UnusableIdentity| error.to_string())
+        let (chain, key) = (chain.clone(), key.clone());
+        let sent = Sent { chain, key, roots: roots.clone(), lists: lists.clone() };
+        Identity::new(sent, unix_seconds())
+            .map(Some)
+            .map_err(|error: UnusableIdentity| error.to_string())
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
         let mesh = Authority::new("mesh");
         let leaf = mesh.leaf(&["spiffe://td/x"], 1);
         let certificate = Secret::certificate(DEFAULT, &leaf.chain, &Hidden::new(leaf.key.clone()));
-        let roots = Secret::validation(ROOT_CA, mesh.pem());
+        let roots = Secret::validation(ROOT_CA, mesh.pem(), &mesh.revoke(&[2]).0);
         let mut parts = Parts::default();
         parts.take(&answer(std::slice::from_ref(&certificate))).unwrap();
         assert!(parts.identity().unwrap().is_none());
@@ -138,12 +142,12 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_told() {
         let mut parts = Parts::default();
-        let swapped = Secret::validation(DEFAULT, "x");
+        let swapped = Secret::validation(DEFAULT, "x", "");
         assert!(parts.take(&answer(&[swapped])).unwrap_err().contains("\"default\""));
-        let mut broken = answer(&[Secret::validation(ROOT_CA, "x")]);
+        let mut broken = answer(&[Secret::validation(ROOT_CA, "x", "")]);
         broken.resources[0].value.truncate(3);
         assert!(parts.take(&broken).is_err());
-        parts.take(&answer(&[Secret::validation(ROOT_CA, "x")])).unwrap();
+        parts.take(&answer(&[Secret::validation(ROOT_CA, "x", "")])).unwrap();
         let key = Hidden::new("x".to_owned());
         parts.take(&answer(&[Secret::certificate(DEFAULT, "x", &key)])).unwrap();
         assert!(parts.identity().is_err());

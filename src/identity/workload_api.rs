@@ -9,8 +9,8 @@ use tonic::metadata::MetadataValue;
 use tonic_prost::ProstCodec;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::Identity;
 use super::follow::{Deliver, SourceError, soon, unix_seconds};
+use super::{Identity, Sent};
 use crate::base::pem;
 use crate::base::secret::Secret;
 use crate::grpc::client::connect_unix;
@@ -34,7 +34,7 @@ async fn stream(path: &Path, deliver: Deliver<'_>) -> Result<Infallible, SourceE
     let mut answers = soon(client.server_streaming(request, method, codec)).await?.into_inner();
     loop {
         let answer = answers.message().await?.ok_or(SourceError::Ended)?;
-        match answer.svids.first().map(identity) {
+        match answer.svids.first().map(|svid| identity(svid, &answer.crl)) {
             Some(Ok(identity)) => deliver(identity),
             Some(Err(why)) => return Err(SourceError::Unusable(why)),
             None => return Err(SourceError::Unusable("there is no certificate in it".to_owned())),
@@ -42,13 +42,17 @@ async fn stream(path: &Path, deliver: Deliver<'_>) -> Result<Infallible, SourceE
     }
 }
 
-fn identity(svid: &X509Svid) -> Result<Identity, String> {
+/// The identity, with the lists of everything that was sent.
+fn identity(svid: &X509Svid, lists: &[Vec<u8>]) -> Result<Identity, String> {
     let unreadable = || "a certificate in it cannot be read".to_owned();
     let chain = certificates(&svid.x509_svid).ok_or_else(unreadable)?;
     let roots = certificates(&svid.bundle).ok_or_else(unreadable)?;
     let key = pem::encode(pem::PRIVATE_KEY, &svid.x509_svid_key);
     let key = Secret::new(key.into_bytes());
-    Identity::new(chain.into_bytes(), &key, roots.into_bytes(), unix_seconds())
+    let mut all = String::new();
+    lists.iter().for_each(|list| pem::push(&mut all, pem::REVOCATION_LIST, list));
+    let (chain, roots, lists) = (chain.into_bytes(), roots.into_bytes(), all.into_bytes());
+    Identity::new(Sent { chain, key, roots, lists }, unix_seconds())
         .map_err(|error| error.to_string())
 }
 
@@ -88,7 +92,11 @@ mod tests {
     fn check(change: impl Fn(&mut X509Svid), expected: Option<&str>) {
         let mut sent = svid();
         change(&mut sent);
-        let outcome = identity(&sent).map(drop);
+        check_with(&sent, &[], expected);
+    }
+
+    fn check_with(sent: &X509Svid, lists: &[Vec<u8>], expected: Option<&str>) {
+        let outcome = identity(sent, lists).map(drop);
         match (&outcome, expected) {
             (Ok(()), None) => {}
             (Err(error), Some(expected)) => assert!(error.contains(expected), "{error}"),
@@ -104,5 +112,8 @@ mod tests {
         check(|svid| svid.x509_svid.clear(), Some("BEGIN CERTIFICATE"));
         check(|svid| svid.bundle.clear(), Some("CA bundle"));
         check(|svid| svid.x509_svid_key.truncate(10), Some("private key"));
+        let list = Authority::new("mesh").revoke(&[1]).1;
+        check_with(&svid(), &[list.clone(), list], None);
+        check_with(&svid(), &[vec![1]], Some("revocation list 1"));
     }
 }

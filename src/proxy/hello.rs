@@ -92,7 +92,7 @@ pub(super) async fn hello<S: tcp::Raw>(
                 handshake(&connection, (&block.key, &block.origin), termination, start).await?;
             let client = Client::of(&stream, &termination.certificate_uris);
             let alpn = stream.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2");
-            let serving = serving(&connection, block.clone());
+            let serving = serving(&connection, block.clone()).of_member(&client.chain);
             return Some(Next::Http(connection, serving, stream, Box::new(client), alpn));
         }
     };

@@ -71,7 +71,7 @@ pub struct Client {
     /// The same as policies write it.
     pub peer: Option<Box<Peer>>,
     /// Its certificate, and its intermediates.
-    pub chain: Box<[CertificateDer<'static>]>,
+    pub chain: Rc<[CertificateDer<'static>]>,
     /// URI names of the certificate that it was shown.
     own_uris: Box<[String]>,
     /// `x-forwarded-client-cert` element of its certificate, once a request needs it.
@@ -92,7 +92,7 @@ impl Client {
     /// The client of a finished handshake with a certificate that has these URI names.
     pub fn of<S>(stream: &TlsStream<S>, own_uris: &[String]) -> Self {
         let (_, session) = stream.get_ref();
-        let chain: Box<[_]> = session.peer_certificates().unwrap_or_default().into();
+        let chain: Rc<[_]> = session.peer_certificates().unwrap_or_default().into();
         let leaf = chain.first();
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
         let peer = identity.as_deref().map(peer).map(Box::new);

@@ -2,9 +2,11 @@
 //!
 //! **Invariant:** a connection is never served by a block that would not have taken it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
 
 use super::connection::Connection;
 use crate::base::hash::Fingerprint;
@@ -12,6 +14,7 @@ use crate::base::id::Generation;
 use crate::decide::connection::choose;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listener::{Chain, ListenAddress, Listener, ServerBlock, Servers};
+use crate::tls::revocation::Crls;
 
 /// The block that serves a connection, looked up again when the snapshot changes.
 #[derive(Debug)]
@@ -31,11 +34,33 @@ pub struct ServingCell {
     server_name: Option<Arc<str>>,
     key: Arc<str>,
     client_rule: Option<Fingerprint>,
+    member: Option<Box<Member>>,
     current: RefCell<Option<Rc<Serving>>>,
 }
 
+/// A client of the mesh, whose authorities may revoke its certificate.
+#[derive(Debug)]
+struct Member {
+    chain: Rc<[CertificateDer<'static>]>,
+    /// Digest of what was revoked when it was looked at last, and what that made of it.
+    judged: Cell<(Fingerprint, bool)>,
+}
+
+impl Member {
+    fn is_revoked(&self, revocations: &Crls) -> bool {
+        let (digest, revoked) = self.judged.get();
+        if digest == revocations.revoked() {
+            return revoked;
+        }
+        let revoked = revocations.revoke(&self.chain);
+        self.judged.set((revocations.revoked(), revoked));
+        revoked
+    }
+}
+
 impl ServingCell {
-    /// The block in this snapshot; nothing when it is gone, or asks other client certificates.
+    /// The block in this snapshot; nothing when it is gone, asks other client certificates, or the
+    /// client's was revoked.
     pub fn resolve(&self, snapshot: &Snapshot) -> Option<Rc<Serving>> {
         if let Some(current) = self.current.borrow().as_ref()
             && current.generation == snapshot.generation
@@ -70,7 +95,25 @@ impl ServingCell {
             Servers::Tcp(_) => return None,
         };
         let same = block.key == self.key && client_rule(block) == self.client_rule;
-        same.then_some((listener, block))
+        let revoked = match (&self.member, &block.tls) {
+            (Some(member), Some(tls)) => {
+                tls.revocations.as_ref().is_some_and(|revocations| member.is_revoked(revocations))
+            }
+            _ => false,
+        };
+        (same && !revoked).then_some((listener, block))
+    }
+
+    /// Takes the certificate that a client of the mesh showed, leaf first; it was verified by the
+    /// block that serves it.
+    pub(super) fn of_member(mut self, chain: &Rc<[CertificateDer<'static>]>) -> Self {
+        let Some(serving) = self.current.get_mut() else { return self };
+        let revocations = serving.block.tls.as_ref().and_then(|tls| tls.revocations.as_ref());
+        self.member = revocations.filter(|_| !chain.is_empty()).map(|revocations| {
+            let judged = Cell::new((revocations.revoked(), false));
+            Box::new(Member { chain: chain.clone(), judged })
+        });
+        self
     }
 
     /// Where the connection was accepted.
@@ -100,6 +143,7 @@ pub(super) fn serving(connection: &Connection, block: Arc<ServerBlock>) -> Servi
         server_name: connection.server_name.clone(),
         key: block.key.clone(),
         client_rule: client_rule(&block),
+        member: None,
         current: RefCell::new(Some(Rc::new(Serving {
             generation: connection.snapshot.generation,
             listener: connection.listener.clone(),

@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::base::file::FileBytes;
 use crate::base::limit;
 use crate::compile::files::{
-    CREDENTIAL_KEYS, FileStore, IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, ReadError, Wanted,
+    CREDENTIAL_KEYS, FileStore, IDENTITY_CHAIN, IDENTITY_CRL, IDENTITY_KEY, IDENTITY_ROOT,
+    ReadError, Wanted,
 };
 use crate::identity::Identity;
 use crate::source::reader::Reader;
@@ -55,8 +56,9 @@ pub(super) fn add(identity: &Identity, folder: &Path, store: &mut FileStore) {
         (IDENTITY_CHAIN, &identity.chain),
         (IDENTITY_KEY, &identity.key),
         (IDENTITY_ROOT, &identity.roots),
+        (IDENTITY_CRL, &identity.lists),
     ];
-    for (name, content) in files {
+    for (name, content) in files.into_iter().filter(|(_, content)| !content.bytes().is_empty()) {
         store.insert(folder.join(name), Ok(content.clone()));
     }
 }

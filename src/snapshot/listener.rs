@@ -13,6 +13,7 @@ use crate::base::host::HostPattern;
 use crate::base::id::Origin;
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
+use crate::tls::revocation::Crls;
 use crate::tls::server::ServerTls;
 
 use super::cluster::ClusterId;
@@ -161,6 +162,8 @@ pub struct Termination {
     pub tls: Result<Arc<ServerTls>, Unusable>,
     /// Equal for blocks that ask the same of client certificates.
     pub client_rule: Fingerprint,
+    /// What the mesh revoked; nothing where clients are not of the mesh.
+    pub revocations: Option<Crls>,
     /// Names of the certificate: what a connection may be reused for.
     pub certificate_names: Vec<HostPattern>,
     /// URI names of the certificate: `By` of `x-forwarded-client-cert`.

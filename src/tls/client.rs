@@ -13,7 +13,8 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureSch
 use super::certificate::{CertFacts, dns_name_matches};
 use super::crypto::CryptoProfile;
 use super::material::Material;
-use super::roots::{Chain, Crls, PeerRole, Roots, Trust, verify_chain};
+use super::revocation::Crls;
+use super::roots::{Chain, PeerRole, Roots, Trust, verify_chain};
 use super::trust::{AllowedNames, PeerRefused};
 
 /// Sessions kept for resumption, per cluster.

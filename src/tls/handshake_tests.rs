@@ -9,7 +9,8 @@ use super::client::{ClientTlsSpec, HostCheck, Verify, client_config};
 use super::crypto::{CryptoProfile, CryptoSpec, Providers, TlsVersion};
 use super::material::{Material, MaterialError};
 use super::pki::{Authority, Leaf};
-use super::roots::{Crls, Roots};
+use super::revocation::Crls;
+use super::roots::Roots;
 use super::server::{ClientAuth, ServerTls, ServerTlsSpec};
 use super::trust::{AllowedNames, TrustRules};
 

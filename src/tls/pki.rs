@@ -65,6 +65,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from(serial));
+        params.use_authority_key_identifier_extension = true;
         params.not_after = date_time_ymd(year, 1, 1);
         let issuer = Issuer::from_params(&self.params, &self.key);
         let chain = params.signed_by(key, &issuer).unwrap().pem();

@@ -1,4 +1,4 @@
-//! CA bundles and revocation lists, and the chain check that both directions share.
+//! CA bundles, and the chain check that both directions share.
 //!
 //! **Invariant:** `verify_chain` is the only place where a peer's chain is judged.
 
@@ -7,20 +7,17 @@ use std::sync::Arc;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
+    EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
-
-use x509_parser::prelude::FromDer as _;
-use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::limit;
 
 use super::certificate::CertFacts;
+use super::revocation::Crls;
 
 /// Why a CA bundle cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,23 +32,6 @@ pub enum RootsError {
     #[error("certificate {position} of the CA bundle cannot be read as PEM with X.509 inside")]
     Unreadable {
         /// Place in the bundle, from 1.
-        position: usize,
-    },
-}
-
-/// Why a revocation list cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CrlError {
-    /// More bytes than any list needs.
-    #[error("the revocation list is larger than {} bytes", limit::CREDENTIAL_FILE_BYTES)]
-    TooLarge,
-    /// No list in it.
-    #[error("there is no revocation list: neither a \"BEGIN X509 CRL\" block nor DER")]
-    Empty,
-    /// A list cannot be read; counted from 1.
-    #[error("revocation list {position} cannot be read; give X.509 CRLs of version 2")]
-    Unreadable {
-        /// Place in the file, from 1.
         position: usize,
     },
 }
@@ -128,77 +108,6 @@ impl fmt::Debug for Roots {
     }
 }
 
-/// When a revocation list will have been replaced (`nextUpdate`), Unix seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NextUpdate {
-    /// The time that the list says.
-    pub at: i64,
-    /// When a tenth of the time between the two lists is left.
-    pub soon_from: i64,
-}
-
-/// Revocation lists; empty by default.
-#[derive(Clone, Debug)]
-pub struct Crls {
-    lists: Arc<[CertRevocationList<'static>]>,
-    fingerprint: Fingerprint,
-    next_update: Option<NextUpdate>,
-}
-
-impl Default for Crls {
-    fn default() -> Self {
-        Self { lists: Arc::default(), fingerprint: Fingerprint::of(b""), next_update: None }
-    }
-}
-
-impl Crls {
-    /// Reads lists from PEM, or one list from DER.
-    pub fn parse(bytes: &[u8]) -> Result<Self, CrlError> {
-        if bytes.len() as u64 > limit::CREDENTIAL_FILE_BYTES {
-            return Err(CrlError::TooLarge);
-        }
-        let (mut lists, mut next_update) = (Vec::new(), None);
-        let mut add = |der: &[u8]| {
-            next_update = next_update.into_iter().chain(announced(der)).min();
-            read_list(der)
-        };
-        if bytes.first() == Some(&DER_SEQUENCE) {
-            lists.push(add(bytes).ok_or(CrlError::Unreadable { position: 1 })?);
-        } else {
-            for der in CertificateRevocationListDer::pem_slice_iter(bytes) {
-                let position = lists.len() + 1;
-                let list = der.ok().and_then(|der| add(&der));
-                lists.push(list.ok_or(CrlError::Unreadable { position })?);
-            }
-        }
-        if lists.is_empty() {
-            return Err(CrlError::Empty);
-        }
-        Ok(Self { lists: lists.into(), fingerprint: Fingerprint::of(bytes), next_update })
-    }
-
-    /// That of the list which will be replaced first.
-    pub fn next_update(&self) -> Option<NextUpdate> {
-        self.next_update
-    }
-
-    /// Digest of the lists.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-}
-
-fn announced(der: &[u8]) -> Option<NextUpdate> {
-    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
-    let at = list.next_update()?.timestamp();
-    let life = at.saturating_sub(list.last_update().timestamp()).max(0);
-    Some(NextUpdate { at, soon_from: at.saturating_sub(life / 10) })
-}
-
-fn read_list(der: &[u8]) -> Option<CertRevocationList<'static>> {
-    OwnedCertRevocationList::from_der(der).ok().map(CertRevocationList::from)
-}
-
 /// What the peer acts as in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerRole {
@@ -215,7 +124,7 @@ pub(super) fn verify_chain(
     trust: &Trust,
 ) -> Result<(), rustls::Error> {
     let leaf = EndEntityCert::try_from(chain.leaf).map_err(|_| CertificateError::BadEncoding)?;
-    let lists: Vec<_> = trust.crls.lists.iter().collect();
+    let lists = trust.crls.of([chain.leaf].into_iter().chain(chain.intermediates));
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
         options
             .with_depth(RevocationCheckDepth::Chain)
@@ -275,9 +184,6 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
     }
 }
 
-/// First byte of any DER list; PEM is text.
-const DER_SEQUENCE: u8 = 0x30;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,28 +210,10 @@ mod tests {
         assert_eq!(Roots::parse(b"").unwrap_err(), RootsError::Empty);
     }
 
-    #[test]
-    fn lists_are_read_from_pem_and_der() {
-        let (pem, der) = Authority::new("one").revoke(&[7]);
-        assert_eq!(Crls::parse(pem.as_bytes()).unwrap().lists.len(), 1);
-        assert_eq!(Crls::parse(&der).unwrap().lists.len(), 1);
-        // From 2020 to 2096.
-        let next = NextUpdate { at: 3_976_214_400, soon_from: 3_736_376_640 };
-        assert_eq!(Crls::parse(&der).unwrap().next_update(), Some(next));
-        let both = Crls::parse(format!("{pem}{pem}").as_bytes()).unwrap();
-        assert_eq!((both.lists.len(), both.next_update()), (2, Some(next)));
-        assert_eq!(Crls::parse(b"no list").unwrap_err(), CrlError::Empty);
-        assert_eq!(Crls::parse(b"0\x03abc").unwrap_err(), CrlError::Unreadable { position: 1 });
-    }
-
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = Roots::parse(&bytes);
-            let _ = Crls::parse(&bytes);
-            let mut der = vec![DER_SEQUENCE];
-            der.extend(bytes);
-            let _ = Crls::parse(&der);
         }
     }
 }

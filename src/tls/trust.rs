@@ -20,7 +20,8 @@ use crate::base::hash::Hasher;
 
 use super::certificate::{CertFacts, SubjectNames, dns_name_matches};
 use super::identity::SpiffeId;
-use super::roots::{Chain, Crls, PeerRole, Roots, Trust, verify_chain};
+use super::revocation::Crls;
+use super::roots::{Chain, PeerRole, Roots, Trust, verify_chain};
 
 /// A SHA-256 digest that a certificate or its key must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

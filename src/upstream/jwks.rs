@@ -4,6 +4,7 @@
 //! waited for at the start, on a reload or on a request. Keys survive reloads as long as some rule
 //! uses them.
 
+mod access;
 mod address;
 mod connect;
 mod fetch;
@@ -21,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+pub use access::KeyAccess;
 use fetch::Client;
 pub use fetch::FetchError;
 use fetcher::{Fetcher, Pace, Progress, Terms, unix_seconds};
@@ -136,6 +138,13 @@ impl JwksEngine {
     #[must_use]
     pub fn with_state(self, folder: Option<&Path>) -> Self {
         Self { store: folder.map(|folder| Arc::new(Store::new(folder))), ..self }
+    }
+
+    /// Asks as somebody, or trusts others than the system's roots.
+    #[must_use]
+    pub fn with_access(self, access: KeyAccess) -> Self {
+        let client = Client::new(Vec::new(), Proxies::from_environment()).with_access(access);
+        Self { client: Arc::new(client), ..self }
     }
 
     /// The keys of a source, for rules that are being compiled: those in use when there are any.

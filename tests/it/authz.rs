@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::backend::Backend;
-use crate::client::{Http, tls};
+use crate::client::{Http, proven, tls};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, Site, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
@@ -115,6 +115,25 @@ async fn workloads_are_known_by_their_certificates() {
         }
     }
     assert_eq!(Http::plain(gateway.port(80)).await.get("http://a.com/").await.status, 403);
+}
+
+/// As in Istio: a server's own client CA says who its clients are, whatever trust domain they name.
+#[tokio::test]
+async fn any_uri_that_a_servers_client_ca_signs_is_a_principal() {
+    let principal = "cluster.local/ns/shop/sa/cart";
+    let rule = format!("rules: [{{from: [{{source: {{principals: [{principal}]}}}}]}}]");
+    let (site, _backend, gateway) = start(&access("cart", &rule)).await;
+    gateway.reload(|| site.write("certs/m/ca.crt", site.clients.pem()));
+    let id = format!("spiffe://{principal}");
+    let several = [&*id, "https://a.example/x", "spiffe://other/ns/a/sa/b"];
+    for (names, status) in [(&several[..1], 200), (&several, 200), (&several[1..], 403)] {
+        let config = tls(&site.edge, Some(&site.clients.leaf(names, 1)), &["http/1.1"]);
+        let mut http = Http::secure(&config, gateway.port(443), "m.com").await;
+        assert_eq!(http.get("https://m.com/").await.status, status, "{names:?}");
+    }
+    // The same names from the mesh's CA are refused: it is not this server's.
+    let config = tls(&site.edge, Some(&site.workload("shop", "cart", 1)), &["http/1.1"]);
+    assert!(proven(&config, gateway.port(443), "m.com").await.is_err());
 }
 
 #[tokio::test]

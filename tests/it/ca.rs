@@ -33,6 +33,7 @@ use crate::authority::{Ca, TOKEN};
 use crate::fixture;
 use crate::gateway::PATIENCE;
 use crate::keys::KeyServer;
+use crate::pki::Authority;
 
 pub const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/gateway";
 
@@ -185,6 +186,49 @@ async fn the_clusters_keys_are_fetched_from_their_address() {
     assert_eq!(outcome.unwrap_err().code(), Code::Unauthenticated);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_servers_keys_are_asked_for_with_a_token_over_its_own_tls() {
+    let (own, other) = (Authority::new("cluster"), Authority::new("another"));
+    let keys = fixture::issuer().key_set("RS256", "k");
+    let server = KeyServer::secure(keys, &own.leaf(&["localhost"], 1), "first").await;
+    let address = format!("https://localhost:{}/openid/v1/jwks", server.port);
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    fs::write(path("ca.crt"), other.pem()).unwrap();
+    fs::write(path("token"), "second\n").unwrap();
+    let (roots, token) = (path("ca.crt"), path("token"));
+    let mut ca = Ca::start(&[
+        "--token-keys",
+        &address,
+        "--token-keys-ca",
+        &roots,
+        "--token-keys-token",
+        &token,
+    ]);
+    let mut client = ca.client().await;
+    let key = KeyPair::generate().unwrap();
+    let claims = json!({
+        "iss": "https://kubernetes", "aud": "istio-ca", "exp": UnixTime::now().as_secs() + 600,
+        "sub": "system:serviceaccount:shop:cart",
+    });
+    let good = fixture::issuer().token(&json!({"alg": "RS256", "kid": "k"}), &claims);
+    // Another CA's server is not asked, and a wrong token gives no keys.
+    ca.wait("it does not trust the server", |ca| ca.err().contains("TLS handshake"));
+    assert_eq!(server.fetches(), 0);
+    fs::write(path("ca.crt"), own.pem()).unwrap();
+    ca.wait("its token is refused", |ca| ca.err().contains("status 401"));
+    assert!(create(&mut client, &good, signing_request(&key, &[]), 0).await.is_err());
+    fs::write(path("token"), "first\n").unwrap();
+    timeout(PATIENCE, async {
+        while create(&mut client, &good, signing_request(&key, &[]), 0).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(!ca.err().contains("second"), "{}", ca.err());
+}
+
 /// One SDS stream.
 struct Secrets {
     _client: Client,
@@ -239,7 +283,8 @@ async fn sds_gives_certificate_and_roots_and_renews_them() {
     secrets.ask(&[DEFAULT, ROOT_CA, "other"], "", false).await;
     let (nonce, first) = secrets.next().await.unwrap();
     assert_eq!([first[0].name.as_str(), &first[1].name], [ROOT_CA, DEFAULT]);
-    assert_eq!(first[0].clone().into_roots().unwrap(), ca.read("ca/root-cert.pem").as_bytes());
+    let (roots, lists) = first[0].clone().into_roots().unwrap();
+    assert_eq!((roots, lists), (ca.read("ca/root-cert.pem").into_bytes(), Vec::new()));
     verify(&ca, &chain_of(&first[1]), GATEWAY);
     for certificate in chain_of(&first[1]) {
         let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();

@@ -278,7 +278,8 @@ pub fn mesh_tls_of(roots: &str, own: Option<&Leaf>) -> Arc<ClientConfig> {
     use portcullis::tls::client::{ClientTlsSpec, HostCheck, Verify, client_config};
     use portcullis::tls::crypto::CryptoProfile;
     use portcullis::tls::material::Material;
-    use portcullis::tls::roots::{Crls, Roots};
+    use portcullis::tls::revocation::Crls;
+    use portcullis::tls::roots::Roots;
 
     let identity = own
         .map(|leaf| Arc::new(Material::parse(leaf.chain.as_bytes(), leaf.key.as_bytes()).unwrap()));

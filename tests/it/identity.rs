@@ -27,15 +27,15 @@ const MESH: &str = "https://mesh.com";
 
 /// A gateway in the mesh of a CA: `mesh.com` on 443 (ISTIO_MUTUAL), everything on 80, both before the
 /// backend `echo` (ISTIO_MUTUAL).
-struct Mesh {
-    ca: Ca,
+pub struct Mesh {
+    pub ca: Ca,
     site: Site,
     echo: Backend,
     echo_tls: SharedTls,
 }
 
 impl Mesh {
-    async fn new(arguments: &[&str]) -> Self {
+    pub async fn new(arguments: &[&str]) -> Self {
         let ca = Ca::start(arguments);
         let leaf = echo_leaf(&ca).await;
         let echo_tls = Arc::new(ArcSwap::new(mutual(&leaf, &ca.read("ca/root-cert.pem"))));
@@ -78,7 +78,7 @@ impl Mesh {
         self.site.spawn(&[80, 443], &arguments)
     }
 
-    fn start(&self, kind: &str) -> Gateway {
+    pub fn start(&self, kind: &str) -> Gateway {
         let gateway = self.spawn(kind);
         gateway.wait("it is ready", || gateway.status("/healthz/ready") == Some(200));
         gateway

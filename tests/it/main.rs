@@ -62,6 +62,7 @@ mod reload;
 mod reporter;
 mod retries;
 mod retry_words;
+mod revocation;
 mod rotation;
 mod routes;
 mod samples;
@@ -76,6 +77,7 @@ mod tcp;
 mod token_rules;
 mod tunnels;
 mod upstream;
+mod users;
 mod websockets;
 #[path = "../model/world.rs"]
 mod world;

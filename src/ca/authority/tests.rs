@@ -5,9 +5,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::*;
+use crate::ca::Revoked;
 use crate::ca::create::{create_intermediate, create_root};
 use crate::ca::fixture::{Files, NOW, workload};
-use crate::tls::roots::Crls;
+use crate::tls::revocation::Crls;
 
 const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 
@@ -42,7 +43,7 @@ fn a_workload_gets_what_istio_gives() {
 #[test]
 fn nothing_outlives_the_authority() {
     let authority = Files::new().load(NOW).unwrap();
-    let end = authority.not_after();
+    let end = authority.signer().not_after();
     let late = OffsetDateTime::from_unix_timestamp(end - 60).unwrap();
     assert_eq!(issue(&authority, late).unwrap().not_after, end);
     let over = OffsetDateTime::from_unix_timestamp(end).unwrap();
@@ -131,7 +132,7 @@ fn an_intermediate_can_make_no_other() {
 fn the_revocation_list_names_what_was_revoked() {
     let authority = Files::new().load(NOW).unwrap();
     let revoked = Revoked { serial: vec![0x4a, 1], at: NOW.unix_timestamp() - 5 };
-    let list = authority.revocation_list(&[revoked], NOW).unwrap();
+    let list = authority.signer().revocation_list(&[revoked], NOW).unwrap();
     assert!(Crls::parse(&list).is_ok());
     let (_, list) = x509_parser::parse_x509_crl(&list).unwrap();
     let [entry] = list.iter_revoked_certificates().collect::<Vec<_>>()[..] else {

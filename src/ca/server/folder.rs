@@ -1,20 +1,21 @@
-//! The CA's folder, under Istio's names.
+//! The CA's folders, under Istio's names.
 //!
 //! `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem` are the authority, made here or
-//! plugged in; `root-key.pem` is there only when it was made here. `workloads.yaml` says who gets
-//! what, `revoked.txt` names serials, one a line with the time it happened; `ca-crl.pem` and
-//! `issued.jsonl` are written.
+//! plugged in; `root-key.pem` is there only when it was made here. In the same folder, or in one of its
+//! own, lies everything else: `workloads.yaml` says who gets what, `revoked.txt` names serials, one a
+//! line with the time it happened; `ca-crl.pem`, `issued.jsonl` and `signers/` are written.
 //!
 //! **Invariant:** a key that others may read is refused; a file is replaced whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::files::{Access, NewFile, Unfinished, finish, install, make_folder, replace};
 use crate::base::file::FileBytes;
 use crate::base::limit;
 use crate::base::secret::Secret;
@@ -38,8 +39,8 @@ pub enum FolderError {
     },
     /// Others may read a key.
     #[error(
-        "\"{}\" may be read by others (mode {mode:03o}); run: chmod 600 \"{}\"",
-        .path.display(), .path.display()
+        "\"{}\" may be read by others (mode {mode:03o}); run: chmod 600 \"{}\", or for a mounted Secret \
+         set defaultMode: 0400 on its volume", .path.display(), .path.display()
     )]
     Exposed {
         /// The key's file.
@@ -69,6 +70,20 @@ pub enum FolderError {
     /// Another process uses the folder.
     #[error("\"{}\" is in use by another CA", .0.display())]
     InUse(PathBuf),
+    /// The folder for what the CA writes cannot be written.
+    #[error(
+        "\"{}\" cannot be written: {source}; name a folder for the issuance log and revocation list \
+         with --state", .folder.display()
+    )]
+    ReadOnly {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A new CA was left half in place.
+    #[error("{0}")]
+    Unfinished(String),
     /// A file cannot be read or written.
     #[error("\"{}\": {source}", .path.display())]
     File {
@@ -89,22 +104,27 @@ pub(super) struct Contents {
     pub(super) revoked: Vec<Revoked>,
 }
 
-/// A CA's folder.
+/// A CA's folders.
 #[derive(Clone, Debug)]
 pub struct Folder {
+    /// The authority's.
     path: PathBuf,
+    /// That of everything else.
+    state: PathBuf,
 }
 
 impl Folder {
-    /// Opens a folder; an empty or missing one gets a root and a signing certificate.
+    /// Opens the folder of an authority; an empty or missing one gets a root and a signing certificate.
+    /// `state` must be there.
     pub fn open(
         path: PathBuf,
+        state: PathBuf,
         trust_domain: &str,
         now: OffsetDateTime,
     ) -> Result<Self, FolderError> {
-        let folder = Self { path };
-        let failed = |source| FolderError::File { path: folder.path.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder.path).map_err(failed)?;
+        let folder = Self { path, state };
+        make_folder(&folder.path).map_err(|source| folder.failed(source))?;
+        finish(&folder.path).map_err(|error| folder.unfinished(error))?;
         let there = |name: &&&'static str| folder.path.join(name).exists();
         let mut parts = NEEDED.iter().chain(&[ROOT_KEY, CHAIN]);
         match (parts.find(there), NEEDED.iter().find(|name| !there(name))) {
@@ -123,24 +143,33 @@ impl Folder {
 
     fn create(&self, trust_domain: &str, now: OffsetDateTime) -> Result<(), FolderError> {
         let root = create_root(trust_domain, now).map_err(|source| self.unusable(source))?;
-        self.write(ROOT_KEY, root.key.expose(), Access::Owner)?;
-        self.write(ROOT, &root.certificate, Access::Everyone)?;
-        self.write_signing(&root, trust_domain, now)?;
+        let made = vec![
+            NewFile { name: ROOT_KEY, text: root.key.expose(), access: Access::Owner },
+            NewFile { name: ROOT, text: &root.certificate, access: Access::Everyone },
+        ];
+        self.write_signing(&root, made, trust_domain, now)?;
         tracing::info!(folder = %self.path.display(), trust_domain, "a root and a CA below it were made");
         Ok(())
     }
 
+    /// Puts a new signing certificate in place, with further files.
     fn write_signing(
         &self,
         root: &NewAuthority,
+        further: Vec<NewFile<'_>>,
         trust_domain: &str,
         now: OffsetDateTime,
     ) -> Result<(), FolderError> {
         let signing =
             create_intermediate(root, trust_domain, now).map_err(|source| self.unusable(source))?;
-        self.write(KEY, signing.key.expose(), Access::Owner)?;
-        self.write(CHAIN, &signing.certificate, Access::Everyone)?;
-        self.write(CERTIFICATE, &signing.certificate, Access::Everyone)
+        let (key, certificate) = (signing.key.expose().as_str(), signing.certificate.as_str());
+        let mut files = further;
+        files.extend([
+            NewFile { name: KEY, text: key, access: Access::Owner },
+            NewFile { name: CHAIN, text: certificate, access: Access::Everyone },
+            NewFile { name: CERTIFICATE, text: certificate, access: Access::Everyone },
+        ]);
+        install(&self.path, &files).map_err(|error| self.unfinished(error))
     }
 
     /// Replaces the signing certificate by a new one below the root that was made here; says whether
@@ -160,18 +189,19 @@ impl Folder {
         let certificate = fs::read_to_string(self.path.join(ROOT))
             .map_err(|source| FolderError::File { path: self.path.join(ROOT), source })?;
         let root = NewAuthority { certificate, key: Secret::new(key) };
-        self.write_signing(&root, trust_domain, now)?;
+        self.write_signing(&root, Vec::new(), trust_domain, now)?;
         Ok(true)
     }
 
     /// Reads everything.
     pub(super) fn read(&self, reader: &mut Reader) -> Result<Contents, FolderError> {
         reader.begin();
-        let mut read = |name| self.read_file(name, reader);
+        let mut read = |name| read_file(self.path.join(name), reader);
         let missing = |missing| FolderError::Partial { folder: self.path.clone(), missing };
         let certificate = read(CERTIFICATE)?.ok_or(missing(CERTIFICATE))?;
         let roots = read(ROOT)?.ok_or(missing(ROOT))?;
         let chain = read(CHAIN)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
+        let mut read = |name| read_file(self.state.join(name), reader);
         let workloads = read(WORKLOADS)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
         let revoked = read(REVOKED)?.unwrap_or_else(|| FileBytes::new(Vec::new()));
         Ok(Contents {
@@ -184,18 +214,6 @@ impl Folder {
         })
     }
 
-    fn read_file(&self, name: &str, reader: &mut Reader) -> Result<Option<FileBytes>, FolderError> {
-        let path = self.path.join(name);
-        match reader.read(&path, limit::CREDENTIAL_FILE_BYTES) {
-            Ok(Some(content)) => Ok(Some(content)),
-            Ok(None) => {
-                Err(FolderError::File { path, source: io::Error::other("it is too large") })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FolderError::File { path, source }),
-        }
-    }
-
     fn revoked(&self, text: &[u8]) -> Result<Vec<Revoked>, FolderError> {
         let text = String::from_utf8_lossy(text);
         let mut revoked = Vec::new();
@@ -204,7 +222,7 @@ impl Folder {
             if content.trim().is_empty() {
                 continue;
             }
-            let path = || self.path.join(REVOKED);
+            let path = || self.state.join(REVOKED);
             let one = revoked_line(content)
                 .ok_or_else(|| FolderError::Revoked { path: path(), line: index + 1 })?;
             revoked.push(one);
@@ -212,64 +230,57 @@ impl Folder {
         Ok(revoked)
     }
 
-    /// Opens the issuance log, which one process at a time may write.
-    pub(super) fn log(&self) -> Result<File, FolderError> {
-        let path = self.path.join(LOG);
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        let file = options
-            .open(&path)
-            .map_err(|source| FolderError::File { path: path.clone(), source })?;
-        file.try_lock().map_err(|_| FolderError::InUse(self.path.clone()))?;
-        Ok(file)
-    }
-
     /// Writes the revocation list.
     pub(super) fn write_list(&self, pem: &str) -> Result<(), FolderError> {
-        self.write(LIST, pem, Access::Everyone)
+        let path = self.state.join(LIST);
+        replace(&path, pem, Access::Everyone).map_err(|source| FolderError::File { path, source })
     }
 
     /// The path of the list of workloads.
     pub(super) fn workloads_path(&self) -> PathBuf {
-        self.path.join(WORKLOADS)
+        self.state.join(WORKLOADS)
     }
 
     pub(super) fn unusable(&self, source: AuthorityError) -> FolderError {
         FolderError::Authority { folder: self.path.clone(), source }
     }
 
-    fn write(&self, name: &str, text: &str, access: Access) -> Result<(), FolderError> {
-        let path = self.path.join(name);
-        let beside = self.path.join(format!(".{name}.new"));
-        let mode = match access {
-            Access::Everyone => 0o644,
-            Access::Owner => 0o600,
-        };
-        let replace = || {
-            let _ = fs::remove_file(&beside);
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(mode).open(&beside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)
-        };
-        replace().map_err(|source| FolderError::File { path: path.clone(), source })
+    fn failed(&self, source: io::Error) -> FolderError {
+        FolderError::File { path: self.path.clone(), source }
+    }
+
+    fn unfinished(&self, error: Unfinished) -> FolderError {
+        match error {
+            Unfinished::Io(source) => self.failed(source),
+            changed @ Unfinished::Changed { .. } => FolderError::Unfinished(changed.to_string()),
+        }
     }
 }
 
-/// Who may read a file.
-#[derive(Clone, Copy)]
-enum Access {
-    Everyone,
-    Owner,
+fn read_file(path: PathBuf, reader: &mut Reader) -> Result<Option<FileBytes>, FolderError> {
+    match reader.read(&path, limit::CREDENTIAL_FILE_BYTES) {
+        Ok(Some(content)) => Ok(Some(content)),
+        Ok(None) => Err(FolderError::File { path, source: io::Error::other("it is too large") }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FolderError::File { path, source }),
+    }
 }
 
-/// Opens a key that only its owner may read.
+/// Whether a key's mode lets others have it than the process with user `own`. A Secret that Kubernetes
+/// mounts is the superuser's, and who is somebody else reads it through its group (`fsGroup`).
+fn exposed(mode: u32, owner: u32, own: u32) -> bool {
+    let through_group = owner == 0 && own != 0;
+    let allowed = if through_group { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
+}
+
+/// Opens a key that nobody else may read.
 fn open_key(path: &Path) -> Result<File, FolderError> {
     let failed = |source| FolderError::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let of = file.metadata().map_err(failed)?;
+    let mode = of.permissions().mode() & 0o777;
+    if exposed(mode, of.uid(), rustix::process::geteuid().as_raw()) {
         return Err(FolderError::Exposed { path: path.to_owned(), mode });
     }
     Ok(file)
@@ -306,7 +317,6 @@ const CHAIN: &str = "cert-chain.pem";
 const WORKLOADS: &str = "workloads.yaml";
 const REVOKED: &str = "revoked.txt";
 const LIST: &str = "ca-crl.pem";
-const LOG: &str = "issued.jsonl";
 const NEEDED: [&str; 3] = [CERTIFICATE, KEY, ROOT];
 /// Serials have 20 bytes at most (RFC 5280, section 4.1.2.2).
 const SERIAL_CHARS: usize = 40;

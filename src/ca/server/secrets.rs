@@ -58,7 +58,8 @@ impl SecretStream {
                 let svid = self.holder.issue(&standing)?;
                 Secret::certificate(name, &to_pem(&svid.chain), &svid.key.pem())
             } else {
-                Secret::validation(name, &to_pem(standing.authority.roots()))
+                let roots = to_pem(standing.authority.roots());
+                Secret::validation(name, &roots, &standing.enforced)
             };
             resources.push(secret.to_resource());
         }

@@ -3,8 +3,6 @@
 //! **Invariant:** no certificate leaves without its line in the issuance log; files that do not serve
 //! change nothing.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +13,8 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::folder::{Contents, Folder, FolderError};
+use super::ledger::Ledger;
+use super::signers::Signers;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::{limit, pem};
 use crate::ca::{
@@ -27,8 +27,10 @@ use crate::source::reader::Reader;
 /// What a CA is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaSettings {
-    /// Its folder.
+    /// Folder of the authority.
     pub dir: PathBuf,
+    /// Folder of everything else: who gets what, what was revoked, and what is written.
+    pub state: PathBuf,
     /// Trust domain of every identity.
     pub trust_domain: String,
     /// Identity of its own server.
@@ -43,8 +45,11 @@ pub struct CaSettings {
 pub(super) struct Standing {
     pub(super) authority: Authority,
     pub(super) workloads: Workloads,
-    /// The revocation list, DER.
-    pub(super) revocations: Vec<u8>,
+    /// Revocation lists of the signing certificate and those before it, DER.
+    pub(super) lists: Vec<Vec<u8>>,
+    /// The same as PEM, once something was revoked. Envoy wants a list of every leaf's issuer as soon as
+    /// it has one, so that it gets none without need.
+    pub(super) enforced: String,
 }
 
 /// A running CA.
@@ -52,7 +57,7 @@ pub struct Ca {
     pub(super) settings: CaSettings,
     pub(super) callers: TokenCallers,
     standing: watch::Sender<Arc<Standing>>,
-    log: Mutex<File>,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Ca {
@@ -62,10 +67,13 @@ impl Ca {
         callers: TokenCallers,
         now: OffsetDateTime,
     ) -> Result<(Self, Keeper), FolderError> {
-        let folder = Folder::open(settings.dir.clone(), &settings.trust_domain, now)?;
-        let log = Mutex::new(folder.log()?);
+        let ledger = Arc::new(Mutex::new(Ledger::open(&settings.state)?));
+        let (dir, state) = (settings.dir.clone(), settings.state.clone());
+        let folder = Folder::open(dir, state, &settings.trust_domain, now)?;
         let mut keeper = Keeper {
             folder,
+            signers: Signers::new(&settings.state),
+            ledger: ledger.clone(),
             settings: settings.clone(),
             reader: Reader::default(),
             read: None,
@@ -76,7 +84,7 @@ impl Ca {
         let contents = keeper.folder.read(&mut keeper.reader)?;
         let standing = keeper.settle(contents, now)?;
         let (standing, _) = watch::channel(Arc::new(standing));
-        Ok((Self { settings, callers, standing, log }, keeper))
+        Ok((Self { settings, callers, standing, ledger }, keeper))
     }
 
     /// What is in force, and when it changes.
@@ -98,9 +106,9 @@ impl Ca {
             tracing::error!(%error, identity = %id, "a certificate cannot be issued");
             Status::internal("the CA cannot issue at the moment")
         })?;
-        let line = IssuanceRecord::new(&issued, id, caller, now).to_line();
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.write_all(line.as_bytes()).map_err(|error| {
+        let record = IssuanceRecord::new((&issued, authority.signer()), id, caller, now);
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.add(&record, now).map_err(|error| {
             tracing::error!(%error, "the issuance log cannot be written; nothing is issued");
             Status::internal("the CA cannot issue at the moment")
         })?;
@@ -112,6 +120,8 @@ impl Ca {
 /// Follows the folder.
 pub struct Keeper {
     folder: Folder,
+    signers: Signers,
+    ledger: Arc<Mutex<Ledger>>,
     settings: CaSettings,
     reader: Reader,
     /// Digest of what is in force.
@@ -146,18 +156,43 @@ impl Keeper {
         };
         let workloads =
             Workloads::parse(&file, &self.settings.trust_domain).map_err(FolderError::Workloads)?;
-        let revocations = authority
-            .revocation_list(&contents.revoked, now)
-            .map_err(|source| self.folder.unusable(source))?;
-        self.folder.write_list(&pem::encode("X509 CRL", &revocations))?;
+        let lists = self.lists(&authority, &contents, now)?;
+        let mut text = String::new();
+        lists.iter().for_each(|list| pem::push(&mut text, pem::REVOCATION_LIST, list));
+        self.folder.write_list(&text)?;
+        let enforced = if contents.revoked.is_empty() { String::new() } else { text };
         let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
         let now = now.unix_timestamp();
         self.list_due = now.saturating_add(half);
         // Without the root's key an old certificate cannot be renewed: it is looked at then anew.
-        let old = authority.not_after() - RENEWAL_SECONDS;
+        let old = authority.signer().not_after() - RENEWAL_SECONDS;
         self.renewal_due = if old > now { old } else { self.list_due };
         self.read = Some(digest(&contents));
-        Ok(Standing { authority, workloads, revocations })
+        Ok(Standing { authority, workloads, lists, enforced })
+    }
+
+    /// The revocation list of the signing certificate, and of each before it that signed what is good
+    /// still.
+    fn lists(
+        &self,
+        authority: &Authority,
+        contents: &Contents,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Vec<u8>>, FolderError> {
+        let current = authority.signer();
+        let failed = |source| FolderError::File { path: self.settings.state.clone(), source };
+        self.signers.keep(current, &contents.key).map_err(failed)?;
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let now_seconds = now.unix_timestamp();
+        // A line without a signer was written by a version that did not name it.
+        let needed =
+            |name: &str| [name, ""].iter().any(|name| ledger.last_end(name) >= Some(now_seconds));
+        let before = self.signers.before(&current.name(), needed);
+        let lists = std::iter::once(current).chain(&before);
+        lists
+            .map(|signer| signer.revocation_list(&contents.revoked, now))
+            .collect::<Result<_, _>>()
+            .map_err(|source| self.folder.unusable(source))
     }
 
     fn authority(
@@ -205,7 +240,7 @@ impl Keeper {
 /// Whether most of the signing certificate's life is over.
 fn due_for_renewal(authority: &Result<Authority, AuthorityError>, now: OffsetDateTime) -> bool {
     match authority {
-        Ok(authority) => authority.not_after() - now.unix_timestamp() < RENEWAL_SECONDS,
+        Ok(authority) => authority.signer().not_after() - now.unix_timestamp() < RENEWAL_SECONDS,
         Err(error) => *error == AuthorityError::Expired,
     }
 }

@@ -39,7 +39,7 @@ impl SvidStream {
             x509_svid_key: svid.key.der().expose().clone(),
             bundle: bundle(&standing.authority),
         };
-        Ok(X509SvidResponse { svids: vec![svid], crl: vec![standing.revocations.clone()] })
+        Ok(X509SvidResponse { svids: vec![svid], crl: standing.lists.clone() })
     }
 }
 
@@ -73,7 +73,7 @@ impl BundleStream {
         self.holder.identity(&standing)?;
         let name = format!("spiffe://{}", self.trust_domain);
         let bundles = [(name, bundle(&standing.authority))].into();
-        Ok(X509BundlesResponse { crl: vec![standing.revocations.clone()], bundles })
+        Ok(X509BundlesResponse { crl: standing.lists.clone(), bundles })
     }
 }
 

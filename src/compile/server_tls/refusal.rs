@@ -29,6 +29,7 @@ pub(in crate::compile) fn unusable(reason: &str) -> Termination {
     Termination {
         tls: Err(Unusable { reason: reason.into() }),
         client_rule: Fingerprint::of(b"unusable"),
+        revocations: None,
         certificate_names: Vec::new(),
         certificate_uris: Vec::new(),
         client_cert_headers: false,

@@ -5,12 +5,14 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, AGE, CACHE_CONTROL, EXPIRES, HOST, HeaderMap, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+    ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, EXPIRES, HOST, HeaderMap, HeaderValue, LOCATION,
+    PROXY_AUTHORIZATION, USER_AGENT,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::access::KeyAccess;
 use super::connect::{self, Way};
 use super::location::Target;
 use super::proxies::{Proxies, Proxy};
@@ -68,6 +71,15 @@ pub enum FetchError {
         /// The port.
         port: u16,
         /// Failure of the last address.
+        #[source]
+        source: io::Error,
+    },
+    /// A file with roots or a token cannot be used.
+    #[error("\"{}\" cannot be used", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
         #[source]
         source: io::Error,
     },
@@ -136,6 +148,7 @@ impl FetchError {
             Self::AddressRefused { .. } => "address_refused",
             Self::Connect { .. } => "connect",
             Self::Proxy { .. } | Self::ProxyStatus(..) => "proxy",
+            Self::File { .. } => "file",
             Self::Tls(_) | Self::Handshake { .. } => "tls",
             Self::Http(_) | Self::Body => "http",
             Self::Status(_) => "status",
@@ -161,6 +174,7 @@ pub(super) struct Fetched {
 /// Fetches key sets; shared by all fetchers.
 pub(super) struct Client {
     extra_roots: Vec<CertificateDer<'static>>,
+    access: KeyAccess,
     proxies: Proxies,
     tls: OnceCell<TlsConnector>,
 }
@@ -168,7 +182,12 @@ pub(super) struct Client {
 impl Client {
     /// Trusts the system's roots and some more.
     pub(super) fn new(extra_roots: Vec<CertificateDer<'static>>, proxies: Proxies) -> Self {
-        Self { extra_roots, proxies, tls: OnceCell::new() }
+        Self { extra_roots, access: KeyAccess::default(), proxies, tls: OnceCell::new() }
+    }
+
+    /// Asks as somebody, or trusts others.
+    pub(super) fn with_access(self, access: KeyAccess) -> Self {
+        Self { access, ..self }
     }
 
     /// Fetches a key set, its discovery document first where only the issuer is known.
@@ -189,10 +208,11 @@ impl Client {
         way: Way<'_>,
     ) -> Result<Fetched, FetchError> {
         let first = Target::parse(&location.first_address())?;
-        let (mut body, mut headers) = self.get(first.clone(), way).await?;
+        let named = first.authority();
+        let (mut body, mut headers) = self.get(first.clone(), named, way).await?;
         if let KeyLocation::Discovery { issuer } = location {
             let second = discovered(&first, issuer, &body)?;
-            (body, headers) = self.get(second, way).await?;
+            (body, headers) = self.get(second, named, way).await?;
         }
         let keys = KeySet::parse_published(&body).map_err(FetchError::KeySet)?;
         Ok(Fetched { keys, max_age: freshness(&headers, SystemTime::now()), document: body })
@@ -201,11 +221,13 @@ impl Client {
     async fn get(
         &self,
         mut target: Target,
+        named: &str,
         way: Way<'_>,
     ) -> Result<(Bytes, HeaderMap), FetchError> {
         for _ in 0..=limit::JWKS_REDIRECTS {
             let mut driver = JoinSet::new();
-            let response = self.ask(&target, way, &mut driver).await?;
+            let own = self.access.authorization(&target, named)?;
+            let response = self.ask(&target, own, way, &mut driver).await?;
             match response.status() {
                 StatusCode::OK => {
                     let (head, body) = response.into_parts();
@@ -238,6 +260,7 @@ impl Client {
     async fn ask(
         &self,
         target: &Target,
+        own: Option<HeaderValue>,
         way: Way<'_>,
         driver: &mut JoinSet<()>,
     ) -> Result<Response<Incoming>, FetchError> {
@@ -246,18 +269,18 @@ impl Client {
             let stream = connect::direct(target, way).await?;
             if target.is_https() {
                 let stream = self.secured(stream, target).await?;
-                return exchange(stream, target, None, driver).await;
+                return exchange(stream, target, (None, own), driver).await;
             }
-            return exchange(stream, target, None, driver).await;
+            return exchange(stream, target, (None, own), driver).await;
         };
         connect::check_literal(target)?;
         let stream = connect::to_proxy(proxy, way.attempt).await?;
         if target.is_https() {
             let stream = connect::tunnel(stream, proxy, target, driver).await?;
             let stream = self.secured(stream, target).await?;
-            return exchange(stream, target, None, driver).await;
+            return exchange(stream, target, (None, own), driver).await;
         }
-        exchange(stream, target, Some(proxy), driver).await
+        exchange(stream, target, (Some(proxy), own), driver).await
     }
 
     async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
@@ -268,12 +291,15 @@ impl Client {
         let handshake = |source| FetchError::Handshake { host: target.host().to_owned(), source };
         let name = ServerName::try_from(target.host().to_owned())
             .map_err(|error| handshake(io::Error::other(error)))?;
-        let tls = self.tls.get_or_try_init(|| self.connector()).await?;
+        let tls = match self.access.roots()? {
+            Some(roots) => connector(roots)?,
+            None => self.tls.get_or_try_init(|| self.public()).await?.clone(),
+        };
         tls.connect(name, stream).await.map_err(handshake)
     }
 
     /// Reads the system's roots, off the runtime's threads: it takes milliseconds.
-    async fn connector(&self) -> Result<TlsConnector, FetchError> {
+    async fn public(&self) -> Result<TlsConnector, FetchError> {
         let mut roots = RootCertStore::empty();
         if let Ok(native) =
             tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await
@@ -284,15 +310,19 @@ impl Client {
             roots.add_parsable_certificates(native.certs);
         }
         roots.add_parsable_certificates(self.extra_roots.iter().cloned());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(FetchError::Tls)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsConnector::from(Arc::new(config)))
+        connector(roots)
     }
+}
+
+fn connector(roots: RootCertStore) -> Result<TlsConnector, FetchError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(FetchError::Tls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// The key set's address in a discovery document, which must be the issuer's own.
@@ -308,7 +338,7 @@ fn discovered(from: &Target, issuer: &str, document: &[u8]) -> Result<Target, Fe
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     target: &Target,
-    proxy: Option<&Proxy>,
+    (proxy, own): (Option<&Proxy>, Option<HeaderValue>),
     driver: &mut JoinSet<()>,
 ) -> Result<Response<Incoming>, FetchError> {
     let (mut sender, connection) = http1::Builder::new()
@@ -326,6 +356,9 @@ async fn exchange(
     };
     if let Some(value) = proxy.and_then(Proxy::authorization) {
         request = request.header(PROXY_AUTHORIZATION, value);
+    }
+    if let Some(own) = own {
+        request = request.header(AUTHORIZATION, own);
     }
     let request = request
         .header(HOST, target.authority())

@@ -6,7 +6,7 @@ use super::*;
 use crate::ca::fixture::NOW;
 
 fn open(path: &Path) -> Result<Contents, FolderError> {
-    Folder::open(path.to_owned(), "td", NOW)?.read(&mut Reader::default())
+    Folder::open(path.to_owned(), path.to_owned(), "td", NOW)?.read(&mut Reader::default())
 }
 
 fn mode(path: &Path) -> u32 {
@@ -63,28 +63,91 @@ fn a_key_that_lies_alone_is_not_written_over() {
 }
 
 #[test]
-fn the_log_is_for_its_owner() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::open(dir.path().to_owned(), "td", NOW).unwrap();
-    folder.log().unwrap();
-    assert_eq!(mode(&dir.path().join(LOG)), 0o600);
+fn a_mounted_secret_is_read_by_its_group_and_nobody_else() {
+    let (root, other) = (0, 1000);
+    let check = |mode, owner, own, expected| {
+        assert_eq!(exposed(mode, owner, own), expected, "{mode:o} of {owner} for {own}");
+    };
+    check(0o600, other, other, false);
+    check(0o400, root, root, false);
+    check(0o440, root, other, false);
+    check(0o640, root, other, false);
+    check(0o440, root, root, true);
+    check(0o440, other, other, true);
+    for mode in [0o644, 0o444, 0o404, 0o460, 0o450] {
+        check(mode, root, other, true);
+        check(mode, root, root, true);
+    }
 }
 
 #[test]
-fn one_process_at_a_time_writes_the_log() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::open(dir.path().to_owned(), "td", NOW).unwrap();
-    let held = folder.log().unwrap();
-    assert!(matches!(folder.log(), Err(FolderError::InUse(_))));
-    drop(held);
-    assert!(folder.log().is_ok());
+fn what_a_plugged_in_ca_writes_goes_elsewhere() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    open(dir.path()).unwrap();
+    let read = || {
+        let folder = Folder::open(dir.path().to_owned(), state.path().to_owned(), "td", NOW)?;
+        folder.write_list("list")?;
+        folder.read(&mut Reader::default())
+    };
+    // As Kubernetes mounts a Secret.
+    let data = dir.path().join("..data");
+    fs::create_dir(&data).unwrap();
+    for name in [CERTIFICATE, KEY, ROOT, CHAIN] {
+        fs::rename(dir.path().join(name), data.join(name)).unwrap();
+        std::os::unix::fs::symlink(format!("..data/{name}"), dir.path().join(name)).unwrap();
+    }
+    fs::remove_file(dir.path().join(ROOT_KEY)).unwrap();
+    fs::write(dir.path().join(REVOKED), "not read").unwrap();
+    fs::write(state.path().join(REVOKED), "4aff 2026-01-01T00:00:00Z").unwrap();
+    assert_eq!(read().unwrap().revoked.len(), 1);
+    assert_eq!(fs::read_to_string(state.path().join(LIST)).unwrap(), "list");
+    assert!(!dir.path().join(LIST).exists());
+    fs::set_permissions(data.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+    let error = read().err().unwrap().to_string();
+    assert!(error.contains("defaultMode: 0400"), "{error}");
+}
+
+#[test]
+fn a_ca_that_was_being_made_is_finished() {
+    let (whole, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let made = open(whole.path()).unwrap();
+    let names = [ROOT_KEY, ROOT, KEY, CHAIN, CERTIFICATE];
+    // Each state that a crash can leave: some files are in place, the others wait.
+    for count in 0..=names.len() {
+        let path = dir.path().join(count.to_string());
+        fs::create_dir_all(path.join(".made")).unwrap();
+        fs::write(path.join(".made/former"), "").unwrap();
+        for (index, name) in names.iter().enumerate() {
+            let place = if index < count { path.clone() } else { path.join(".made") };
+            fs::copy(whole.path().join(name), place.join(name)).unwrap();
+        }
+        let found = open(&path).unwrap();
+        assert_eq!(found.key, made.key, "{count}");
+        assert!(!path.join(".made").exists());
+    }
+    // What is not complete was never in use.
+    let path = dir.path().join("making");
+    fs::create_dir_all(path.join(".making")).unwrap();
+    fs::write(path.join(".making").join(KEY), "half").unwrap();
+    assert_ne!(open(&path).unwrap().key, made.key);
+    // A key of the operator's is not written over.
+    let path = dir.path().join("other");
+    fs::create_dir_all(path.join(".made")).unwrap();
+    fs::write(path.join(".made/former"), "").unwrap();
+    for name in names {
+        fs::copy(whole.path().join(name), path.join(".made").join(name)).unwrap();
+    }
+    fs::write(path.join(KEY), "mine").unwrap();
+    let error = open(&path).err().unwrap();
+    assert!(matches!(error, FolderError::Unfinished(_)), "{error}");
+    assert_eq!(fs::read_to_string(path.join(KEY)).unwrap(), "mine");
 }
 
 #[test]
 fn the_signing_certificate_is_renewed_below_its_root() {
     let dir = tempfile::tempdir().unwrap();
     let before = open(dir.path()).unwrap();
-    let folder = Folder::open(dir.path().to_owned(), "td", NOW).unwrap();
+    let folder = Folder::open(dir.path().to_owned(), dir.path().to_owned(), "td", NOW).unwrap();
     assert!(folder.renew("td", NOW).unwrap());
     let after = open(dir.path()).unwrap();
     assert_ne!(after.certificate.fingerprint(), before.certificate.fingerprint());

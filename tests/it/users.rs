@@ -1,0 +1,67 @@
+//! The CA's sockets, asked by processes of two users.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use crate::authority::Ca;
+
+/// Users that no account has.
+const KNOWN: u32 = 61_001;
+const UNKNOWN: u32 = 61_002;
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A gateway of another user that asks for its identity.
+fn ask(ca: &Ca, uid: u32, source: &str) -> Process {
+    let arguments = ["run", "--config", "config", "--status", "off", "--metrics", "off"];
+    let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .args(["--admin", "off", "--state", "off", "--workers", "1", "--identity", source])
+        .current_dir(ca.dir.path())
+        .uid(uid)
+        .gid(uid)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+#[test]
+fn a_user_gets_its_own_identity_and_another_none() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only the superuser can start processes of other users");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(dir.path().join("ca")).unwrap();
+    fs::create_dir(dir.path().join("config")).unwrap();
+    let workloads = format!("sockets: [{{uid: {KNOWN}, namespace: shop, serviceAccount: cart}}]\n");
+    fs::write(dir.path().join("ca/workloads.yaml"), workloads).unwrap();
+    let mut ca = Ca::start_in(dir, &["--log-format", "json"]);
+    for source in ["unix:workload.sock", "sds:unix:sds.sock"] {
+        let before = ca.issued().len();
+        let refusals = |ca: &Ca| ca.err().matches(&format!("uid {UNKNOWN}")).count();
+        let refused = refusals(&ca);
+        let (_known, _unknown) = (ask(&ca, KNOWN, source), ask(&ca, UNKNOWN, source));
+        ca.wait("one is refused", |ca| refusals(ca) > refused);
+        ca.wait("the other has a certificate", |ca| ca.issued().len() > before);
+        let last = ca.issued().pop().unwrap();
+        assert_eq!(last["identity"], json!("spiffe://cluster.local/ns/shop/sa/cart"));
+        assert_eq!(last["caller"], json!(format!("uid {KNOWN}")));
+    }
+    let unknown = json!(format!("uid {UNKNOWN}"));
+    assert!(ca.issued().iter().all(|line| line["caller"] != unknown));
+}
