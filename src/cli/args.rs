@@ -34,8 +34,9 @@ pub(super) struct InputArgs {
     )]
     certs: PathBuf,
 
-    /// Mesh identity: a folder with cert-chain.pem, key.pem and root-cert.pem, or unix:PATH (a SPIFFE
-    /// Workload API), sds:unix:PATH (Envoy's SDS) or ca:HOST:PORT (Istio's CA service)
+    /// Mesh identity: a folder with cert-chain.pem, key.pem, root-cert.pem and, where there is one,
+    /// ca-crl.pem; or unix:PATH (a SPIFFE Workload API), sds:unix:PATH (Envoy's SDS) or ca:HOST:PORT
+    /// (Istio's CA service)
     /// [default: <certs>/identity]
     #[arg(long, env = "PORTCULLIS_IDENTITY", value_name = "DIR|SOURCE", help_heading = WHAT)]
     identity: Option<IdentitySource>,

@@ -50,7 +50,9 @@ fn identity(svid: &X509Svid, lists: &[Vec<u8>]) -> Result<Identity, String> {
     let key = pem::encode(pem::PRIVATE_KEY, &svid.x509_svid_key);
     let key = Secret::new(key.into_bytes());
     let mut all = String::new();
-    lists.iter().for_each(|list| pem::push(&mut all, pem::REVOCATION_LIST, list));
+    for list in lists {
+        pem::push(&mut all, pem::REVOCATION_LIST, list);
+    }
     let (chain, roots, lists) = (chain.into_bytes(), roots.into_bytes(), all.into_bytes());
     Identity::new(Sent { chain, key, roots, lists }, unix_seconds())
         .map_err(|error| error.to_string())

