@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod body;
+mod client;
 pub mod deadline;
 pub mod exchange;
 pub mod external;
@@ -17,7 +18,6 @@ pub mod upgrade;
 pub mod upload;
 pub mod websocket;
 
-use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -27,25 +27,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use self::body::ResponseBody;
+pub use self::client::Client;
 use super::caller;
 use super::connection::Connection;
 use super::serving::ServingCell;
 use super::worker::Registered;
-use crate::auth::authz::Peer;
-use crate::base::header::{CLIENT_CERT, CLIENT_CERT_CHAIN};
 use crate::base::limit;
-use crate::decide::connection::{ConnectionFacts, peer};
+use crate::decide::connection::ConnectionFacts;
 use crate::decide::standing::Admission;
 use crate::decide::trusted::Sender;
 use crate::net::coalesce::coalesce;
@@ -59,72 +56,6 @@ use crate::net::strict::Strict;
 use crate::snapshot::listener::Servers;
 use crate::telemetry::Destination;
 use crate::telemetry::downstream::{ConnectionKind, OpenConnection};
-use crate::tls::identity::{PeerIdentity, byte_sequences};
-
-/// What TLS told of the client.
-#[derive(Debug, Default)]
-pub struct Client {
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-    /// What its certificate says.
-    pub identity: Option<Box<PeerIdentity>>,
-    /// The same as policies write it.
-    pub peer: Option<Box<Peer>>,
-    /// Its certificate, and its intermediates.
-    pub chain: Rc<[CertificateDer<'static>]>,
-    /// URI names of the certificate that it was shown.
-    own_uris: Box<[String]>,
-    /// `x-forwarded-client-cert` element of its certificate, once a request needs it.
-    xfcc: OnceCell<Option<HeaderValue>>,
-    /// What `Client-Cert` and `Client-Cert-Chain` say of it, once a request needs them.
-    told: OnceCell<Told>,
-}
-
-/// Values of `Client-Cert` and `Client-Cert-Chain`.
-type Told = Option<Box<(HeaderValue, Option<HeaderValue>)>>;
-
-impl Client {
-    /// A client without TLS.
-    pub fn plain() -> Self {
-        Self::default()
-    }
-
-    /// The client of a finished handshake with a certificate that has these URI names.
-    pub fn of<S>(stream: &TlsStream<S>, own_uris: &[String]) -> Self {
-        let (_, session) = stream.get_ref();
-        let chain: Rc<[_]> = session.peer_certificates().unwrap_or_default().into();
-        let leaf = chain.first();
-        let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
-        let peer = identity.as_deref().map(peer).map(Box::new);
-        let own_uris = leaf.map(|_| own_uris.into()).unwrap_or_default();
-        Self { tls: true, identity, peer, chain, own_uris, ..Self::default() }
-    }
-
-    /// `x-forwarded-client-cert` element of its certificate.
-    pub fn xfcc(&self) -> Option<&HeaderValue> {
-        let xfcc = self.xfcc.get_or_init(|| {
-            let (leaf, identity) = self.chain.first().zip(self.identity.as_deref())?;
-            HeaderValue::try_from(identity.xfcc(&self.own_uris, leaf)).ok()
-        });
-        xfcc.as_ref()
-    }
-
-    /// Tells a backend of the client's certificate (RFC 9440).
-    pub fn tell(&self, headers: &mut HeaderMap) {
-        let told = self.told.get_or_init(|| {
-            let value = |certificates: &[CertificateDer<'_>]| {
-                HeaderValue::try_from(byte_sequences(certificates)).ok()
-            };
-            let (leaf, rest) = self.chain.split_at_checked(1)?;
-            Some(Box::new((value(leaf)?, (!rest.is_empty()).then(|| value(rest)).flatten())))
-        });
-        let Some((leaf, rest)) = told.as_deref() else { return };
-        headers.insert(CLIENT_CERT, leaf.clone());
-        if let Some(rest) = rest {
-            headers.insert(CLIENT_CERT_CHAIN, rest.clone());
-        }
-    }
-}
 
 /// What every request of a connection shares.
 pub struct HttpConnection {
