@@ -57,7 +57,7 @@ fn keys_that_certs_writes_are_ignored() {
 
 #[test]
 fn keys_that_the_ca_writes_are_ignored() {
-    assert_eq!(keys_are_ignored(Ca::start(&[]).dir.path()), 2);
+    assert_eq!(keys_are_ignored(Ca::start(&[]).dir.path()), 3);
 }
 
 #[test]
