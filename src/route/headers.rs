@@ -43,8 +43,14 @@ pub enum Variable {
     RemoteAddress,
     /// `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`.
     RemoteIp,
+    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS`: the peer's, whoever it speaks for.
+    PeerAddress,
+    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT`.
+    PeerIp,
     /// `DOWNSTREAM_LOCAL_ADDRESS`.
     LocalAddress,
+    /// `DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT`.
+    LocalIp,
     /// `DOWNSTREAM_LOCAL_PORT`.
     LocalPort,
     /// `REQUESTED_SERVER_NAME`: the SNI.
@@ -57,12 +63,42 @@ pub enum Variable {
     PeerUriSan,
     /// `DOWNSTREAM_PEER_SUBJECT`.
     PeerSubject,
+    /// `DOWNSTREAM_PEER_CERT`: its PEM, percent-encoded.
+    PeerCertificate,
+    /// `DOWNSTREAM_PEER_FINGERPRINT_256`: SHA-256 of its DER, in hexadecimal.
+    PeerFingerprint,
+    /// `DOWNSTREAM_TLS_VERSION`: `TLSv1.2` or `TLSv1.3`.
+    TlsVersion,
     /// `UPSTREAM_HOST`.
     UpstreamHost,
-    /// `REQ(name)`: a request header as received.
-    RequestHeader(HeaderName),
-    /// `REQ(:method)`, `REQ(:path)`, `REQ(:authority)`, `REQ(:scheme)`.
-    RequestPseudo(&'static str),
+    /// `REQ(name?other):20`: a part of the request as received, or another where it has none; so many
+    /// bytes of it.
+    Request {
+        /// What is looked for first.
+        part: RequestPart,
+        /// What is taken without it.
+        other: Option<RequestPart>,
+        /// Bytes at most.
+        most: Option<usize>,
+    },
+}
+
+/// What `REQ(…)` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestPart {
+    /// A header.
+    Header(HeaderName),
+    /// `:method`, `:path`, `:authority` or `:scheme`.
+    Pseudo(&'static str),
+}
+
+impl RequestPart {
+    fn parse(name: &str) -> Option<Self> {
+        match [":method", ":path", ":authority", ":scheme"].into_iter().find(|own| *own == name) {
+            Some(pseudo) => Some(Self::Pseudo(pseudo)),
+            None => HeaderName::from_bytes(name.as_bytes()).ok().map(Self::Header),
+        }
+    }
 }
 
 /// A header value that cannot be compiled.
@@ -141,30 +177,43 @@ impl Template {
 impl Variable {
     fn parse(name: &str) -> Result<Self, InvalidTemplate> {
         let unknown = || InvalidTemplate::UnknownVariable(name.to_owned());
-        if let Some(header) = name.strip_prefix("REQ(").and_then(|rest| rest.strip_suffix(')')) {
-            return Ok(match header {
-                ":method" => Self::RequestPseudo(":method"),
-                ":path" => Self::RequestPseudo(":path"),
-                ":authority" => Self::RequestPseudo(":authority"),
-                ":scheme" => Self::RequestPseudo(":scheme"),
-                _ => Self::RequestHeader(
-                    HeaderName::from_bytes(header.as_bytes()).map_err(|_| unknown())?,
-                ),
-            });
+        if let Some(request) = name.strip_prefix("REQ(") {
+            return Self::of_request(request).ok_or_else(unknown);
         }
         Ok(match name {
             "DOWNSTREAM_REMOTE_ADDRESS" => Self::RemoteAddress,
             "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Self::RemoteIp,
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Self::PeerAddress,
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Self::PeerIp,
             "DOWNSTREAM_LOCAL_ADDRESS" => Self::LocalAddress,
+            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Self::LocalIp,
             "DOWNSTREAM_LOCAL_PORT" => Self::LocalPort,
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "PROTOCOL" => Self::Protocol,
             "START_TIME" => Self::StartTime,
             "DOWNSTREAM_PEER_URI_SAN" => Self::PeerUriSan,
             "DOWNSTREAM_PEER_SUBJECT" => Self::PeerSubject,
+            "DOWNSTREAM_PEER_CERT" => Self::PeerCertificate,
+            "DOWNSTREAM_PEER_FINGERPRINT_256" => Self::PeerFingerprint,
+            "DOWNSTREAM_TLS_VERSION" => Self::TlsVersion,
             "UPSTREAM_HOST" => Self::UpstreamHost,
             _ => return Err(unknown()),
         })
+    }
+
+    /// What follows `REQ(`.
+    fn of_request(text: &str) -> Option<Self> {
+        let (names, most) = text.rsplit_once(')')?;
+        let most = match most.strip_prefix(':') {
+            Some(number) => Some(number.parse().ok()?),
+            None if most.is_empty() => None,
+            None => return None,
+        };
+        let (part, other) = match names.split_once('?') {
+            Some((part, other)) => (part, Some(RequestPart::parse(other)?)),
+            None => (names, None),
+        };
+        Some(Self::Request { part: RequestPart::parse(part)?, other, most })
     }
 }
 
@@ -215,7 +264,9 @@ mod tests {
         fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
             match variable {
                 Variable::RemoteIp => Some("192.0.2.7".into()),
-                Variable::RequestHeader(name) if name == "x-old" => Some("seen".into()),
+                Variable::Request { part: RequestPart::Header(name), .. } if name == "x-old" => {
+                    Some("seen".into())
+                }
                 _ => None,
             }
         }
@@ -272,9 +323,13 @@ mod tests {
         assert!(matches!(Template::parse("50%"), Err(InvalidTemplate::Unterminated(_))));
         assert!(matches!(Template::parse("%NOPE%"), Err(InvalidTemplate::UnknownVariable(_))));
         assert!(matches!(Template::parse("a\nb"), Err(InvalidTemplate::BadValue(_))));
-        assert!(matches!(
-            Template::parse("%REQ(bad name)%"),
-            Err(InvalidTemplate::UnknownVariable(_))
-        ));
+        for bad in ["bad name", "a?", "?b", ":status", "a?b?c"] {
+            let parsed = Template::parse(&format!("%REQ({bad})%"));
+            assert!(matches!(parsed, Err(InvalidTemplate::UnknownVariable(_))), "{bad}");
+        }
+        for bad in ["REQ(a", "REQ(a)x", "REQ(a):", "REQ(a):-1", "REQ(a):x"] {
+            let parsed = Template::parse(&format!("%{bad}%"));
+            assert!(matches!(parsed, Err(InvalidTemplate::UnknownVariable(_))), "{bad}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Certificates of servers, and what is asked of clients beyond their CA.
 
+use percent_encoding::percent_decode_str;
+use portcullis::base::hash::Fingerprint;
 use rustls::SignatureScheme;
 
 use crate::backend::Backend;
@@ -182,7 +184,11 @@ async fn header_templates_tell_of_the_clients_certificate_and_the_endpoint() {
     site.certificate("a", &["a.com"]);
     site.client_ca("a");
     let rules = "  http:
-  - headers: {request: {set: {x-peer: '%DOWNSTREAM_PEER_SUBJECT%'}}, response: {set: {x-from: \
+  - headers: {request: {set: {x-peer: '%DOWNSTREAM_PEER_SUBJECT%', x-print: \
+                 '%DOWNSTREAM_PEER_FINGERPRINT_256%', x-pem: '%DOWNSTREAM_PEER_CERT%', x-tls: \
+                 '%DOWNSTREAM_TLS_VERSION%', x-ip: '%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% \
+                 %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%', x-part: '%REQ(x-none?:path):5% \
+                 %REQ(x-none?x-no)% %REQ(:method?x-peer):99%'}}, response: {set: {x-from: \
                  '%UPSTREAM_HOST%'}}}
     route: [{destination: {host: echo.shop.internal}}]
 ";
@@ -196,8 +202,15 @@ async fn header_templates_tell_of_the_clients_certificate_and_the_endpoint() {
     let own = site.clients.leaf(&["alice"], 1);
     let config = tls(&site.edge, Some(&own), &["h2"]);
     let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
-    let reply = http.ask("https://a.com/", &[("x-peer", "forged")]).await;
+    let reply = http.ask("https://a.com/some/path", &[("x-peer", "forged")]).await;
     assert_eq!(reply.header("x-from"), format!("127.0.0.1:{}", echo.port));
+    let told = &reply.json()["headers"];
     // The certificate has no subject.
-    assert_eq!(reply.json()["headers"]["x-peer"], "-");
+    assert_eq!(told["x-peer"], "-");
+    assert_eq!(told["x-print"], Fingerprint::of(&der(&own)).to_string());
+    let pem = percent_decode_str(told["x-pem"].as_str().unwrap()).decode_utf8().unwrap();
+    assert_eq!(pem, portcullis::base::pem::encode("CERTIFICATE", &der(&own)));
+    assert_eq!(told["x-tls"], "TLSv1.3");
+    assert_eq!(told["x-ip"], "127.0.0.1 127.0.0.1");
+    assert_eq!(told["x-part"], "/some - GET");
 }

@@ -4,11 +4,14 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 
 use crate::auth::authz::Peer;
 use crate::base::header::{CLIENT_CERT, CLIENT_CERT_CHAIN};
+use crate::base::pem;
 use crate::decide::connection::peer;
 use crate::tls::identity::{PeerIdentity, byte_sequences};
 
@@ -23,6 +26,7 @@ pub struct Client {
     pub peer: Option<Box<Peer>>,
     /// Its certificate, and its intermediates.
     pub chain: Rc<[CertificateDer<'static>]>,
+    version: Option<ProtocolVersion>,
     /// URI names of the certificate that it was shown.
     own_uris: Box<[String]>,
     /// `x-forwarded-client-cert` element of its certificate, once a request needs it.
@@ -48,7 +52,24 @@ impl Client {
         let identity = leaf.and_then(|leaf| PeerIdentity::from_der(leaf).ok()).map(Box::new);
         let peer = identity.as_deref().map(peer).map(Box::new);
         let own_uris = leaf.map(|_| own_uris.into()).unwrap_or_default();
-        Self { tls: true, identity, peer, chain, own_uris, ..Self::default() }
+        let version = session.protocol_version();
+        Self { tls: true, version, identity, peer, chain, own_uris, ..Self::default() }
+    }
+
+    /// The version of TLS as Envoy writes it; nothing without TLS.
+    pub fn version(&self) -> Option<&'static str> {
+        match self.version? {
+            ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+            ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+            _ => None,
+        }
+    }
+
+    /// Its certificate as percent-encoded PEM.
+    pub fn pem(&self) -> Option<String> {
+        const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'+').add(b'/').add(b'=');
+        let pem = pem::encode(pem::CERTIFICATE, self.chain.first()?);
+        Some(utf8_percent_encode(&pem, ESCAPED).to_string())
     }
 
     /// `x-forwarded-client-cert` element of its certificate.

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::HttpConnection;
 use super::exchange::Exchange;
 use crate::auth::jwt::Verdict;
+use crate::base::hash::Fingerprint;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::decide::head::Head;
-use crate::route::headers::{Values, Variable};
+use crate::route::headers::{RequestPart, Values, Variable};
 use crate::snapshot::Snapshot;
 
 /// What a prepared request still needs to know.
@@ -84,12 +85,30 @@ impl<'a> RequestValues<'a> {
     }
 }
 
+impl RequestValues<'_> {
+    fn part(&self, part: &RequestPart) -> Option<Cow<'_, str>> {
+        Some(match part {
+            RequestPart::Header(name) => self.headers.get(name)?.to_str().ok()?.into(),
+            RequestPart::Pseudo(":method") => self.method.as_str().into(),
+            RequestPart::Pseudo(":scheme") => self.head.scheme.into(),
+            RequestPart::Pseudo(":authority") => self.head.authority.as_str().into(),
+            RequestPart::Pseudo(_) => match self.query {
+                Some(query) => format!("{}?{query}", self.head.path).into(),
+                None => self.head.path.as_str().into(),
+            },
+        })
+    }
+}
+
 impl Values for RequestValues<'_> {
     fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
         let text = |value: String| Some(Cow::Owned(value));
         match variable {
             Variable::RemoteAddress => text(self.connection.peer.to_string()),
             Variable::RemoteIp => text(self.connection.peer.ip().to_string()),
+            Variable::PeerAddress => text(self.connection.peer.to_string()),
+            Variable::PeerIp => text(self.connection.peer.ip().to_string()),
+            Variable::LocalIp => text(self.connection.local.ip().to_string()),
             Variable::LocalAddress => text(self.connection.local.to_string()),
             Variable::LocalPort => text(self.connection.local.port().to_string()),
             Variable::ServerName => self.connection.server_name.as_deref().map(Cow::Borrowed),
@@ -102,16 +121,17 @@ impl Values for RequestValues<'_> {
                 .format(&time::format_description::well_known::Rfc3339)
                 .ok()
                 .map(Cow::Owned),
-            Variable::RequestHeader(name) => {
-                self.headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+            Variable::Request { part, other, most } => {
+                let value = self
+                    .part(part)
+                    .or_else(|| other.as_ref().and_then(|other| self.part(other)))?;
+                Some(match most {
+                    Some(most) if *most < value.len() => {
+                        value.get(..value.floor_char_boundary(*most))?.to_owned().into()
+                    }
+                    _ => value,
+                })
             }
-            Variable::RequestPseudo(":method") => Some(self.method.as_str().into()),
-            Variable::RequestPseudo(":scheme") => Some(self.head.scheme.into()),
-            Variable::RequestPseudo(":authority") => Some(self.head.authority.as_str().into()),
-            Variable::RequestPseudo(_) => Some(match self.query {
-                Some(query) => format!("{}?{query}", self.head.path).into(),
-                None => self.head.path.as_str().into(),
-            }),
             Variable::PeerUriSan => {
                 let names = self.connection.client.identity.as_ref().map(|peer| &peer.uri_sans)?;
                 (!names.is_empty()).then(|| names.join(",").into())
@@ -120,6 +140,12 @@ impl Values for RequestValues<'_> {
                 let subject = self.connection.client.identity.as_ref().map(|peer| &peer.subject)?;
                 (!subject.is_empty()).then(|| subject.as_str().into())
             }
+            Variable::PeerCertificate => self.connection.client.pem().map(Cow::Owned),
+            Variable::PeerFingerprint => {
+                let leaf = self.connection.client.chain.first()?;
+                text(Fingerprint::of(leaf).to_string())
+            }
+            Variable::TlsVersion => self.connection.client.version().map(Cow::Borrowed),
             Variable::UpstreamHost => text(self.upstream?.to_string()),
         }
     }
