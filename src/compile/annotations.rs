@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::diag::{Severity, catalog};
 use crate::resources::{Gateway, Resource, ResourceSet};
@@ -62,9 +62,15 @@ pub(super) fn listed<'a>(
     value.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// An address, or a block of them.
+/// An address, or a block of them; of IPv4 where it is written as IPv6 (RFC 4291 section 2.5.5.2).
 pub(super) fn block(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    let written = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let mapped = match written {
+        IpNet::V6(block) => block.addr().to_ipv4_mapped().zip(block.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    let block = mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    Some(block.map_or(written, IpNet::V4))
 }
 
 /// Tells of texts that are no addresses and no blocks.
@@ -80,4 +86,25 @@ pub(super) fn refuse_blocks(gateway: &Resource<Gateway>, name: &str, findings: &
 pub(super) fn names_port(gateway: &Resource<Gateway>, name: &str) -> bool {
     let mut ports = gateway.spec.servers.iter().filter_map(|server| server.port.as_ref());
     name == "*" || ports.any(|port| port.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_of_the_family_that_peers_are_seen_in() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(block(text).map(|block| block.to_string()).as_deref(), expected, "{text}");
+        };
+        check("10.0.0.0/8", Some("10.0.0.0/8"));
+        check("192.0.2.7", Some("192.0.2.7/32"));
+        check("2001:db8::/32", Some("2001:db8::/32"));
+        check("::ffff:192.0.2.7", Some("192.0.2.7/32"));
+        check("::ffff:127.0.0.0/104", Some("127.0.0.0/8"));
+        check("::ffff:0.0.0.0/95", Some("::ffff:0.0.0.0/95"));
+        check("::/0", Some("::/0"));
+        check("10.0.0.0/33", None);
+        check("here", None);
+    }
 }
