@@ -52,7 +52,7 @@ impl Member {
         if digest == revocations.revoked() {
             return revoked;
         }
-        let revoked = revocations.revoke(&self.chain);
+        let revoked = revocations.revoke(self.chain.iter());
         self.judged.set((revocations.revoked(), revoked));
         revoked
     }

@@ -123,6 +123,24 @@ fn revoked_expired_and_unlisted_client_certificates_are_refused() {
 }
 
 #[test]
+fn of_several_lists_of_one_issuer_each_counts() {
+    let mesh = Authority::new("mesh");
+    let [older, newer] = [&[][..], &[7]].map(|serials| mesh.revoke(serials).0);
+    let check = |lists: [&str; 2]| {
+        let crls = Crls::parse(lists.concat().as_bytes()).unwrap();
+        let rules = TrustRules { roots: Some(roots(&mesh)), crls, ..TrustRules::default() };
+        let server = server(&mesh.leaf(&["a.com"], 1), ClientAuth::Required(rules));
+        for (serial, expected) in [(7, false), (8, true)] {
+            let leaf = mesh.leaf(&["alice.example.com"], serial);
+            let config = client_config(&client(&mesh, &[], Some(&leaf))).unwrap();
+            assert_eq!(shake(&server, &config, "a.com").is_ok(), expected, "{serial}");
+        }
+    };
+    check([&older, &newer]);
+    check([&newer, &older]);
+}
+
+#[test]
 fn the_host_is_checked_when_it_must_be() {
     let edge = Authority::new("edge");
     let server = server(&edge.leaf(&["*.a.com"], 1), ClientAuth::None);

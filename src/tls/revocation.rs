@@ -136,23 +136,22 @@ impl Crls {
         self.revoked
     }
 
-    /// Whether they revoke a certificate of a chain that was verified before. Signatures of lists are
-    /// not looked at.
-    pub fn revoke(&self, chain: &[CertificateDer<'_>]) -> bool {
+    /// Whether any of them revokes a certificate of a chain that was verified before; one that cannot be
+    /// read counts as revoked. Signatures of lists are not looked at.
+    pub fn revoke<'a>(&self, chain: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> bool {
         if self.lists.is_empty() {
             return false;
         }
-        chain.iter().filter_map(|der| X509Certificate::from_der(der).ok()).any(
-            |(_, certificate)| {
-                let issuer = Signer::new(certificate.issuer().as_raw(), certificate.extensions());
-                let mut own = self.lists.iter().filter(|list| list.signer.fits(&issuer));
-                let serial = certificate.raw_serial();
-                own.any(|list| !matches!(list.list.find_serial(serial), Ok(None)))
-            },
-        )
+        chain.into_iter().any(|der| {
+            let Ok((_, certificate)) = X509Certificate::from_der(der) else { return true };
+            let issuer = Signer::new(certificate.issuer().as_raw(), certificate.extensions());
+            let mut own = self.lists.iter().filter(|list| list.signer.fits(&issuer));
+            let serial = certificate.raw_serial();
+            own.any(|list| !matches!(list.list.find_serial(serial), Ok(None)))
+        })
     }
 
-    /// The lists that may speak of a certificate of a chain.
+    /// The lists that may speak of a certificate of a chain: all, when one of it cannot be read.
     pub(super) fn of<'a>(
         &'a self,
         chain: impl Iterator<Item = &'a CertificateDer<'a>>,
@@ -160,11 +159,14 @@ impl Crls {
         if self.lists.is_empty() {
             return Vec::new();
         }
-        let issuers: Vec<_> = chain
-            .filter_map(|der| X509Certificate::from_der(der).ok())
-            .map(|(_, one)| Signer::new(one.issuer().as_raw(), one.extensions()))
+        let issuers: Option<Vec<_>> = chain
+            .map(|der| X509Certificate::from_der(der).ok())
+            .map(|read| read.map(|(_, one)| Signer::new(one.issuer().as_raw(), one.extensions())))
             .collect();
-        let fits = |list: &&List| issuers.iter().any(|issuer| list.signer.fits(issuer));
+        let fits = |list: &&List| match &issuers {
+            Some(issuers) => issuers.iter().any(|issuer| list.signer.fits(issuer)),
+            None => true,
+        };
         self.lists.iter().filter(fits).map(|list| &list.list).collect()
     }
 }
@@ -237,6 +239,18 @@ mod tests {
         check(&other, 7, false);
         assert!(!Crls::default().revoke(&chain(&old.leaf(&["a.com"], 7))));
         assert!(!revoked.revoke(&[]));
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_revoked_and_all_lists_speak_of_it() {
+        let ca = Authority::new("ca");
+        let lists = Crls::parse(ca.revoke(&[7]).0.as_bytes()).unwrap();
+        let mut chain = chain(&ca.leaf(&["a.com"], 8));
+        assert!(!lists.revoke(&chain));
+        chain.push(CertificateDer::from(vec![DER_SEQUENCE, 3, 1]));
+        assert!(lists.revoke(&chain));
+        assert_eq!(lists.of(chain[1..].iter()).len(), 1);
+        assert!(!Crls::default().revoke(&chain));
     }
 
     #[test]

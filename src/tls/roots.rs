@@ -116,7 +116,7 @@ pub(super) enum PeerRole {
 }
 
 /// Judges a chain: signatures up to an anchor, dates, usage, revocation. A certificate whose
-/// revocation status no list tells is accepted; a revoked one anywhere in the chain is not.
+/// revocation status no list tells is accepted; one that any list revokes, anywhere in the chain, is not.
 pub(super) fn verify_chain(
     chain: Chain<'_>,
     now: UnixTime,
@@ -124,7 +124,8 @@ pub(super) fn verify_chain(
     trust: &Trust,
 ) -> Result<(), rustls::Error> {
     let leaf = EndEntityCert::try_from(chain.leaf).map_err(|_| CertificateError::BadEncoding)?;
-    let lists = trust.crls.of([chain.leaf].into_iter().chain(chain.intermediates));
+    let certificates = || [chain.leaf].into_iter().chain(chain.intermediates);
+    let lists = trust.crls.of(certificates());
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
         options
             .with_depth(RevocationCheckDepth::Chain)
@@ -144,8 +145,12 @@ pub(super) fn verify_chain(
         revocation,
         None,
     )
-    .map(drop)
-    .map_err(|error| certificate_error(error).into())
+    .map_err(certificate_error)?;
+    // Of several lists of one issuer the verification above asks the first alone.
+    if trust.crls.revoke(certificates()) {
+        return Err(CertificateError::Revoked.into());
+    }
+    Ok(())
 }
 
 /// A chain as the peer sent it.
