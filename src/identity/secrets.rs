@@ -44,10 +44,10 @@ async fn stream(path: &Path, deliver: Deliver<'_>) -> Result<Infallible, SourceE
     let method = PathAndQuery::from_static(STREAM_SECRETS);
     let mut answers =
         soon(client.streaming(Request::new(queue), method, codec)).await?.into_inner();
-    let mut parts = Parts::default();
+    let mut secrets = Secrets::default();
     loop {
         let answer = answers.message().await?.ok_or(SourceError::Ended)?;
-        let taken = parts.take(&answer).and_then(|()| parts.identity());
+        let taken = secrets.take(&answer);
         let refusal = taken.as_ref().err().cloned();
         let reply = DiscoveryRequest {
             version_info: if refusal.is_none() { answer.version_info } else { String::new() },
@@ -73,8 +73,33 @@ fn request() -> DiscoveryRequest {
     }
 }
 
-/// What came so far.
+/// What came so far, and what of it serves.
 #[derive(Default)]
+struct Secrets {
+    latest: Parts,
+    /// What a part that comes alone belongs to while another that came cannot be used.
+    serving: Parts,
+}
+
+impl Secrets {
+    /// The identity that there is with an answer, once both parts are there.
+    fn take(&mut self, answer: &DiscoveryResponse) -> Result<Option<Identity>, String> {
+        let latest = self.latest.take(answer).and_then(|()| self.latest.identity());
+        if latest.is_ok() {
+            self.serving.clone_from(&self.latest);
+            return latest;
+        }
+        let mut serving = self.serving.clone();
+        let with_serving = serving.take(answer).and_then(|()| serving.identity());
+        if matches!(with_serving, Ok(Some(_))) {
+            self.serving = serving;
+            return with_serving;
+        }
+        latest
+    }
+}
+
+#[derive(Clone, Default)]
 struct Parts {
     certificate: Option<(Vec<u8>, Hidden<Vec<u8>>)>,
     /// Roots, and what their authorities revoked.
@@ -129,14 +154,35 @@ mod tests {
         let leaf = mesh.leaf(&["spiffe://td/x"], 1);
         let certificate = Secret::certificate(DEFAULT, &leaf.chain, &Hidden::new(leaf.key.clone()));
         let roots = Secret::validation(ROOT_CA, mesh.pem(), &mesh.revoke(&[2]).0);
-        let mut parts = Parts::default();
-        parts.take(&answer(std::slice::from_ref(&certificate))).unwrap();
-        assert!(parts.identity().unwrap().is_none());
-        parts.take(&answer(std::slice::from_ref(&roots))).unwrap();
-        assert!(parts.identity().unwrap().is_some());
-        let mut parts = Parts::default();
-        parts.take(&answer(&[roots, certificate])).unwrap();
-        assert!(parts.identity().unwrap().is_some());
+        let mut secrets = Secrets::default();
+        assert!(secrets.take(&answer(std::slice::from_ref(&certificate))).unwrap().is_none());
+        assert!(secrets.take(&answer(std::slice::from_ref(&roots))).unwrap().is_some());
+        let mut secrets = Secrets::default();
+        assert!(secrets.take(&answer(&[roots, certificate])).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_used_does_not_keep_others_from_being_renewed() {
+        let mesh = Authority::new("mesh");
+        let [first, second] = [1, 2].map(|serial| {
+            let leaf = mesh.leaf(&["spiffe://td/x"], serial);
+            (Secret::certificate(DEFAULT, &leaf.chain, &Hidden::new(leaf.key)), leaf.chain)
+        });
+        let good = Secret::validation(ROOT_CA, mesh.pem(), &mesh.revoke(&[9]).0);
+        let with_bad_list = Secret::validation(ROOT_CA, mesh.pem(), "x");
+        for bad in [Secret::validation(ROOT_CA, "x", ""), with_bad_list] {
+            let mut secrets = Secrets::default();
+            secrets.take(&answer(&[first.0.clone(), good.clone()])).unwrap().unwrap();
+            assert!(secrets.take(&answer(std::slice::from_ref(&bad))).is_err());
+            let renewed = secrets.take(&answer(std::slice::from_ref(&second.0))).unwrap().unwrap();
+            assert_eq!(&renewed.chain.bytes()[..], second.1.as_bytes());
+            assert_eq!(&renewed.roots.bytes()[..], mesh.pem().as_bytes());
+            assert!(!renewed.lists.bytes().is_empty());
+            // From the start: it serves once the bad part is replaced, alone.
+            let mut secrets = Secrets::default();
+            assert!(secrets.take(&answer(&[bad, first.0.clone()])).is_err());
+            assert!(secrets.take(&answer(std::slice::from_ref(&good))).unwrap().is_some());
+        }
     }
 
     #[test]
