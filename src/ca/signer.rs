@@ -6,7 +6,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{KeyUsage, ParsedExtension};
 
 use super::authority::{AuthorityError, SKEW, certificates};
 use crate::base::hash::Fingerprint;
@@ -28,6 +28,7 @@ pub struct Signer {
     certificate: CertificateDer<'static>,
     key_id: KeyIdMethod,
     not_after: i64,
+    may_list: bool,
 }
 
 impl Signer {
@@ -37,9 +38,9 @@ impl Signer {
         let signing = signing.into_iter().next().ok_or(AuthorityError::Certificate)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&signing)
             .map_err(|_| AuthorityError::Certificate)?;
-        let may_sign = parsed.is_ca()
-            && !matches!(parsed.key_usage(), Ok(Some(usage)) if !usage.value.key_cert_sign());
-        if !may_sign {
+        // Without the extension a key may be used for everything (RFC 5280, section 4.2.1.3).
+        let usage = parsed.key_usage().ok().flatten().map(|usage| usage.value);
+        if !parsed.is_ca() || !usage.is_none_or(KeyUsage::key_cert_sign) {
             return Err(AuthorityError::NotAuthority);
         }
         let key = std::str::from_utf8(key.expose()).map_err(|_| AuthorityError::Key)?;
@@ -48,10 +49,11 @@ impl Signer {
             return Err(AuthorityError::Mismatch);
         }
         let not_after = parsed.validity().not_after.timestamp();
+        let may_list = usage.is_none_or(KeyUsage::crl_sign);
         let key_id = key_identifier(&parsed);
         let issuer =
             Issuer::from_ca_cert_der(&signing, key).map_err(|_| AuthorityError::Signing)?;
-        Ok(Self { issuer, certificate: signing, key_id, not_after })
+        Ok(Self { issuer, certificate: signing, key_id, not_after, may_list })
     }
 
     /// The certificate.
@@ -69,6 +71,11 @@ impl Signer {
     /// Last valid second of the certificate, Unix time.
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// Whether its certificate lets it sign revocation lists: `keyUsage` has `cRLSign`, or is missing.
+    pub fn may_list(&self) -> bool {
+        self.may_list
     }
 
     /// Signs the list of what was revoked, DER; it is good for [`limit::CA_CRL_TIME`].

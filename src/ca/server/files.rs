@@ -18,6 +18,7 @@ pub(super) enum Access {
 }
 
 /// A file to be put in place.
+#[derive(Clone, Copy)]
 pub(super) struct NewFile<'a> {
     pub(super) name: &'static str,
     pub(super) text: &'a str,
@@ -48,7 +49,8 @@ pub(super) fn replace(path: &Path, text: &str, access: Access) -> io::Result<()>
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.new"));
     write(&beside, text, access)?;
-    fs::rename(&beside, path)
+    fs::rename(&beside, path)?;
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 fn write(path: &Path, text: &str, access: Access) -> io::Result<()> {

@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** a key that others may read is refused; a file is replaced whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -49,12 +49,12 @@ pub enum FolderError {
         mode: u32,
     },
     /// The authority's files do not serve.
-    #[error("the CA in \"{}\" cannot be used: {source}", .folder.display())]
+    #[error("the CA in \"{}\" cannot be used: {why}", .folder.display())]
     Authority {
         /// The folder.
         folder: PathBuf,
         /// Why.
-        source: AuthorityError,
+        why: AuthorityError,
     },
     /// The list of workloads has mistakes.
     #[error("{}", .0.join("; "))]
@@ -72,25 +72,35 @@ pub enum FolderError {
     InUse(PathBuf),
     /// The folder for what the CA writes cannot be written.
     #[error(
-        "\"{}\" cannot be written: {source}; name a folder for the issuance log and revocation list \
+        "\"{}\" cannot be written: {why}; name a folder for the issuance log and revocation list \
          with --state", .folder.display()
     )]
     ReadOnly {
         /// The folder.
         folder: PathBuf,
         /// What the system says.
-        source: io::Error,
+        why: io::Error,
     },
+    /// A former signing certificate that is needed still cannot be read.
+    #[error(
+        "\"{}\" does not hold a signing certificate's key and then the certificate, as PEM; without them \
+         what it signed cannot be revoked: bring the file back, or remove it to give that up",
+        .0.display()
+    )]
+    FormerSigner(PathBuf),
+    /// The root's key cannot be read.
+    #[error("\"{}\" has no private key that can be used; move it away when the root is not this CA's", .0.display())]
+    RootKey(PathBuf),
     /// A new CA was left half in place.
     #[error("{0}")]
     Unfinished(String),
     /// A file cannot be read or written.
-    #[error("\"{}\": {source}", .path.display())]
+    #[error("\"{}\": {why}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -105,10 +115,12 @@ pub(super) struct Contents {
 }
 
 /// A CA's folders.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Folder {
     /// The authority's.
     path: PathBuf,
+    /// Keeps other CAs out of it.
+    _lock: File,
     /// That of everything else.
     state: PathBuf,
 }
@@ -122,8 +134,19 @@ impl Folder {
         trust_domain: &str,
         now: OffsetDateTime,
     ) -> Result<Self, FolderError> {
-        let folder = Self { path, state };
-        make_folder(&folder.path).map_err(|source| folder.failed(source))?;
+        let lock = make_folder(&path).and_then(|()| File::open(&path));
+        let lock = match lock {
+            Ok(lock) => lock,
+            Err(why) => return Err(FolderError::File { path, why }),
+        };
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse(path)),
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!(folder = %path.display(), %error, "the CA's folder cannot be locked; let no other CA use it");
+            }
+            Ok(()) => {}
+        }
+        let folder = Self { path, _lock: lock, state };
         finish(&folder.path).map_err(|error| folder.unfinished(error))?;
         let there = |name: &&&'static str| folder.path.join(name).exists();
         let mut parts = NEEDED.iter().chain(&[ROOT_KEY, CHAIN]);
@@ -142,55 +165,20 @@ impl Folder {
     }
 
     fn create(&self, trust_domain: &str, now: OffsetDateTime) -> Result<(), FolderError> {
-        let root = create_root(trust_domain, now).map_err(|source| self.unusable(source))?;
-        let made = vec![
+        let root = create_root(trust_domain, now).map_err(|why| self.unusable(why))?;
+        let signing =
+            create_intermediate(&root, trust_domain, now).map_err(|why| self.unusable(why))?;
+        let root = [
             NewFile { name: ROOT_KEY, text: root.key.expose(), access: Access::Owner },
             NewFile { name: ROOT, text: &root.certificate, access: Access::Everyone },
         ];
-        self.write_signing(&root, made, trust_domain, now)?;
+        self.install(&[&root[..], &signing_files(&signing)].concat())?;
         tracing::info!(folder = %self.path.display(), trust_domain, "a root and a CA below it were made");
         Ok(())
     }
 
-    /// Puts a new signing certificate in place, with further files.
-    fn write_signing(
-        &self,
-        root: &NewAuthority,
-        further: Vec<NewFile<'_>>,
-        trust_domain: &str,
-        now: OffsetDateTime,
-    ) -> Result<(), FolderError> {
-        let signing =
-            create_intermediate(root, trust_domain, now).map_err(|source| self.unusable(source))?;
-        let (key, certificate) = (signing.key.expose().as_str(), signing.certificate.as_str());
-        let mut files = further;
-        files.extend([
-            NewFile { name: KEY, text: key, access: Access::Owner },
-            NewFile { name: CHAIN, text: certificate, access: Access::Everyone },
-            NewFile { name: CERTIFICATE, text: certificate, access: Access::Everyone },
-        ]);
-        install(&self.path, &files).map_err(|error| self.unfinished(error))
-    }
-
-    /// Replaces the signing certificate by a new one below the root that was made here; says whether
-    /// there is such a root.
-    pub(super) fn renew(
-        &self,
-        trust_domain: &str,
-        now: OffsetDateTime,
-    ) -> Result<bool, FolderError> {
-        let path = self.path.join(ROOT_KEY);
-        if !path.exists() {
-            return Ok(false);
-        }
-        let key = read_key(&path)?;
-        let key = String::from_utf8(key.expose().clone())
-            .map_err(|_| self.unusable(AuthorityError::Key))?;
-        let certificate = fs::read_to_string(self.path.join(ROOT))
-            .map_err(|source| FolderError::File { path: self.path.join(ROOT), source })?;
-        let root = NewAuthority { certificate, key: Secret::new(key) };
-        self.write_signing(&root, Vec::new(), trust_domain, now)?;
-        Ok(true)
+    fn install(&self, files: &[NewFile<'_>]) -> Result<(), FolderError> {
+        install(&self.path, files).map_err(|error| self.unfinished(error))
     }
 
     /// Reads everything.
@@ -233,7 +221,7 @@ impl Folder {
     /// Writes the revocation list.
     pub(super) fn write_list(&self, pem: &str) -> Result<(), FolderError> {
         let path = self.state.join(LIST);
-        replace(&path, pem, Access::Everyone).map_err(|source| FolderError::File { path, source })
+        replace(&path, pem, Access::Everyone).map_err(|why| FolderError::File { path, why })
     }
 
     /// The path of the list of workloads.
@@ -241,28 +229,37 @@ impl Folder {
         self.state.join(WORKLOADS)
     }
 
-    pub(super) fn unusable(&self, source: AuthorityError) -> FolderError {
-        FolderError::Authority { folder: self.path.clone(), source }
+    pub(super) fn unusable(&self, why: AuthorityError) -> FolderError {
+        FolderError::Authority { folder: self.path.clone(), why }
     }
 
-    fn failed(&self, source: io::Error) -> FolderError {
-        FolderError::File { path: self.path.clone(), source }
+    fn failed(&self, why: io::Error) -> FolderError {
+        FolderError::File { path: self.path.clone(), why }
     }
 
     fn unfinished(&self, error: Unfinished) -> FolderError {
         match error {
-            Unfinished::Io(source) => self.failed(source),
+            Unfinished::Io(why) => self.failed(why),
             changed @ Unfinished::Changed { .. } => FolderError::Unfinished(changed.to_string()),
         }
     }
 }
 
+fn signing_files(signing: &NewAuthority) -> [NewFile<'_>; 3] {
+    let (key, certificate) = (signing.key.expose().as_str(), signing.certificate.as_str());
+    [
+        NewFile { name: KEY, text: key, access: Access::Owner },
+        NewFile { name: CHAIN, text: certificate, access: Access::Everyone },
+        NewFile { name: CERTIFICATE, text: certificate, access: Access::Everyone },
+    ]
+}
+
 fn read_file(path: PathBuf, reader: &mut Reader) -> Result<Option<FileBytes>, FolderError> {
     match reader.read(&path, limit::CREDENTIAL_FILE_BYTES) {
         Ok(Some(content)) => Ok(Some(content)),
-        Ok(None) => Err(FolderError::File { path, source: io::Error::other("it is too large") }),
+        Ok(None) => Err(FolderError::File { path, why: io::Error::other("it is too large") }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FolderError::File { path, source }),
+        Err(why) => Err(FolderError::File { path, why }),
     }
 }
 
@@ -276,7 +273,7 @@ fn exposed(mode: u32, owner: u32, own: u32) -> bool {
 
 /// Opens a key that nobody else may read.
 fn open_key(path: &Path) -> Result<File, FolderError> {
-    let failed = |source| FolderError::File { path: path.to_owned(), source };
+    let failed = |why| FolderError::File { path: path.to_owned(), why };
     let file = File::open(path).map_err(failed)?;
     let of = file.metadata().map_err(failed)?;
     let mode = of.permissions().mode() & 0o777;
@@ -293,7 +290,7 @@ fn read_key(path: &Path) -> Result<Secret<Vec<u8>>, FolderError> {
     open_key(path)?
         .take(limit::CREDENTIAL_FILE_BYTES)
         .read_to_end(&mut key)
-        .map_err(|source| FolderError::File { path: path.to_owned(), source })?;
+        .map_err(|why| FolderError::File { path: path.to_owned(), why })?;
     Ok(Secret::new(key))
 }
 
@@ -321,5 +318,6 @@ const NEEDED: [&str; 3] = [CERTIFICATE, KEY, ROOT];
 /// Serials have 20 bytes at most (RFC 5280, section 4.1.2.2).
 const SERIAL_CHARS: usize = 40;
 
+mod renewal;
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,10 @@ pub(super) struct Ledger {
     bytes: u64,
     /// From this size on lines of ended certificates are taken out.
     due: u64,
+    /// Whether a write failed since the last whole line, so that half of one may be there.
+    torn: bool,
+    /// Whether a line cannot be read: it may be of any signer's certificate.
+    unreadable: bool,
     /// When the last certificate of each signer ends, Unix seconds.
     ends: HashMap<String, i64>,
 }
@@ -48,31 +52,29 @@ impl Ledger {
     /// Opens the log of a folder, which is made when it is missing.
     pub(super) fn open(folder: &Path) -> Result<Self, FolderError> {
         let path = folder.join(LOG);
-        let failed = |source: io::Error| match source.kind() {
+        let failed = |why: io::Error| match why.kind() {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                FolderError::ReadOnly { folder: folder.to_owned(), source }
+                FolderError::ReadOnly { folder: folder.to_owned(), why }
             }
-            _ => FolderError::File { path: path.clone(), source },
+            _ => FolderError::File { path: path.clone(), why },
         };
         make_folder(folder).map_err(failed)?;
-        let mut file = options().create(true).open(&path).map_err(failed)?;
+        let file = options().create(true).open(&path).map_err(failed)?;
         file.try_lock().map_err(|_| FolderError::InUse(folder.to_owned()))?;
         let mut ends = HashMap::new();
-        let mut whole = true;
-        for line in BufReader::new(File::open(&path).map_err(failed)?).split(b'\n') {
-            let line = line.map_err(failed)?;
-            let read = Line::parse(&line);
-            whole = read.is_some();
-            if let Some((line, end)) = read {
-                note(&mut ends, &line.signer, end);
+        let (mut torn, mut unreadable) = (false, false);
+        let mut lines = BufReader::new(File::open(&path).map_err(failed)?);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+            torn = line.last() != Some(&b'\n');
+            match Line::parse(&line) {
+                Some((line, end)) => note(&mut ends, &line.signer, end),
+                None => unreadable |= !line.trim_ascii().is_empty(),
             }
-        }
-        // A line that a crash cut stays apart from the next one.
-        if !whole {
-            file.write_all(b"\n").map_err(failed)?;
+            line.clear();
         }
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Self { path, file, bytes, due: limit::CA_LOG_BYTES, ends })
+        Ok(Self { path, file, bytes, due: limit::CA_LOG_BYTES, torn, unreadable, ends })
     }
 
     /// Writes a certificate down.
@@ -83,16 +85,23 @@ impl Ledger {
             }
             self.due = self.bytes.saturating_mul(2).max(limit::CA_LOG_BYTES);
         }
-        let line = record.to_line();
-        self.file.write_all(line.as_bytes())?;
+        let mut line = record.to_line();
+        if self.torn {
+            line.insert(0, '\n');
+        }
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        self.torn = written.is_err();
+        self.unreadable |= self.torn;
+        written?;
         self.bytes += line.len() as u64;
         note(&mut self.ends, record.signer(), record.end());
         Ok(())
     }
 
-    /// When the last certificate of a signer ends, Unix seconds.
-    pub(super) fn last_end(&self, signer: &str) -> Option<i64> {
-        self.ends.get(signer).copied()
+    /// Whether a signer may have signed what is good still at `now`, Unix seconds. A line without a
+    /// signer was written by a version that did not name it.
+    pub(super) fn needs(&self, signer: &str, now: i64) -> bool {
+        self.unreadable || [signer, ""].iter().any(|name| self.ends.get(*name) >= Some(&now))
     }
 
     /// Takes out lines of certificates that have ended at `now`, Unix seconds.
@@ -115,14 +124,11 @@ impl Ledger {
         out.flush()?;
         drop(out);
         file.sync_all()?;
+        let bytes = file.metadata()?.len();
         fs::rename(&beside, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            sync_folder(folder)?;
-        }
-        self.bytes = file.metadata()?.len();
-        self.file = file;
+        (self.file, self.bytes, self.torn) = (file, bytes, false);
         self.ends.retain(|_, end| *end >= now);
-        Ok(())
+        self.path.parent().map_or(Ok(()), sync_folder)
     }
 }
 
@@ -176,13 +182,14 @@ mod tests {
         ledger.add(&short, NOW + Duration::from_mins(2)).unwrap();
         assert_eq!(lines(dir.path()), [long.to_line().trim_end(), short.to_line().trim_end()]);
         assert!(ledger.due >= limit::CA_LOG_BYTES);
-        assert_eq!(ledger.last_end(long.signer()), Some(long.end()));
+        assert!(ledger.needs(long.signer(), long.end()));
         // It is locked still, and is read back.
         assert!(matches!(Ledger::open(dir.path()), Err(FolderError::InUse(_))));
         drop(ledger);
         let ledger = Ledger::open(dir.path()).unwrap();
-        assert_eq!(ledger.last_end(long.signer()), Some(long.end()));
-        assert_eq!(ledger.last_end("other"), None);
+        assert!(ledger.needs(long.signer(), long.end()));
+        assert!(!ledger.needs(long.signer(), long.end() + 1));
+        assert!(!ledger.needs("other", NOW.unix_timestamp()));
         let mode = fs::metadata(dir.path().join(LOG)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -200,5 +207,24 @@ mod tests {
         ledger.add(&next, NOW).unwrap();
         let (line, next) = (line.trim_end(), next.to_line());
         assert_eq!(lines(dir.path()), [line, "{\"time\":\"2026", next.trim_end()]);
+        assert!(ledger.needs("any", i64::MAX), "the cut line may be of any signer");
+    }
+
+    #[test]
+    fn a_whole_line_without_its_end_and_one_that_failed_stay_apart_from_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, three] = [(); 3].map(|()| record(Duration::from_hours(1)));
+        fs::write(dir.path().join(LOG), one.to_line().trim_end()).unwrap();
+        let mut ledger = Ledger::open(dir.path()).unwrap();
+        ledger.add(&two, NOW).unwrap();
+        assert!(!ledger.needs("any", NOW.unix_timestamp()));
+        let writable = std::mem::replace(&mut ledger.file, File::open(&ledger.path).unwrap());
+        assert!(ledger.add(&three, NOW).is_err());
+        ledger.file = writable;
+        ledger.file.write_all(b"half").unwrap();
+        ledger.add(&three, NOW).unwrap();
+        let expected = [one.to_line(), two.to_line(), "half\n".to_owned(), three.to_line()];
+        assert_eq!(fs::read_to_string(dir.path().join(LOG)).unwrap(), expected.concat());
+        assert!(ledger.needs("any", NOW.unix_timestamp()));
     }
 }

@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{Access, make_folder, replace};
+use super::folder::FolderError;
 use crate::base::secret::Secret;
+use crate::ca::Signer;
 use crate::ca::authority::to_pem;
-use crate::ca::{AuthorityError, Signer};
 
 /// The folder they are kept in.
 pub(super) struct Signers {
@@ -26,7 +27,7 @@ impl Signers {
     /// Keeps the one in force, before it signs anything.
     pub(super) fn keep(&self, signer: &Signer, key: &Secret<Vec<u8>>) -> io::Result<()> {
         let path = self.path(&signer.name());
-        if path.exists() {
+        if read(&path)?.is_some() {
             return Ok(());
         }
         make_folder(&self.folder)?;
@@ -36,16 +37,17 @@ impl Signers {
         replace(&path, &text, Access::Owner)
     }
 
-    /// Those before the one in force, the ones `needed` by their name; others are removed.
-    pub(super) fn before(&self, current: &str, needed: impl Fn(&str) -> bool) -> Vec<Signer> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries
-            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(ENDING)?.to_owned()))
-            .filter(|name| name != current && !name.starts_with('.'))
-            .collect();
-        names.sort();
+    /// Those before the one in force, the ones `needed` by their name; others are removed. One that is
+    /// needed and cannot be read is an error: without it what it signed could not be revoked.
+    pub(super) fn before(
+        &self,
+        current: &str,
+        needed: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Signer>, FolderError> {
+        let names =
+            self.names().map_err(|why| FolderError::File { path: self.folder.clone(), why })?;
         let mut signers = Vec::new();
-        for name in names {
+        for name in names.into_iter().filter(|name| name != current) {
             let path = self.path(&name);
             if !needed(&name) {
                 if let Err(error) = fs::remove_file(&path) {
@@ -54,15 +56,28 @@ impl Signers {
                 continue;
             }
             match read(&path) {
-                Ok(signer) => signers.push(signer),
-                Err(error) => tracing::error!(
-                    path = %path.display(),
-                    error,
-                    "a former signing certificate cannot be used: what it signed is in no revocation list"
-                ),
+                Ok(Some(signer)) => signers.push(signer),
+                Ok(None) => return Err(FolderError::FormerSigner(path)),
+                Err(why) => return Err(FolderError::File { path, why }),
             }
         }
-        signers
+        Ok(signers)
+    }
+
+    /// Names of all, in their order.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(ENDING));
+            names.extend(name.filter(|name| !name.starts_with('.')).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -70,12 +85,16 @@ impl Signers {
     }
 }
 
-fn read(path: &Path) -> Result<Signer, String> {
-    let content = fs::read(path).map_err(|error| error.to_string())?;
+/// Reads a key and the certificate after it; nothing when the file is missing or holds something else.
+fn read(path: &Path) -> io::Result<Option<Signer>> {
+    let content = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        content => content?,
+    };
     let begin = memchr::memmem::find(&content, b"-----BEGIN CERTIFICATE");
     let parts = begin.and_then(|begin| content.split_at_checked(begin));
-    let (key, certificate) = parts.ok_or_else(|| AuthorityError::Certificate.to_string())?;
-    Signer::read(certificate, &Secret::new(key.to_vec())).map_err(|error| error.to_string())
+    Ok(parts
+        .and_then(|(key, certificate)| Signer::read(certificate, &Secret::new(key.to_vec())).ok()))
 }
 
 const FOLDER: &str = "signers";
@@ -98,20 +117,40 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let signers = Signers::new(dir.path());
         let ((one, key), (two, other)) = (signer(), signer());
-        assert!(signers.before(&one.name(), |_| true).is_empty());
+        assert!(signers.before(&one.name(), |_| true).unwrap().is_empty());
         signers.keep(&one, &key).unwrap();
         signers.keep(&two, &other).unwrap();
         let path = signers.path(&one.name());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names = |current: &Signer, needed: bool| -> Vec<String> {
-            signers.before(&current.name(), |_| needed).iter().map(Signer::name).collect()
+            let before = signers.before(&current.name(), |_| needed).unwrap();
+            before.iter().map(Signer::name).collect()
         };
         assert_eq!(names(&two, true), [one.name()]);
         assert_eq!(names(&one, true), [two.name()]);
         assert!(names(&two, false).is_empty());
         assert!(!path.exists() && signers.path(&two.name()).exists());
-        fs::write(&path, "broken").unwrap();
-        assert!(names(&two, true).is_empty());
-        assert!(path.exists(), "what cannot be read may be mended");
+    }
+
+    #[test]
+    fn one_that_is_needed_and_cannot_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let signers = Signers::new(dir.path());
+        let ((one, key), (two, other)) = (signer(), signer());
+        signers.keep(&two, &other).unwrap();
+        let path = signers.path(&one.name());
+        for content in ["broken", &to_pem([one.certificate()])] {
+            fs::write(&path, content).unwrap();
+            let error = signers.before(&two.name(), |_| true).unwrap_err();
+            assert!(matches!(&error, FolderError::FormerSigner(told) if *told == path), "{error}");
+            assert!(path.exists(), "what cannot be read may be mended");
+        }
+        // As the one in force it is written anew.
+        signers.keep(&one, &key).unwrap();
+        assert_eq!(signers.before(&two.name(), |_| true).unwrap().len(), 1);
+        fs::remove_dir_all(&signers.folder).unwrap();
+        fs::write(&signers.folder, "no folder").unwrap();
+        let error = signers.before(&two.name(), |_| true).unwrap_err();
+        assert!(matches!(error, FolderError::File { .. }), "{error}");
     }
 }

@@ -18,7 +18,7 @@ use super::signers::Signers;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::{limit, pem};
 use crate::ca::{
-    Authority, AuthorityError, AuthorityFiles, Caller, IssuanceRecord, Issued, Template,
+    Authority, AuthorityError, AuthorityFiles, Caller, IssuanceRecord, Issued, Signer, Template,
     TokenCallers, WorkloadId, Workloads,
 };
 use crate::resources::ConfigFile;
@@ -45,10 +45,10 @@ pub struct CaSettings {
 pub(super) struct Standing {
     pub(super) authority: Authority,
     pub(super) workloads: Workloads,
-    /// Revocation lists of the signing certificate and those before it, DER.
+    /// Revocation lists of the signing certificate and those before it, as far as they may sign one, DER.
     pub(super) lists: Vec<Vec<u8>>,
-    /// The same as PEM, once something was revoked. Envoy wants a list of every leaf's issuer as soon as
-    /// it has one, so that it gets none without need.
+    /// The same as PEM, once something was revoked and when no signer's is missing. Envoy wants a list of
+    /// every leaf's issuer as soon as it has one, so that it gets none without need.
     pub(super) enforced: String,
 }
 
@@ -80,6 +80,7 @@ impl Ca {
             list_due: i64::MIN,
             renewal_due: i64::MIN,
             failure: String::new(),
+            unlisted: Unlisted::default(),
         };
         let contents = keeper.folder.read(&mut keeper.reader)?;
         let standing = keeper.settle(contents, now)?;
@@ -132,6 +133,36 @@ pub struct Keeper {
     renewal_due: i64,
     /// The failure told last, so that it is told once.
     failure: String,
+    /// What was told last of signers without a list.
+    unlisted: Unlisted,
+}
+
+/// Signers whose certificates cannot be revoked.
+#[derive(Default, PartialEq, Eq)]
+struct Unlisted {
+    signers: Vec<String>,
+    /// Whether something shall be.
+    revoked: bool,
+}
+
+impl Unlisted {
+    fn tell(&self) {
+        if self.signers.is_empty() {
+            return;
+        }
+        let signers = self.signers.join(", ");
+        let why = "their keyUsage has no cRLSign, so that they may sign no revocation list";
+        if self.revoked {
+            tracing::error!(
+                signers,
+                why,
+                "what these signing certificates signed cannot be revoked, and revoked.txt is not empty: \
+                 proxies get no list by SDS; plug in a signing certificate with cRLSign"
+            );
+        } else {
+            tracing::warn!(signers, why, "what these signing certificates sign cannot be revoked");
+        }
+    }
 }
 
 impl Keeper {
@@ -142,27 +173,39 @@ impl Keeper {
         now: OffsetDateTime,
     ) -> Result<Standing, FolderError> {
         let mut authority = self.authority(&contents, now);
-        if due_for_renewal(&authority, now)
-            && self.folder.renew(&self.settings.trust_domain, now)?
-        {
-            contents = self.folder.read(&mut self.reader)?;
-            authority = self.authority(&contents, now);
-            tracing::info!("the signing certificate was renewed");
+        if due_for_renewal(&authority, now) {
+            match self.renew(&authority, &contents, now) {
+                Ok(true) => {
+                    contents = self.folder.read(&mut self.reader)?;
+                    authority = self.authority(&contents, now);
+                    tracing::info!("the signing certificate was renewed");
+                }
+                Ok(false) => {}
+                Err(error) if authority.is_ok() => {
+                    tracing::warn!(%error, "the signing certificate cannot be renewed; it is tried again");
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let authority = authority.map_err(|source| self.folder.unusable(source))?;
+        let authority = authority.map_err(|why| self.folder.unusable(why))?;
         let file = ConfigFile {
             path: self.folder.workloads_path().display().to_string().into(),
             bytes: contents.workloads.bytes().clone(),
         };
         let workloads =
             Workloads::parse(&file, &self.settings.trust_domain).map_err(FolderError::Workloads)?;
-        let lists = self.lists(&authority, &contents, now)?;
+        let (lists, unlisted) = self.lists(&authority, &contents, now)?;
         let mut text = String::new();
         for list in &lists {
             pem::push(&mut text, pem::REVOCATION_LIST, list);
         }
         self.folder.write_list(&text)?;
-        let enforced = if contents.revoked.is_empty() { String::new() } else { text };
+        let enforce = unlisted.revoked && unlisted.signers.is_empty();
+        let enforced = if enforce { text } else { String::new() };
+        if unlisted != self.unlisted {
+            unlisted.tell();
+            self.unlisted = unlisted;
+        }
         let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
         let now = now.unix_timestamp();
         self.list_due = now.saturating_add(half);
@@ -173,28 +216,46 @@ impl Keeper {
         Ok(Standing { authority, workloads, lists, enforced })
     }
 
+    /// Replaces a signing certificate, which is kept before it goes, where its root's key is there.
+    fn renew(
+        &self,
+        authority: &Result<Authority, AuthorityError>,
+        contents: &Contents,
+        now: OffsetDateTime,
+    ) -> Result<bool, FolderError> {
+        if let Ok(authority) = authority {
+            self.keep(authority.signer(), contents)?;
+        }
+        self.folder.renew(&self.settings.own, &self.settings.trust_domain, now)
+    }
+
+    fn keep(&self, signer: &Signer, contents: &Contents) -> Result<(), FolderError> {
+        let failed = |why| FolderError::File { path: self.settings.state.clone(), why };
+        self.signers.keep(signer, &contents.key).map_err(failed)
+    }
+
     /// The revocation list of the signing certificate, and of each before it that signed what is good
-    /// still.
+    /// still; and those that may sign none.
     fn lists(
         &self,
         authority: &Authority,
         contents: &Contents,
         now: OffsetDateTime,
-    ) -> Result<Vec<Vec<u8>>, FolderError> {
+    ) -> Result<(Vec<Vec<u8>>, Unlisted), FolderError> {
         let current = authority.signer();
-        let failed = |source| FolderError::File { path: self.settings.state.clone(), source };
-        self.signers.keep(current, &contents.key).map_err(failed)?;
+        self.keep(current, contents)?;
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let now_seconds = now.unix_timestamp();
-        // A line without a signer was written by a version that did not name it.
-        let needed =
-            |name: &str| [name, ""].iter().any(|name| ledger.last_end(name) >= Some(now_seconds));
-        let before = self.signers.before(&current.name(), needed);
-        let lists = std::iter::once(current).chain(&before);
-        lists
+        let needed = |name: &str| ledger.needs(name, now.unix_timestamp());
+        let before = self.signers.before(&current.name(), needed)?;
+        let (may_list, others): (Vec<_>, Vec<_>) =
+            std::iter::once(current).chain(&before).partition(|signer| signer.may_list());
+        let signers = others.into_iter().map(Signer::name).collect();
+        let lists = may_list
+            .into_iter()
             .map(|signer| signer.revocation_list(&contents.revoked, now))
             .collect::<Result<_, _>>()
-            .map_err(|source| self.folder.unusable(source))
+            .map_err(|why| self.folder.unusable(why))?;
+        Ok((lists, Unlisted { signers, revoked: !contents.revoked.is_empty() }))
     }
 
     fn authority(
@@ -271,3 +332,6 @@ pub async fn keep(ca: Arc<Ca>, mut keeper: Keeper) {
 
 /// A fifth of a year: what is left of a signing certificate made here when it is replaced.
 const RENEWAL_SECONDS: i64 = 73 * 86_400;
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! The folder: made once, refused when a key is exposed or a part is missing.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::ca::fixture::NOW;
+use crate::ca::fixture::{NOW, workload};
 
 fn open(path: &Path) -> Result<Contents, FolderError> {
     Folder::open(path.to_owned(), path.to_owned(), "td", NOW)?.read(&mut Reader::default())
@@ -146,14 +147,35 @@ fn a_ca_that_was_being_made_is_finished() {
 #[test]
 fn the_signing_certificate_is_renewed_below_its_root() {
     let dir = tempfile::tempdir().unwrap();
-    let before = open(dir.path()).unwrap();
     let folder = Folder::open(dir.path().to_owned(), dir.path().to_owned(), "td", NOW).unwrap();
-    assert!(folder.renew("td", NOW).unwrap());
-    let after = open(dir.path()).unwrap();
+    let read = || folder.read(&mut Reader::default()).unwrap();
+    let renew = |now| folder.renew(&workload("ca"), "td", now);
+    let before = read();
+    assert!(renew(NOW).unwrap());
+    let after = read();
     assert_ne!(after.certificate.fingerprint(), before.certificate.fingerprint());
     assert_eq!(after.roots.fingerprint(), before.roots.fingerprint());
+    // A root that is to come stands first: the one whose key is here is taken all the same.
+    let other = create_root("td", NOW).unwrap().certificate;
+    let own = String::from_utf8(after.roots.bytes().to_vec()).unwrap();
+    fs::write(dir.path().join(ROOT), format!("{other}{own}")).unwrap();
+    assert!(renew(NOW).unwrap());
+    // Nothing is put in place that is no authority with the other files.
+    let before = read();
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(dir.path().join(ROOT), format!("{own}{broken}")).unwrap();
+    let error = renew(NOW).unwrap_err();
+    assert!(matches!(error, FolderError::Authority { .. }), "{error}");
+    // Nor what a key of no valid root signed.
+    fs::write(dir.path().join(ROOT), own).unwrap();
+    assert!(!renew(NOW + time::Duration::days(4000)).unwrap());
+    fs::write(dir.path().join(ROOT), other).unwrap();
+    assert!(!renew(NOW).unwrap());
     fs::remove_file(dir.path().join(ROOT_KEY)).unwrap();
-    assert!(!folder.renew("td", NOW).unwrap());
+    assert!(!renew(NOW).unwrap());
+    let after = read();
+    assert_eq!(after.certificate.fingerprint(), before.certificate.fingerprint());
+    assert_eq!(after.key, before.key);
 }
 
 fn check_revoked(text: &str, expected: Option<&[Revoked]>) {
