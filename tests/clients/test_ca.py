@@ -124,7 +124,12 @@ def test_openssl_knows_what_is_revoked(mesh, tmp_path):
     assert refused.returncode != 0 and "revoked" in refused.stdout + refused.stderr
 
 
-def test_a_ca_made_by_openssl_is_plugged_in(tmp_path):
+# The second is what Istio's tools/certs/common.mk writes for an intermediate.
+@pytest.mark.parametrize(
+    "usage",
+    ["critical,keyCertSign,cRLSign", "critical, digitalSignature, nonRepudiation, keyEncipherment, keyCertSign"],
+)
+def test_a_ca_made_by_openssl_is_plugged_in(tmp_path, usage):
     ca = tmp_path / "ca"
     ca.mkdir(mode=0o700)
     root = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "root.key", "-out", "root-cert.pem"]
@@ -132,7 +137,7 @@ def test_a_ca_made_by_openssl_is_plugged_in(tmp_path):
     # PKCS#1, as older tools write it.
     openssl("genrsa", "-traditional", "-out", "ca-key.pem", "2048", cwd=ca)
     openssl("req", "-new", "-key", "ca-key.pem", "-subj", "/CN=signing", "-out", "ca.csr", cwd=ca)
-    (ca / "ext").write_text("basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n")
+    (ca / "ext").write_text(f"basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage={usage}\n")
     sign = ["x509", "-req", "-in", "ca.csr", "-CA", "root-cert.pem", "-CAkey", "root.key", "-CAcreateserial"]
     openssl(*sign, "-days", "9", "-extfile", "ext", "-out", "ca-cert.pem", cwd=ca)
     (ca / "cert-chain.pem").write_text((ca / "ca-cert.pem").read_text() + (ca / "root-cert.pem").read_text())
@@ -146,3 +151,5 @@ def test_a_ca_made_by_openssl_is_plugged_in(tmp_path):
         command = ["verify", "-CAfile", "roots.pem", "-untrusted", "intermediate.pem", "leaf.pem"]
         assert "OK" in openssl(*command, cwd=tmp_path)
         assert roots == (ca / "root-cert.pem").read_text()
+        listed = "X509 CRL" in (folder / "ca" / "ca-crl.pem").read_text()
+        assert listed == ("cRLSign" in usage)
