@@ -148,9 +148,9 @@ pub fn routing_head<'a>(head: RequestHead<'a>, verdict: &'a Verdict) -> RequestH
 /// misdirected. What it believes of the sender is what counts, as it would if the client had connected
 /// to it.
 ///
-/// The connection's own block serves its hosts. For another host, the block that its SNI would have
-/// reached serves it if this connection could have been made to it: the certificate covers the name,
-/// and the client-certificate rule and the versions are the same.
+/// A host is served by the block that its SNI would have reached, which a wider host of this connection's
+/// block is not. Another block than the connection's serves it if this connection could have been made to
+/// it: the certificate covers the name, and the client-certificate rule and the versions are the same.
 pub fn serving_block<'a>(
     listener: &'a Listener,
     block: &'a ServerBlock,
@@ -160,10 +160,10 @@ pub fn serving_block<'a>(
         return Some(block);
     };
     let host = without_port(authority);
-    if block.hosts.lookup(host).is_some() {
+    let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
+    if std::ptr::eq(&**other, block) {
         return Some(block);
     }
-    let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
     let their = other.tls.as_ref()?;
     let covered = own.certificate_names.iter().any(|name| certificate_covers(name, host));
     let (Ok(theirs), Ok(ours)) = (&their.tls, &own.tls) else { return None };

@@ -114,8 +114,8 @@ fn servers<'a>(
         _ => None,
     };
     let own = block(choose(chains, server_name));
-    let serves = own.is_some_and(|own| own.hosts.lookup(host).is_some());
-    [own, if serves { None } else { block(chains.lookup(host)) }]
+    let other = block(chains.lookup(host));
+    [own, other.filter(|other| own.is_none_or(|own| !std::ptr::eq(own, *other)))]
 }
 
 /// Judges the client's certificate where the rule for it is another one by now.

@@ -122,24 +122,32 @@ async fn enters(config: &Arc<ClientConfig>, port: u16, host: &str) -> bool {
     http.try_send(request).await.is_ok_and(|reply| reply.status == 200)
 }
 
+/// Of a server with this host.
+fn credential(host: &str) -> String {
+    host.trim_end_matches(".x.com").replace('.', "-")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_hosts_rule_for_clients_is_met_by_anothers_connection_session_or_name() {
     let backend = Backend::http1().await;
     let site = Site::new();
     let (one, two) = (Authority::new("one"), Authority::new("two"));
-    // Host, mode, the CA it asks for.
-    let servers: [(&str, &str, Option<&Authority>); 5] = [
+    // A name of its host, mode, the CA it asks for.
+    let servers: [(&str, &str, Option<&Authority>); 7] = [
         ("one.x.com", "MUTUAL", Some(&one)),
         ("two.x.com", "MUTUAL", Some(&two)),
         ("maybe.x.com", "OPTIONAL_MUTUAL", Some(&one)),
         ("open.x.com", "SIMPLE", None),
         ("again.x.com", "MUTUAL", Some(&one)),
+        ("wide.x.com", "SIMPLE", None),
+        ("wide.in.x.com", "MUTUAL", Some(&two)),
     ];
     let mut config = service("echo", "HTTP", backend.port);
     for (host, mode, ca) in servers {
-        let name = host.split('.').next().unwrap();
+        let name = &credential(host);
+        let host = &format!("'{}'", host.replace("wide", "*"));
         // Every certificate covers every host: only the rules for clients tell the servers apart.
-        site.certificate(name, &["*.x.com"]);
+        site.certificate(name, &["*.x.com", "*.in.x.com"]);
         if let Some(ca) = ca {
             site.write(&format!("certs/{name}/ca.crt"), ca.pem());
         }
@@ -183,13 +191,70 @@ async fn no_hosts_rule_for_clients_is_met_by_anothers_connection_session_or_name
     }
     let metrics = gateway.metrics();
     for (host, ..) in servers {
-        let name = host.split('.').next().unwrap();
+        let name = credential(host);
         let resumed = metrics.lines().find(|line| {
             line.contains("outcome=\"resumed\"") && line.contains(&format!("istio-system/{name}/"))
         });
         let count = resumed.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
         // Its own sessions alone, once for each version.
         assert!(count.unwrap_or(0) <= 2, "{resumed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wider_hosts_connection_meets_a_narrower_hosts_server_or_none() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    site.certificate("x", &["*.x.com", "y.com"]);
+    site.client_ca("x");
+    let settings = "mode: OPTIONAL_MUTUAL, credentialName: x";
+    let server = |name: &str, host: &str, forwarding: &str| {
+        let details = format!(
+            "istio-system, annotations: {{portcullis.dev/forward-client-cert-details: {forwarding}}}}}"
+        );
+        gateway(name, 443, "HTTPS", host, settings).replacen("istio-system}", &details, 1)
+    };
+    site.config(
+        "all",
+        &(server("wide", "'*.x.com', y.com", "ALWAYS_FORWARD_ONLY")
+            + &server("narrow", "a.x.com", "SANITIZE_SET")
+            + &gateway("bytes", 443, "TLS", "bytes.x.com", "mode: SIMPLE, credentialName: x")
+            + &gateway("passed", 443, "TLS", "passed.x.com", "mode: PASSTHROUGH")
+            + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: p, \
+               namespace: shop}\nspec: {hosts: [passed.x.com], gateways: [istio-system/passed], tls: \
+               [{match: [{sniHosts: [passed.x.com]}], route: [{destination: {host: \
+               echo.shop.internal}}]}]}\n"
+            + &routes("r", "istio-system/wide", "'*.x.com', y.com", &to("echo"))
+            + &routes("r2", "istio-system/narrow", "a.x.com", &to("echo"))
+            + &service("echo", "HTTP", backend.port)),
+    );
+    let gateway = site.start(&[443]);
+    let leaf = site.clients.leaf(&["one"], 1);
+    for alpn in ["h2", "http/1.1"] {
+        for (from, to, told) in [
+            ("foo.x.com", "foo.x.com", Some("said")),
+            ("foo.x.com", "bar.x.com", Some("said")),
+            ("foo.x.com", "y.com", Some("said")),
+            ("y.com", "foo.x.com", Some("said")),
+            ("foo.x.com", "a.x.com", Some("own")),
+            ("y.com", "A.X.com", Some("own")),
+            ("a.x.com", "foo.x.com", Some("said")),
+            ("foo.x.com", "bytes.x.com", None),
+            ("foo.x.com", "passed.x.com", None),
+            ("foo.x.com", "z.org", None),
+            ("foo.x.com", "x.com", None),
+        ] {
+            let config = tls(&site.edge, Some(&leaf), &[alpn]);
+            let mut http = Http::secure(&config, gateway.port(443), from).await;
+            let said = [("x-forwarded-client-cert", "By=said")];
+            let reply = http.ask(&format!("https://{to}/"), &said).await;
+            let status = if told.is_some() { 200 } else { 421 };
+            assert_eq!(reply.status.as_u16(), status, "{alpn} {from} {to}");
+            let Some(told) = told else { continue };
+            let seen = &reply.json()["headers"]["x-forwarded-client-cert"];
+            let own = seen.as_str().is_some_and(|text| text.contains("Hash="));
+            assert_eq!(if own { "own" } else { "said" }, told, "{alpn} {from} {to}");
+        }
     }
 }
 
