@@ -12,6 +12,7 @@ pub mod id;
 pub mod labels;
 pub mod limit;
 pub mod memory;
+pub mod pattern;
 pub mod pem;
 pub mod prefixes;
 pub mod secret;

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::base::pattern::search;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{self as vs, DerivePort};
 use crate::route::headers::{HeaderOps, Template};
-use crate::route::matcher::search;
 use crate::route::rewrite::{PathRewrite, Redirect, RedirectPort, substitution};
 use crate::route::weight::Weighted;
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward};
@@ -15,8 +15,12 @@ use crate::snapshot::route::{Action, Destination, DirectResponse, Forward};
 use super::routes::{Broken, Find, Rule};
 
 impl Rule<'_> {
-    /// The action of the rule for a match on a path.
-    pub(super) fn action(
+    /// The action of the rule for a match on a path; one that cannot be used leads nowhere.
+    pub(super) fn action(&mut self, uri: Option<&StringMatch>, find: &mut Find<'_>) -> Action {
+        self.written_action(uri, find).unwrap_or_else(|Broken| Action::Forward(Forward::nowhere()))
+    }
+
+    fn written_action(
         &mut self,
         uri: Option<&StringMatch>,
         find: &mut Find<'_>,

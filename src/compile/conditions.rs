@@ -5,57 +5,43 @@ use std::collections::BTreeMap;
 use http::HeaderName;
 
 use crate::base::claim::ClaimPath;
-use crate::diag::{Code, Diagnostic, catalog};
+use crate::base::pattern::whole_value;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::HttpMatch;
-use crate::route::matcher::{
-    HeaderKey, HeaderMatch, QueryMatch, RequestMatch, ValueMatch, whole_value,
-};
+use crate::route::matcher::{HeaderKey, HeaderMatch, QueryMatch, RequestMatch, ValueMatch};
 
 /// What is wrong with a condition, and in which field of the match entry.
 pub struct InvalidCondition {
     /// Field below the match entry: `headers.x-kind`.
     pub field: String,
-    /// The finding's code.
-    pub code: &'static Code,
     /// What is wrong.
     pub message: String,
 }
 
-impl InvalidCondition {
-    /// What to do about it.
-    pub fn help(&self, diagnostic: Diagnostic) -> Diagnostic {
-        diagnostic.help(if self.code == &catalog::INVALID_REGEX {
-            "write a regular expression of RE2"
-        } else {
-            "the rule is left out; the other rules are served"
-        })
-    }
-}
-
-/// The condition of a match entry.
-pub fn condition(entry: &HttpMatch) -> Result<RequestMatch, InvalidCondition> {
-    let optional = |name: &str, written: &Option<StringMatch>| {
-        written.as_ref().map(|written| value(name, written)).transpose()
+/// The condition of a match entry, as far as it can be read; the rest is told.
+pub fn condition(entry: &HttpMatch, invalid: &mut Vec<InvalidCondition>) -> RequestMatch {
+    let mut read = |field: &str, written: &StringMatch| {
+        value(field, written).map_err(|why| invalid.push(why)).ok()
     };
-    let uri = optional("uri", &entry.uri)?.map(|uri| match uri {
+    let mut optional = |name: &str, written: &Option<StringMatch>| {
+        written.as_ref().and_then(|written| read(name, written))
+    };
+    let uri = optional("uri", &entry.uri).map(|uri| match uri {
         ValueMatch::Exact(text) if entry.ignore_uri_case => ValueMatch::ExactIgnoringCase(text),
         ValueMatch::Prefix(text) if entry.ignore_uri_case => ValueMatch::PrefixIgnoringCase(text),
         uri => uri,
     });
-    let query = entry.query_params.iter().map(|(name, written)| {
-        let value = value(&format!("queryParams.{name}"), written)?;
-        Ok(QueryMatch { name: name.as_str().into(), value })
+    let scheme = optional("scheme", &entry.scheme);
+    let method = optional("method", &entry.method);
+    let authority = optional("authority", &entry.authority);
+    let query = entry.query_params.iter().filter_map(|(name, written)| {
+        let value = read(&format!("queryParams.{name}"), written)?;
+        Some(QueryMatch { name: name.as_str().into(), value })
     });
-    Ok(RequestMatch {
-        uri,
-        scheme: optional("scheme", &entry.scheme)?,
-        method: optional("method", &entry.method)?,
-        authority: optional("authority", &entry.authority)?,
-        headers: headers("headers", &entry.headers)?,
-        without_headers: headers("withoutHeaders", &entry.without_headers)?,
-        query: query.collect::<Result<_, _>>()?,
-    })
+    let query = query.collect();
+    let headers_met = headers("headers", &entry.headers, invalid);
+    let without_headers = headers("withoutHeaders", &entry.without_headers, invalid);
+    RequestMatch { uri, scheme, method, authority, headers: headers_met, without_headers, query }
 }
 
 /// Whether a match entry asks for a token's claim; the field that does.
@@ -70,14 +56,11 @@ pub fn claim_field(entry: &HttpMatch) -> Option<String> {
 fn headers(
     field: &str,
     written: &BTreeMap<String, StringMatch>,
-) -> Result<Vec<HeaderMatch>, InvalidCondition> {
+    invalid: &mut Vec<InvalidCondition>,
+) -> Vec<HeaderMatch> {
     let one = |(name, written): (&String, &StringMatch)| {
         let field = format!("{field}.{name}");
-        let broken = |message| InvalidCondition {
-            field: field.clone(),
-            code: &catalog::ROUTE_BROKEN,
-            message,
-        };
+        let broken = |message| InvalidCondition { field: field.clone(), message };
         let key = match name.to_ascii_lowercase().as_str() {
             ":path" => HeaderKey::Path,
             ":method" => HeaderKey::Method,
@@ -95,7 +78,9 @@ fn headers(
         };
         Ok(HeaderMatch { key, value: value(&field, written)? })
     };
-    written.iter().map(one).collect()
+    let read =
+        written.iter().filter_map(|one_of| one(one_of).map_err(|why| invalid.push(why)).ok());
+    read.collect()
 }
 
 /// The condition of a `StringMatch`.
@@ -108,7 +93,6 @@ pub fn value(field: &str, written: &StringMatch) -> Result<ValueMatch, InvalidCo
         StringMatch::Regex(text) => {
             let regex = whole_value(text).map_err(|error| InvalidCondition {
                 field: field.to_owned(),
-                code: &catalog::INVALID_REGEX,
                 message: error.to_string(),
             })?;
             ValueMatch::Regex(Box::new(regex))

@@ -7,9 +7,9 @@ use crate::resources::Resource;
 use crate::resources::virtual_service::{self as vs, HttpMatch, HttpRoute, VirtualService};
 use crate::route::matcher::RequestMatch;
 use crate::snapshot::cluster::ClusterId;
-use crate::snapshot::route::{Action, Route};
+use crate::snapshot::route::{Action, Forward, Route};
 
-use super::conditions::{claim_field, condition};
+use super::conditions::{InvalidCondition, claim_field, condition};
 use super::delegates::PlacedRule;
 use super::findings::{Findings, at};
 use super::names::{reference, selects};
@@ -31,7 +31,7 @@ pub struct Scope<'a> {
 pub type Find<'f> =
     dyn FnMut(&Resource<VirtualService>, &vs::Destination, &str, u16) -> Option<ClusterId> + 'f;
 
-/// A rule that cannot be served; it is left out.
+/// What cannot be used; it was told.
 pub(super) struct Broken;
 
 /// The routes of every rule that applies in this scope, in order.
@@ -47,12 +47,9 @@ pub fn http_routes(
         if matches.is_empty() && !rule.r#match.is_empty() {
             continue;
         }
-        let mut compiled = Vec::new();
         let mut pass = Rule { resource, written: rule, field, scope, findings };
-        if pass.compile(&matches, find, &mut compiled).is_err() {
-            continue;
-        }
-        let all = compiled.iter().any(|route: &Arc<Route>| route.condition.is_catch_all());
+        let compiled = pass.compile(&matches, find);
+        let all = compiled.iter().any(|route| route.condition.is_catch_all());
         routes.extend(compiled);
         if all {
             break;
@@ -78,6 +75,10 @@ fn applicable<'r>(
     rule.r#match.iter().enumerate().filter(|(_, m)| here(m)).collect()
 }
 
+/// What becomes of a rule, or a match of one, that cannot be used.
+const REFUSED: &str =
+    "correct it: what the rule takes gets 503, and no later rule takes it until then";
+
 /// One rule being compiled.
 pub(super) struct Rule<'a> {
     pub(super) resource: &'a Resource<VirtualService>,
@@ -92,24 +93,21 @@ impl Rule<'_> {
     pub(super) fn broken(&mut self, field: &str, message: impl Into<String>) -> Broken {
         let field = format!("{}{field}", self.field);
         let diagnostic = at(self.resource, field, &catalog::ROUTE_BROKEN, message);
-        self.findings.add(diagnostic.help("the rule is left out; the other rules are served"));
+        self.findings.add(diagnostic.help(REFUSED));
         Broken
     }
 
-    fn compile(
-        &mut self,
-        matches: &[(usize, &HttpMatch)],
-        find: &mut Find<'_>,
-        out: &mut Vec<Arc<Route>>,
-    ) -> Result<(), Broken> {
+    fn compile(&mut self, matches: &[(usize, &HttpMatch)], find: &mut Find<'_>) -> Vec<Arc<Route>> {
         if matches.is_empty() {
-            let action = self.action(None, find)?;
-            out.push(self.route(("", ""), RequestMatch::default(), action));
-            return Ok(());
+            let action = self.action(None, find);
+            return vec![self.route(("", ""), RequestMatch::default(), action)];
         }
+        let mut out = Vec::new();
         for (index, entry) in matches {
-            let condition = self.condition(*index, entry)?;
-            let action = self.action(entry.uri.as_ref(), find)?;
+            let (condition, action) = match self.condition(*index, entry) {
+                (condition, Ok(())) => (condition, self.action(entry.uri.as_ref(), find)),
+                (readable, Err(Broken)) => (readable, Action::Forward(Forward::nowhere())),
+            };
             let all = condition.is_catch_all();
             let texts = (entry.name.as_str(), entry.stat_prefix.as_str());
             out.push(self.route(texts, condition, action));
@@ -117,7 +115,7 @@ impl Rule<'_> {
                 break;
             }
         }
-        Ok(())
+        out
     }
 
     fn route(
@@ -135,7 +133,8 @@ impl Rule<'_> {
         Arc::new(Route { name: name.into(), counted, origin, condition, action })
     }
 
-    fn condition(&mut self, index: usize, entry: &HttpMatch) -> Result<RequestMatch, Broken> {
+    /// The condition of a match; as far as it can be read, when not all of it can.
+    fn condition(&mut self, index: usize, entry: &HttpMatch) -> (RequestMatch, Result<(), Broken>) {
         if !self.scope.tokens
             && let Some(field) = claim_field(entry)
         {
@@ -146,12 +145,13 @@ impl Rule<'_> {
             self.findings
                 .add(finding.help("add one that selects it; until then no request has a claim"));
         }
-        condition(entry).map_err(|invalid| {
-            let field = format!("{}.match[{index}].{}", self.field, invalid.field);
-            let finding = at(self.resource, field, invalid.code, invalid.message.clone());
-            self.findings.add(invalid.help(finding));
-            Broken
-        })
+        let mut invalid = Vec::new();
+        let condition = condition(entry, &mut invalid);
+        let whole = invalid.is_empty();
+        for InvalidCondition { field, message } in invalid {
+            self.broken(&format!(".match[{index}].{field}"), message);
+        }
+        (condition, if whole { Ok(()) } else { Err(Broken) })
     }
 }
 
@@ -199,15 +199,47 @@ mod tests {
         assert!(routes.is_empty());
     }
 
+    /// Rules before `/ok`, what they are told, and how many routes lead somewhere.
+    fn check_broken(rules: &str, codes: &[&str], (routes, leading): (usize, usize)) {
+        let last = "  - match: [{uri: {prefix: /ok}}]\n    route: [{destination: {host: c}}]\n";
+        let (found, told) = check(&format!("{rules}{last}"));
+        let leads = |route: &&Arc<Route>| match &route.action {
+            Action::Forward(to) => to.destinations.pick(0).is_some_and(|to| to.cluster.is_some()),
+            Action::Redirect(..) | Action::Respond(_) => true,
+        };
+        assert_eq!(told, codes, "{rules}");
+        assert_eq!((found.len(), found.iter().filter(leads).count()), (routes, leading), "{rules}");
+    }
+
     #[test]
-    fn a_broken_rule_goes_alone() {
-        let (routes, codes) = check(
-            "  - match: [{uri: {regex: '('}}]\n    route: [{destination: {host: c}}]\n  - match: \
-             [{headers: {'@request.auth.claims': {exact: a}}}]\n    route: [{destination: {host: \
-             c}}]\n  - match: [{uri: {prefix: /ok}}]\n    route: [{destination: {host: c}}]\n",
-        );
-        assert_eq!(routes.len(), 1);
-        assert_eq!(codes, ["PC040", "IST0149", "PC045"]);
+    fn what_a_rule_takes_that_cannot_be_used_is_taken_by_no_later_rule() {
+        let to = "route: [{destination: {host: c}}]";
+        for (action, codes) in [
+            (
+                format!("headers: {{request: {{set: {{a: '%NO_SUCH%'}}}}}}\n    {to}"),
+                &["PC045"][..],
+            ),
+            (
+                "directResponse: {status: 403}\n    headers: {response: {add: {a: '%NO_SUCH%'}}}"
+                    .into(),
+                &["PC045"],
+            ),
+            (
+                "redirect: {uri: /x}\n    headers: {response: {add: {a: '%NO_SUCH%'}}}".into(),
+                &["PC045"],
+            ),
+        ] {
+            let rule = format!("  - match: [{{uri: {{prefix: /a}}}}]\n    {action}\n");
+            check_broken(&rule, codes, (2, 1));
+            check_broken(&format!("  - {action}\n"), codes, (1, 0));
+        }
+        let claims = |rest: &str| {
+            format!(
+                "  - match: [{{headers: {{'@request.auth.claims': {{exact: a}}}}{rest}}}]\n    {to}\n"
+            )
+        };
+        check_broken(&claims(", uri: {prefix: /a}"), &["IST0149", "PC045"], (2, 1));
+        check_broken(&claims(""), &["IST0149", "PC045"], (1, 0));
     }
 
     #[test]

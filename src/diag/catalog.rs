@@ -160,8 +160,6 @@ codes! {
     PORT_NOT_BOUND = "PC036", Error, "the system refuses a port; it is tried again",
         "free the address; binding is tried again";
 
-    INVALID_REGEX = "PC040", Error, "a regular expression does not compile",
-        "write a regular expression of RE2";
     WEIGHTS = "PC041", Error, "the weights of a route do not make sense together",
         "each destination gets its weight's share of the sum";
     CLUSTER_WITHOUT_ENDPOINTS = "PC042", Warning, "a destination has no endpoint",

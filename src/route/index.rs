@@ -95,8 +95,9 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
     use proptest::prelude::*;
 
-    use super::super::matcher::{HeaderKey, HeaderMatch, whole_value};
+    use super::super::matcher::{HeaderKey, HeaderMatch};
     use super::*;
+    use crate::base::pattern::whole_value;
 
     fn rule(kind: u8, path: &str, header: bool) -> RequestMatch {
         let uri = match kind {

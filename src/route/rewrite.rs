@@ -153,7 +153,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::matcher;
+    use crate::base::pattern::search;
 
     fn check(redirect: &Redirect, url: (&str, &str), expected: &str) {
         let (authority, path) = url;
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn regex_rewrite_replaces_every_occurrence_with_groups() {
         let rewrite = PathRewrite::Regex {
-            regex: Box::new(matcher::search("/v([0-9])").unwrap()),
+            regex: Box::new(search("/v([0-9])").unwrap()),
             substitution: substitution(r"/r\1$"),
         };
         assert_eq!(rewrite.apply("/v1/v2"), "/r1$/r2$");

@@ -192,7 +192,7 @@ fn clashes_of_ports_and_kinds_of_others_are_found() {
 fn mistakes_in_rules_are_found() {
     check(
         replaced("http: [{route", "http: [{match: [{uri: {regex: '[a'}}], route"),
-        "PC040",
+        "IST0106",
         "regex",
     );
     check(

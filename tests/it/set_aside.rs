@@ -288,3 +288,34 @@ fn refused_hosts_are_bounded() {
     assert_eq!(said.matches("com\" is refused").count(), 1_000);
     assert_eq!(said.matches("has more hosts than are refused").count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_cannot_be_compiled_keeps_what_it_takes_and_refuses_it() {
+    let site = Site::new();
+    let rules = |condition: &str, value: &str| {
+        format!(
+            "  http: [{{match: [{{uri: {condition}}}], directResponse: {{status: 403}}, headers: \
+             {{response: {{add: {{x-a: '{value}'}}}}}}}}, {{directResponse: {{status: 200}}}}]\n"
+        )
+    };
+    let text = |condition: &str, value: &str| {
+        gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("wide", "istio-system/plain", "'*.com'", &answering(201))
+            + &routes("a", "istio-system/plain", "a.com", &rules(condition, value))
+    };
+    site.config("all", &text("{prefix: /closed}", "%NO_SUCH%"));
+    let gateway = site.start(&[80]);
+    gateway.tells("no later rule takes it until then");
+    assert_eq!(status_of(&gateway, "a.com/closed/x").await, 503);
+    assert_eq!(status_of(&gateway, "a.com/open").await, 200);
+    gateway.reload(|| _ = site.config("all", &text("{regex: '/closed.*'}", "b")));
+    assert_eq!(status_of(&gateway, "a.com/closed/x").await, 403);
+    // A condition that does not compile: the last good version goes on, or all of the host is refused.
+    gateway.reload(|| _ = site.config("all", &text("{regex: '/closed(.*'}", "c")));
+    gateway.tells("VirtualService shop/a goes on as it was");
+    assert_eq!(status_of(&gateway, "a.com/closed/x").await, 403);
+    drop(gateway);
+    let cold = site.start(&[80]);
+    assert_eq!(status_of(&cold, "a.com/open").await, 503);
+    assert_eq!(status_of(&cold, "b.com/open").await, 201);
+}

@@ -196,6 +196,25 @@ fn a_virtual_service_that_istio_refuses_is_reported() {
         &["IST0106 spec.http[0].headers.request.set.a b"],
     );
     with("match: [{uri: {regex: ''}}]", &["IST0106 spec.http[0].match[0].uri"]);
+    with("match: [{uri: {regex: '('}}]", &["IST0106 spec.http[0].match[0].uri"]);
+    with("match: [{method: {regex: 'a)(b'}}]", &["IST0106 spec.http[0].match[0].method"]);
+    with("match: [{headers: {x-a: {regex: '*'}, ':path': {regex: '/a.*'}}}]", &[]);
+    with(
+        "match: [{headers: {'x a': {exact: b}}, withoutHeaders: {'x:a': {exact: b}}}]",
+        &[
+            "IST0106 spec.http[0].match[0].headers.x a",
+            "IST0106 spec.http[0].match[0].withoutHeaders.x:a",
+        ],
+    );
+    with("match: [{queryParams: {'x a': {exact: b}}}]", &[]);
+    with(
+        "rewrite: {uriRegexRewrite: {match: '*', rewrite: /}}",
+        &["IST0106 spec.http[0].rewrite.uriRegexRewrite.match"],
+    );
+    with(
+        "corsPolicy: {allowOrigins: [{regex: '['}]}",
+        &["IST0106 spec.http[0].corsPolicy.allowOrigins[0]"],
+    );
     with(
         "mirror: {host: a}, mirrors: [{destination: {host: b}}]",
         &["IST0106 spec.http[0].mirrors"],

@@ -1,13 +1,12 @@
 //! Rules for `VirtualService`.
 //!
-//! **Invariant**: a rule is reported at the field that breaks it. Regular expressions are compiled
-//! where they are used, so only their length is checked here.
+//! **Invariant**: a rule is reported at the field that breaks it.
 
 use http::{HeaderName, HeaderValue};
 
 use super::traffic::{check_cors, check_fault, check_retries};
 use super::{Findings, repeated};
-use crate::base::limit;
+use crate::base::{limit, pattern};
 use crate::resources::VirtualService;
 use crate::resources::meta::{Percent, StringMatch};
 use crate::resources::virtual_service::{
@@ -85,8 +84,11 @@ fn overlapping(service: &VirtualService, findings: &mut Findings<'_>) {
 }
 
 fn asks_for_claims(http: &HttpMatch) -> bool {
-    let claim = |name: &String| name.to_ascii_lowercase().starts_with("@request.auth.claims");
-    http.headers.keys().chain(http.without_headers.keys()).any(claim)
+    http.headers.keys().chain(http.without_headers.keys()).any(|name| is_claim(name))
+}
+
+fn is_claim(name: &str) -> bool {
+    name.to_ascii_lowercase().starts_with("@request.auth.claims")
 }
 
 /// More than one place that sets the host of requests.
@@ -210,8 +212,8 @@ pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut
 
 fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
     // An empty prefix of a path is every path's.
-    if let Some(StringMatch::Regex(regex)) = &http.uri {
-        check_regex(regex, &format!("{path}.uri"), findings);
+    if let Some(uri @ StringMatch::Regex(_)) = &http.uri {
+        string_match(uri, &format!("{path}.uri"), findings);
     }
     for (value, name) in
         [(&http.scheme, "scheme"), (&http.method, "method"), (&http.authority, "authority")]
@@ -228,6 +230,9 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
         for (key, value) in map {
             let path = format!("{path}.{name}.{key}");
             findings.error_if(key.is_empty(), &path, "a name is needed");
+            if name != "queryParams" && !key.is_empty() && !is_claim(key) {
+                header_name(key, &path, findings);
+            }
             string_match(value, &path, findings);
         }
     }
@@ -238,6 +243,8 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
 
 pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
     match value {
+        // "*" is no expression, and means what is there.
+        StringMatch::Regex(regex) if regex == "*" => {}
         StringMatch::Regex(regex) => check_regex(regex, path, findings),
         StringMatch::Prefix(text) => {
             let message = "an empty prefix: leave the match out, or write {} for \"is there\"";
@@ -249,8 +256,9 @@ pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findi
 
 fn check_regex(regex: &str, path: &str, findings: &mut Findings<'_>) {
     findings.error_if(regex.is_empty(), path, "an empty regular expression");
-    let long = regex.len() > limit::REGEX_BYTES;
-    findings.error_if(long, path, "the regular expression is longer than 1024 bytes");
+    if let Err(why) = pattern::search(regex) {
+        findings.error(path, format!("{why}; write one of RE2"));
+    }
 }
 
 fn destinations<'a>(

@@ -1,6 +1,7 @@
 use http::HeaderValue;
 
 use super::*;
+use crate::base::pattern::{InvalidRegex, whole_value};
 
 fn regex(pattern: &str) -> ValueMatch {
     ValueMatch::Regex(Box::new(whole_value(pattern).unwrap()))
