@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::base::claim::Claims;
 use crate::diag::Location;
-use crate::explain::{Explanation, Outcome, Question, explain, header};
+use crate::explain::{self, Explanation, Outcome, Question, explain, header};
 use crate::snapshot::Snapshot;
 
 pub use file::{Expected, Request, Test, TestFile};
@@ -92,7 +92,8 @@ fn question(request: &Request, means: Means<'_>) -> Result<Question, String> {
         question.server_name.clone_from(name);
     }
     if let Some(address) = &request.source_ip {
-        question.source = address.parse().map_err(|_| format!("\"{address}\" is no address"))?;
+        question.source =
+            explain::address(address).ok_or_else(|| format!("\"{address}\" is no address"))?;
     }
     if let Some(file) = &request.client_cert {
         question.client_chain = (means.certificates)(file)?;

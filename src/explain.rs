@@ -24,7 +24,7 @@ use crate::base::host::without_port;
 use crate::base::id::Origin;
 use crate::snapshot::Snapshot;
 
-pub use query::header;
+pub use query::{address, header};
 pub use text::text;
 
 /// A request that nobody sends.
@@ -100,7 +100,7 @@ pub enum InvalidQuestion {
     Url(String),
     /// A parameter of the admin port that cannot be read.
     #[error(
-        "\"{0}\" cannot be read; write url=, method=, protocol=, header=NAME:VALUE, sni= or source-ip="
+        "\"{0}\" cannot be read; write url=, method=, protocol=, header=NAME:VALUE, sni=, source-ip=, token= or client-cert=PEM"
     )]
     Parameter(String),
     /// A scheme without a port of its own.

@@ -50,7 +50,8 @@ GET  /config_dump     the live snapshot
 GET  /diagnostics     what is wrong with the configuration read last
 GET  /certs           certificates in use
 GET  /jwks            key sets of token issuers: state, keys, last error, next fetch
-GET  /explain?url=    what would happen to a request; also method=, protocol=, header=, sni=, source-ip=
+GET  /explain?url=    what would happen to a request; also method=, protocol=, header=, sni=, source-ip=,
+                     token=, client-cert=PEM
 GET  /logging         level of the program's log
 POST /logging?level=  changes it: info, or info,portcullis::proxy=debug
 POST /drain           drains without ending the process

@@ -121,7 +121,7 @@ impl ExplainArgs {
         question
             .headers
             .extend(self.header.iter().cloned().map(|(name, value)| (Some(name), value)));
-        question.source = self.source_ip;
+        question.source = self.source_ip.to_canonical();
         let (kept, absent) = (FetchedKeys::Kept, FetchedKeys::Absent);
         question.fetched = if self.state().is_some() { kept } else { absent };
         if let Some(protocol) = &self.protocol {

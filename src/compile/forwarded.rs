@@ -3,13 +3,13 @@
 //! Istio says both for a whole mesh (`gatewayTopology`). Here [`PROXIES`] of a Gateway lists the addresses
 //! of the proxies before its servers, instead of their number; and [`DETAILS`] says what becomes of
 //! `x-forwarded-client-cert`: one mode for all of its servers, or `PORT=MODE` by port name. Servers of a
-//! plaintext port are one, and its first says it for the port.
+//! plaintext port are one, and what they disagree about is held as strictly as can be.
 //!
 //! **Invariant:** what cannot be read opens nothing: such a proxy is not trusted, and the header is removed.
 
 use std::sync::Arc;
 
-use crate::diag::catalog;
+use crate::diag::{Severity, catalog};
 use crate::resources::{Gateway, Resource};
 use crate::snapshot::forwarded::{ClientCertForwarding, Forwarded, Said, TrustedProxies};
 
@@ -39,32 +39,40 @@ pub(super) fn forwarded(draft: &ServerDraft<'_>, mesh: &Arc<Forwarded>) -> Arc<F
     })
 }
 
-/// What the first server of a plaintext port says; tells of later ones that say otherwise.
+/// What the servers of a plaintext port say; where they disagree, nobody is trusted and nothing is told.
 pub(super) fn of_port(
     servers: &[ServerDraft<'_>],
     mesh: &Arc<Forwarded>,
     findings: &mut Findings,
 ) -> Arc<Forwarded> {
     let Some((first, later)) = servers.split_first() else { return mesh.clone() };
-    let said = forwarded(first, mesh);
+    let own = forwarded(first, mesh);
+    let mut held = own.clone();
     for server in later {
         let other = forwarded(server, mesh);
-        let says = [
-            (other.proxies.value != said.proxies.value, "whose word on the client is taken"),
-            (
-                other.client_cert.value != said.client_cert.value,
-                "what becomes of client certificates",
-            ),
-        ];
-        for (_, what) in says.into_iter().filter(|(otherwise, _)| *otherwise) {
-            let first = &first.gateway.id;
-            let message = format!("{first} says otherwise {what}, and is the first of the port");
+        let mut tell = |what: &str| {
+            let message = format!("{} says otherwise {what} on this port", first.gateway.id);
             let port = format!("{}.port", server.field);
             let finding = at(server.gateway, port, &catalog::INVALID_ANNOTATION, message);
-            findings.add(finding.help("give Gateways of one plaintext port the same annotations"));
+            findings.add(finding.severity(Severity::Error).help(
+                "give Gateways of one plaintext port the same annotations; until then it trusts \
+                 nobody, or removes the header",
+            ));
+        };
+        if other.proxies.value != own.proxies.value {
+            tell("whose word on the client is taken");
+            let by = other.proxies.by.clone().or_else(|| own.proxies.by.clone());
+            let value = TrustedProxies::Blocks(Box::default());
+            Arc::make_mut(&mut held).proxies = Said { value, by };
+        }
+        if other.client_cert.value != own.client_cert.value {
+            tell("what becomes of client certificates");
+            let by = other.client_cert.by.clone().or_else(|| own.client_cert.by.clone());
+            Arc::make_mut(&mut held).client_cert =
+                Said { value: ClientCertForwarding::Sanitize, by };
         }
     }
-    said
+    held
 }
 
 /// Tells of what cannot be followed.

@@ -161,7 +161,7 @@ pub fn serving_block<'a>(
     };
     let host = without_port(authority);
     let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
-    if std::ptr::eq(&**other, block) {
+    if std::ptr::eq(other.as_ref(), block) {
         return Some(block);
     }
     let their = other.tls.as_ref()?;

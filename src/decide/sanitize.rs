@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use super::head::{Head, nominated};
 use crate::base::header::{
     CLIENT_CERT, CLIENT_CERT_CHAIN, CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION,
-    STRIPPED_FROM_CLIENTS, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR,
-    X_FORWARDED_PROTO, X_REQUEST_ID, is_imitation, is_own,
+    X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
+    X_REQUEST_ID, is_imitation, is_own,
 };
 use crate::snapshot::forwarded::ClientCertForwarding;
 
@@ -80,9 +80,7 @@ fn remove_each(headers: &mut HeaderMap, which: impl Fn(&str) -> bool) {
 /// What this hop knows of a client, instead of what the client says.
 fn of_a_client(headers: &mut HeaderMap, found: Noticed, head: &Head, peer: &HeaderValue) {
     if found.has(Noticed::CONTROL) {
-        for name in &STRIPPED_FROM_CLIENTS {
-            headers.remove(name);
-        }
+        remove_each(headers, |name| name.starts_with(CONTROL_PREFIX));
     }
     if found.has(Noticed::CLIENT_CERT) {
         headers.remove(CLIENT_CERT);

@@ -44,9 +44,11 @@ pub(super) fn told(proxies: &TrustedProxies, sender: Sender, headers: &HeaderMap
         TrustedProxies::Blocks(blocks) if !contain(blocks, sender.peer) => return Told::default(),
         TrustedProxies::Blocks(blocks) => outermost(blocks, headers),
     };
-    let scheme = match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => Some("https"),
-        Some(b"http") => Some("http"),
+    // Of several lines nobody knows which is whose.
+    let mut said = headers.get_all(X_FORWARDED_PROTO).iter().map(HeaderValue::as_bytes);
+    let scheme = match (said.next(), said.next()) {
+        (Some(b"https"), None) => Some("https"),
+        (Some(b"http"), None) => Some("http"),
         _ => None,
     };
     Told { client, scheme }
@@ -131,6 +133,28 @@ mod tests {
         check(&blocks(&[]), &[b"203.0.113.9"], None);
         check(&TrustedProxies::Hops(0), &[b"203.0.113.9"], None);
         check(&TrustedProxies::Hops(2), &[b"203.0.113.9"], None);
+    }
+
+    #[test]
+    fn a_scheme_counts_that_is_said_once() {
+        let trusted = blocks(&["10.0.0.1/32"]);
+        for (lines, expected) in [
+            (&["https"][..], Some("https")),
+            (&["http"], Some("http")),
+            (&["https", "http"], None),
+            (&["https", "https"], None),
+            (&["https,http"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_FORWARDED_PROTO, HeaderValue::from_static(line));
+            }
+            let sender = Sender { peer: [10, 0, 0, 1].into(), tls: false, workload: false };
+            assert_eq!(told(&trusted, sender, &headers).scheme, expected, "{lines:?}");
+            let stranger = Sender { peer: [10, 0, 0, 2].into(), ..sender };
+            assert_eq!(told(&trusted, stranger, &headers).scheme, None, "{lines:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! A question as the query of a URL, for the admin port.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::{InvalidQuestion, Question};
 
 impl Question {
-    /// Reads `url`, `method`, `protocol`, `header` (`name: value`, repeatable), `sni` and `source-ip`.
+    /// Reads `url`, `method`, `protocol`, `header` (`name: value`, repeatable), `sni`, `source-ip`, `token`
+    /// and `client-cert` (PEM, with its intermediates).
     pub fn from_query(query: &str, now: i64) -> Result<Self, InvalidQuestion> {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let pairs: Vec<(&str, Cow<'_, str>)> = pairs
@@ -24,7 +28,14 @@ impl Question {
                 "method" => question.method = value.parse().map_err(|_| invalid())?,
                 "protocol" => question.ask_for(value),
                 "sni" => question.server_name = value.to_ascii_lowercase(),
-                "source-ip" => question.source = value.parse().map_err(|_| invalid())?,
+                "source-ip" => question.source = address(value).ok_or_else(invalid)?,
+                "token" => {
+                    let token = bearer(value).ok_or_else(|| unreadable(name))?;
+                    question.headers.insert(AUTHORIZATION, token);
+                }
+                "client-cert" => {
+                    question.client_chain = chain(value).ok_or_else(|| unreadable(name))?;
+                }
                 "header" => {
                     let (name, value) = header(value).ok_or_else(invalid)?;
                     question.headers.append(name, value);
@@ -34,6 +45,28 @@ impl Question {
         }
         Ok(question)
     }
+}
+
+/// A parameter of which the value is not repeated.
+fn unreadable(name: &str) -> InvalidQuestion {
+    InvalidQuestion::Parameter(format!("{name}="))
+}
+
+/// An address as that of a connection's peer is told.
+pub fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!chain.is_empty()).then_some(chain)
 }
 
 /// Reads `name: value`.
@@ -68,10 +101,25 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_is_told_as_a_connection_tells_it() {
+        let pem = "-----BEGIN%20CERTIFICATE-----%0AAQID%0A-----END%20CERTIFICATE-----%0A";
+        let query = format!(
+            "url=https://a.com/&source-ip=::ffff:192.0.2.7&token=a.b.c&client-cert={pem}{pem}"
+        );
+        let question = Question::from_query(&query, 0).unwrap();
+        assert_eq!(question.source, IpAddr::from([192, 0, 2, 7]));
+        assert_eq!(question.headers[AUTHORIZATION], "Bearer a.b.c");
+        assert!(question.headers[AUTHORIZATION].is_sensitive());
+        assert_eq!(question.client_chain, [vec![1, 2, 3].into(), vec![1, 2, 3].into()]);
+    }
+
+    #[test]
     fn what_is_no_parameter_is_told() {
         check("", Err("is not a URL"));
         check("url=https://a.com/&source-ip=x", Err("source-ip=x"));
         check("url=https://a.com/&header=x", Err("header=x"));
         check("url=https://a.com/&fly=1", Err("fly=1"));
+        check("url=https://a.com/&token=a%0Ab", Err("\"token=\""));
+        check("url=https://a.com/&client-cert=hello", Err("\"client-cert=\""));
     }
 }

@@ -13,13 +13,18 @@ fn annotated(gateway: &str, name: &str, value: &str) -> String {
     gateway.replacen("istio-system}", &annotation, 1)
 }
 
+/// Tells the backend who the client is.
+const TELLING: &str = "  http: [{route: [{destination: {host: echo.shop.internal}}], headers: {request: {set: \
+                       {x-client: '%DOWNSTREAM_REMOTE_ADDRESS%', x-client-ip: \
+                       '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}}}]\n";
+
 /// Clients of 10.0.0.0/8 alone are let in. Port 80 trusts this machine and 192.0.2.7, port 81 a machine
 /// elsewhere; the mesh would believe anybody.
 fn resources(near: &str, backend: u16) -> String {
     let plain = |name: &str, port: u16| gateway(name, port, "HTTP", "a.com", "httpsRedirect: true");
     annotated(&plain("near", 80), "trusted-proxies", near)
         + &annotated(&plain("far", 81), "trusted-proxies", "192.0.2.7")
-        + &routes("r", "istio-system/near, istio-system/far", "a.com", &to("echo"))
+        + &routes("r", "istio-system/near, istio-system/far", "a.com", TELLING)
         + &service("echo", "HTTP", backend)
         + "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: ours, \
            namespace: istio-system}\nspec: {action: ALLOW, rules: [{from: [{source: {remoteIpBlocks: \
@@ -56,6 +61,8 @@ async fn the_nearest_address_that_is_no_trusted_proxys_is_the_clients() {
             assert_eq!(headers["x-envoy-external-address"], client);
             assert_eq!(headers["x-forwarded-for"], format!("{forwarded},127.0.0.1"));
             assert_eq!(headers["x-forwarded-proto"], "https");
+            assert_eq!(headers["x-client"], format!("{client}:0"));
+            assert_eq!(headers["x-client-ip"], client);
         }
         let logged = format!("{client}:");
         gateway.wait("the log tells", || gateway.out().contains(&logged));
@@ -154,4 +161,55 @@ async fn a_forwarded_certificate_is_treated_as_the_requests_own_server_says() {
         ["explain", "https://sanitize.x.com/", "--header", "x-forwarded-client-cert: By=said"];
     let told = String::from_utf8(site.command(&arguments).stdout).unwrap();
     assert!(told.contains("SANITIZE of x-forwarded-client-cert"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_disagree_about_a_plaintext_port_make_it_believe_nobody() {
+    let echo = Backend::http1().await;
+    let site = Site::new();
+    let server = |name: &str, host: &str, proxies: &str, details: &str| {
+        let text = gateway(name, 80, "HTTP", host, "");
+        let notes = format!(
+            "istio-system, annotations: {{portcullis.dev/trusted-proxies: '{proxies}', \
+             portcullis.dev/forward-client-cert-details: {details}}}}}"
+        );
+        text.replacen("istio-system}", &notes, 1)
+    };
+    let config = |proxies: &str, details: &str| {
+        server("a", "a.com", "127.0.0.0/8", "ALWAYS_FORWARD_ONLY")
+            + &server("b", "b.com", proxies, details)
+            + &routes("r", "istio-system/a, istio-system/b", "a.com, b.com", TELLING)
+            + &service("echo", "HTTP", echo.port)
+    };
+    site.config("all", &config("127.0.0.0/8", "ALWAYS_FORWARD_ONLY"));
+    let gateway = site.start(&[80]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let said = [
+        ("x-forwarded-for", "10.1.1.1"),
+        ("x-forwarded-client-cert", "By=said"),
+        ("x-envoy-original-dst-host", "10.0.0.1:80"),
+        ("x-envoy-foo", "1"),
+    ];
+    for (proxies, details, client, certificate) in [
+        ("127.0.0.0/8", "ALWAYS_FORWARD_ONLY", "10.1.1.1", true),
+        ("192.0.2.7", "ALWAYS_FORWARD_ONLY", "127.0.0.1", true),
+        ("127.0.0.0/8", "FORWARD_ONLY", "10.1.1.1", false),
+        ("0.0.0.0/0", "APPEND_FORWARD", "127.0.0.1", false),
+    ] {
+        if (proxies, details) != ("127.0.0.0/8", "ALWAYS_FORWARD_ONLY") {
+            gateway.reload(|| _ = site.config("all", &config(proxies, details)));
+        }
+        for host in ["a.com", "b.com"] {
+            let seen = http.ask(&format!("http://{host}/"), &said).await.json();
+            let headers = &seen["headers"];
+            assert_eq!(headers["x-client-ip"], client, "{proxies} {details} {host}");
+            let told = headers.get("x-forwarded-client-cert").is_some();
+            assert_eq!(told, certificate, "{proxies} {details} {host}");
+            let controls = ["x-envoy-original-dst-host", "x-envoy-foo"];
+            assert!(controls.iter().all(|name| headers.get(name).is_none()), "{headers}");
+        }
+    }
+    let checked = String::from_utf8(site.command(&["check"]).stdout).unwrap();
+    assert!(checked.contains("error[IST0125]"), "{checked}");
+    assert!(checked.contains("says otherwise whose word on the client is taken"), "{checked}");
 }

@@ -104,8 +104,8 @@ impl Values for RequestValues<'_> {
     fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
         let text = |value: String| Some(Cow::Owned(value));
         match variable {
-            Variable::RemoteAddress => text(self.connection.peer.to_string()),
-            Variable::RemoteIp => text(self.connection.peer.ip().to_string()),
+            Variable::RemoteAddress => text(self.head.client(self.connection.peer).to_string()),
+            Variable::RemoteIp => text(self.head.client(self.connection.peer).ip().to_string()),
             Variable::PeerAddress => text(self.connection.peer.to_string()),
             Variable::PeerIp => text(self.connection.peer.ip().to_string()),
             Variable::LocalIp => text(self.connection.local.ip().to_string()),
