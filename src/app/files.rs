@@ -11,9 +11,9 @@ use crate::base::limit;
 /// With fewer files than a start with `workers` takes, nothing has begun yet: without them it would
 /// end midway, wherever the first one is missing.
 pub(super) fn claim(workers: usize) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let all = Rlimit { current: maximum, maximum };
         if let Err(error) = setrlimit(Resource::Nofile, all) {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }

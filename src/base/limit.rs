@@ -20,6 +20,8 @@ limits! {
     CONFIG_FILE_BYTES: u64 = 16 << 20, "16 MiB";
     /// Of a document that is not YAML: a longer one may be about every host.
     BROKEN_TEXT_BYTES: usize = 1 << 20, "1 MiB";
+    /// Resources looked for in one such document; of more, one of each kind stands for all of any namespace.
+    BROKEN_TEXT_RESOURCES: usize = 1_000, "1,000 resources";
     /// Hosts that are refused on one port because what was to serve them cannot be used; one finding
     /// says that there are more.
     UNSERVED_HOSTS: usize = 1_000, "1,000 hosts";

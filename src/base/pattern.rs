@@ -19,24 +19,22 @@ pub enum InvalidRegex {
 
 /// Compiles a regular expression that must match a whole value.
 pub fn whole_value(pattern: &str) -> Result<Regex, InvalidRegex> {
-    build(pattern, &format!(r"\A(?:{pattern})\z"))
+    // Compiled as written first, so that a stray ")" cannot escape the anchors.
+    search(pattern)?;
+    compile(&format!(r"\A(?:{pattern})\z"))
 }
 
 /// Compiles a regular expression for search and replace.
 pub fn search(pattern: &str) -> Result<Regex, InvalidRegex> {
-    build(pattern, pattern)
+    if pattern.len() > limit::REGEX_BYTES {
+        return Err(InvalidRegex::TooLong(pattern.len()));
+    }
+    compile(pattern)
 }
 
-fn build(written: &str, pattern: &str) -> Result<Regex, InvalidRegex> {
-    if written.len() > limit::REGEX_BYTES {
-        return Err(InvalidRegex::TooLong(written.len()));
-    }
-    let compile =
-        |text: &str| RegexBuilder::new(text).size_limit(limit::REGEX_PROGRAM_BYTES).build();
-    // Compiled as written first, so that a stray ")" cannot escape the anchors.
-    compile(written)
-        .and_then(|_| compile(pattern))
-        .map_err(|error| InvalidRegex::Syntax(reason(&error)))
+fn compile(text: &str) -> Result<Regex, InvalidRegex> {
+    let built = RegexBuilder::new(text).size_limit(limit::REGEX_PROGRAM_BYTES).build();
+    built.map_err(|error| InvalidRegex::Syntax(reason(&error)))
 }
 
 /// The reason alone: the library draws the pattern over several lines.

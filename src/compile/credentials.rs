@@ -3,6 +3,8 @@
 //! A credential is a Secret of the gateway's namespace or a folder shaped like a mounted one; in
 //! both, `cert`/`key`/`cacert` come before `tls.crt`/`tls.key`/`ca.crt`, as in Istio.
 
+mod error;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,89 +16,16 @@ use crate::base::file::FileBytes;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
-use crate::tls::material::{Material, MaterialError};
-use crate::tls::revocation::{CrlError, Crls, NextUpdate};
-use crate::tls::roots::{Roots, RootsError};
+use crate::tls::material::Material;
+use crate::tls::revocation::{Crls, NextUpdate};
+use crate::tls::roots::Roots;
 
 use super::files::{
     FileStore, IDENTITY_CHAIN, IDENTITY_CRL, IDENTITY_KEY, IDENTITY_ROOT, ReadError,
     credential_name, folders,
 };
 use super::settings::CompileSettings;
-
-/// Why a credential cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CredentialError {
-    /// The name may not be used here.
-    #[error(
-        "credential \"{0}\" is not one this gateway can read; write the name of a Secret in its namespace"
-    )]
-    Foreign(String),
-    /// Neither Secret nor folder.
-    #[error(
-        "credential \"{name}\" does not exist; expected a Secret, or one of the folders {places}"
-    )]
-    Missing {
-        /// The name.
-        name: String,
-        /// Where it was looked for.
-        places: String,
-    },
-    /// The operating system has no trust anchors.
-    #[error(
-        "the operating system has no CA certificates; name a CA in caCertificates or credentialName"
-    )]
-    NoSystemRoots,
-    /// Nothing says whose certificates are taken.
-    #[error(
-        "client certificates need a CA to be checked against; name its file in caCertificates, or its Secret in caCertCredentialName"
-    )]
-    NoClientCa,
-    /// A part is missing or empty.
-    #[error("credential \"{name}\" has no {key}")]
-    Incomplete {
-        /// The name, or the file's path.
-        name: String,
-        /// What is missing.
-        key: &'static str,
-    },
-    /// A file cannot be read.
-    #[error("\"{path}\" cannot be used")]
-    File {
-        /// Its path.
-        path: String,
-        /// Why.
-        #[source]
-        source: ReadError,
-    },
-    /// The mesh identity is sent by a source, and the first has not come.
-    #[error("the mesh identity has not come from \"{0}\" yet")]
-    IdentityAwaited(String),
-    /// The mesh identity is over.
-    #[error("the mesh identity in \"{0}\" has expired")]
-    IdentityExpired(String),
-    /// Chain and key do not serve.
-    #[error(transparent)]
-    Material(#[from] MaterialError),
-    /// The CA bundle does not serve.
-    #[error(transparent)]
-    Roots(#[from] RootsError),
-    /// The revocation list does not serve.
-    #[error(transparent)]
-    Crl(#[from] CrlError),
-}
-
-impl CredentialError {
-    /// The error and its causes on one line.
-    pub fn explain(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) if !matches!(self, Self::Material(_) | Self::Roots(_) | Self::Crl(_)) => {
-                format!("{self}: {source}")
-            }
-            _ => self.to_string(),
-        }
-    }
-}
+pub use error::CredentialError;
 
 /// The mesh identity, and what its peers are judged by.
 #[derive(Clone, Debug)]

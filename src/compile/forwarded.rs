@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** what cannot be read opens nothing: such a proxy is not trusted, and the header is removed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::diag::{Severity, catalog};
@@ -25,9 +26,10 @@ pub(super) fn forwarded(draft: &ServerDraft<'_>, mesh: &Arc<Forwarded>) -> Arc<F
     let gateway = draft.gateway;
     let said = |name| Some(gateway.origin(&field(name)));
     let port = draft.server.port.as_ref().map_or("", |port| port.name.as_str());
-    let proxies = gateway.meta.annotations.contains_key(PROXIES).then(|| Said {
-        value: TrustedProxies::Blocks(listed(gateway, PROXIES).filter_map(block).collect()),
-        by: said(PROXIES),
+    let proxies = gateway.meta.annotations.contains_key(PROXIES).then(|| {
+        let blocks: BTreeSet<_> = listed(gateway, PROXIES).filter_map(block).collect();
+        let value = TrustedProxies::Blocks(blocks.into_iter().collect());
+        Said { value, by: said(PROXIES) }
     });
     let client_cert = entry(gateway, port).map(|value| Said { value, by: said(DETAILS) });
     if proxies.is_none() && client_cert.is_none() {

@@ -20,7 +20,7 @@ use crate::snapshot::cluster::{
 use crate::snapshot::forwarded::Forwarded;
 use crate::snapshot::inbound::{Inbound, Spoken};
 use crate::snapshot::listener::{Listener, ServerBlock, Servers, TcpBlock, Termination};
-use crate::snapshot::route::{Action, Destination, Forward, Route, RouteTable, VirtualHost};
+use crate::snapshot::route::{Action, Forward, Route, RouteTable, VirtualHost};
 
 use super::clusters::ClusterPass;
 use super::connection_pool;
@@ -245,28 +245,12 @@ fn everything<T>(value: T) -> HostIndex<T> {
 /// Every request goes to the application as it is: no time limit, and it is not sent twice once it was
 /// carried out.
 fn whole(draft: &Draft<'_>, cluster: ClusterId) -> Arc<VirtualHost> {
-    let destination = Destination {
-        cluster: Some(cluster),
-        authority: None,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
-    };
-    let forward = Forward {
-        destinations: Weighted::single(destination),
-        path: None,
-        authority: None,
-        timeout: None,
-        retry: Arc::default(),
-        fault: None,
-        cors: None,
-        mirrors: Box::default(),
-    };
     let route = Route {
         name: "default".into(),
         counted: None,
         origin: draft.origin.clone(),
         condition: RequestMatch::default(),
-        action: Action::Forward(forward),
+        action: Action::Forward(Forward::to(Some(cluster))),
     };
     Arc::new(VirtualHost {
         name: "*".into(),

@@ -31,7 +31,7 @@ pub struct Broken {
     /// Hosts whose connections it may have restricted.
     pub restricted: Restricted,
     /// What it was to serve.
-    pub served: Served,
+    pub served: Arc<Served>,
     /// Whether it was to be told of alone: an AuthorizationPolicy of action AUDIT, or a dry run.
     pub told_only: bool,
 }
@@ -70,7 +70,7 @@ pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
         selector: selector(kind, root),
         export_to: spec(root, "exportTo").and_then(texts).unwrap_or_default(),
         restricted: restricted(kind, root),
-        served: served::read(kind, root),
+        served: Arc::new(served::read(kind, root)),
         told_only: false,
     }
 }
@@ -92,23 +92,23 @@ fn is_told_only(root: &Node<'_>) -> bool {
     }
 }
 
+/// What a resource of a kind may have been about, by the text that seems to hold it.
+#[derive(Clone, Debug)]
+pub(super) struct Claims {
+    restricted: Restricted,
+    served: Arc<Served>,
+}
+
+impl Claims {
+    pub(super) fn of(kind: &str, text: &str) -> Self {
+        let served = Arc::new(served::of_text(kind, text));
+        Self { restricted: restricted_by(kind, text), served }
+    }
+}
+
 /// Of a text that seems to hold a resource.
-pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken {
-    let restricts = match id.kind {
-        "DestinationRule" => true,
-        "ServiceEntry" => text.contains(IDENTITIES),
-        _ => false,
-    };
-    let restricted = match restricts {
-        false => Restricted::Nothing,
-        true if text.len() > limit::BROKEN_TEXT_BYTES || !is_plain(text) => Restricted::Anything,
-        true => {
-            let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '*');
-            let words: BTreeSet<&str> = text.split(|c| !host(c)).collect();
-            Restricted::Hosts(words.into_iter().map(Box::from).collect())
-        }
-    };
-    let served = served::of_text(id.kind, text);
+pub(super) fn of_text(id: ResourceId, location: Location, claims: Claims) -> Broken {
+    let Claims { restricted, served } = claims;
     Broken {
         id,
         location,
@@ -117,6 +117,23 @@ pub(super) fn of_text(id: ResourceId, location: Location, text: &str) -> Broken 
         restricted,
         served,
         told_only: false,
+    }
+}
+
+fn restricted_by(kind: &str, text: &str) -> Restricted {
+    let restricts = match kind {
+        "DestinationRule" => true,
+        "ServiceEntry" => text.contains(IDENTITIES),
+        _ => false,
+    };
+    match restricts {
+        false => Restricted::Nothing,
+        true if text.len() > limit::BROKEN_TEXT_BYTES || !is_plain(text) => Restricted::Anything,
+        true => {
+            let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '*');
+            let words: BTreeSet<&str> = text.split(|c| !host(c)).collect();
+            Restricted::Hosts(words.into_iter().map(Box::from).collect())
+        }
     }
 }
 
@@ -250,10 +267,7 @@ mod tests {
 
     #[test]
     fn a_text_restricts_every_host_in_it() {
-        let hosts = |text: &str| {
-            let id = ResourceId::new("DestinationRule", "default", "a");
-            of_text(id, Location::new("a.yaml".into(), 1, 1), text).restricted
-        };
+        let hosts = |text: &str| Claims::of("DestinationRule", text).restricted;
         let words = ["", "*.b", "a.com", "host"].map(Box::from);
         assert_eq!(hosts("host: \"a.com, '*.b'"), Restricted::Hosts(words.into()));
         assert_eq!(hosts(&"a ".repeat(limit::BROKEN_TEXT_BYTES)), Restricted::Anything);

@@ -3,11 +3,12 @@
 //! **Invariant**: every document of a known kind ends as a resource or as a broken one, with a
 //! diagnostic for the latter. What Istio's webhook refuses is broken.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::broken::{self, identify};
+use super::broken::{self, Claims, identify};
 use super::de::{self, UnknownField};
 use super::kind::{self, Kind, Lookup};
 use super::meta::ObjectMeta;
@@ -106,11 +107,23 @@ impl Reader {
         self.file.unclear.get_or_insert(location);
     }
 
+    /// Looks for resources in a text that is not YAML. Beyond [`limit::BROKEN_TEXT_RESOURCES`] one of each
+    /// kind stands for the others, and may be of any namespace.
     fn salvage(&mut self, text: &str, lines_before: u32) {
-        for found in salvage::scan(text) {
+        let mut claims: HashMap<&str, Claims> = HashMap::new();
+        let mut others: HashSet<&str> = HashSet::new();
+        for (index, mut found) in salvage::scan(text).into_iter().enumerate() {
+            let kind = found.id.kind;
+            if index >= limit::BROKEN_TEXT_RESOURCES {
+                if !others.insert(kind) {
+                    continue;
+                }
+                found.id = ResourceId::new(kind, "", "");
+            }
             let line = found.line.saturating_add(lines_before);
             let location = Location::new(self.file.path.clone(), line, 1);
-            self.file.broken.push(broken::of_text(found.id, location, text));
+            let claims = claims.entry(kind).or_insert_with(|| Claims::of(kind, text)).clone();
+            self.file.broken.push(broken::of_text(found.id, location, claims));
         }
     }
 

@@ -124,7 +124,7 @@ impl AnyResource {
             selector: self.selector(),
             export_to: Vec::new(),
             restricted: Restricted::Nothing,
-            served: Served::default(),
+            served: Arc::default(),
             told_only: false,
         };
         match self {
@@ -139,11 +139,12 @@ impl AnyResource {
                 let gateways = Some(service.spec.gateways.clone());
                 let streams =
                     if service.spec.tcp.is_empty() { Streams::Nothing } else { Streams::Anything };
-                broken.served = Served { servers: vec![served], gateways, streams, more: false };
+                broken.served =
+                    Arc::new(Served { servers: vec![served], gateways, streams, more: false });
             }
             Self::Gateway(gateway) => {
                 let servers = gateway.spec.servers.iter().map(served_hosts).collect();
-                broken.served = Served { servers, ..Served::default() };
+                broken.served = Arc::new(Served { servers, ..Served::default() });
             }
             Self::ServiceEntry(entry) if !entry.spec.subject_alt_names.is_empty() => {
                 broken.export_to.clone_from(&entry.spec.export_to);

@@ -125,9 +125,14 @@ pub struct Mirror {
 impl Forward {
     /// To nobody: what cannot be used refuses (503).
     pub fn nowhere() -> Self {
+        Self::to(None)
+    }
+
+    /// To a cluster as it came, and tried once.
+    pub fn to(cluster: Option<ClusterId>) -> Self {
         Self {
             destinations: Weighted::single(Destination {
-                cluster: None,
+                cluster,
                 authority: None,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),

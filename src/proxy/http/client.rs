@@ -26,6 +26,7 @@ pub struct Client {
     pub peer: Option<Box<Peer>>,
     /// Its certificate, and its intermediates.
     pub chain: Rc<[CertificateDer<'static>]>,
+    /// The version of TLS.
     version: Option<ProtocolVersion>,
     /// URI names of the certificate that it was shown.
     own_uris: Box<[String]>,

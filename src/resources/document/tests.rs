@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::base::id::ResourceId;
+use crate::base::limit;
 use crate::resources::{ConfigFile, Parsed, parse};
 
 const SAMPLE: &str = include_str!("sample.yaml");
@@ -231,6 +233,28 @@ fn findings_of_one_file_are_bounded() {
     let parsed = read(&"---\na\n".repeat(5_000));
     assert_eq!(parsed.diagnostics.len(), 1_001);
     assert!(parsed.diagnostics.iter().any(|d| d.code.id == "PC015"));
+}
+
+#[test]
+fn resources_of_one_broken_text_are_bounded_and_share_what_it_was_about() {
+    let one = |kind: &str, name: usize| {
+        format!("kind: {kind}\nmetadata: {{name: n{name}, namespace: shop}}\nhost: a{name}.com\n")
+    };
+    let most = limit::BROKEN_TEXT_RESOURCES;
+    let text: String = (0..most).map(|name| one("VirtualService", name)).collect();
+    let rest: String =
+        ["Gateway", "VirtualService", "Gateway"].map(|kind| one(kind, most)).concat();
+    let parsed = read(&(text + &rest + "x: [\n"));
+    let found = &parsed.set.broken;
+    assert_eq!(found.len(), most + 2);
+    assert!(Arc::ptr_eq(&found[0].served, &found[most - 1].served));
+    assert_eq!(*found[0].id.name, *"n0");
+    // One of each kind stands for the others.
+    for (broken, kind) in found[most..].iter().zip(["Gateway", "VirtualService"]) {
+        assert_eq!(broken.id, ResourceId::new(kind, "", ""));
+        assert!(broken.is_of_any_namespace());
+        assert!(broken.served.more && !broken.served.servers.is_empty(), "{kind}");
+    }
 }
 
 #[test]

@@ -1,0 +1,106 @@
+use super::check;
+
+fn route(rest: &str, expected: &[&str]) {
+    check("VirtualService", &format!("{{hosts: [a.com], http: [{{{rest}}}]}}"), expected);
+}
+
+#[test]
+fn a_virtual_service_that_istio_admits_passes() {
+    route("route: [{destination: {host: a}}]", &[]);
+    route("match: [{uri: {prefix: ''}, headers: {a: {}}}], redirect: {uri: /}", &[]);
+    route("directResponse: {status: 200}", &[]);
+    route(
+        "route: [{destination: {host: a}, weight: 1}, {destination: {host: b}}], retries: {attempts: 1, retryOn: '5xx,503'}, timeout: 0s",
+        &[],
+    );
+    check(
+        "VirtualService",
+        "{hosts: ['*.a.com'], tls: [{match: [{sniHosts: [b.a.com]}], route: [{destination: {host: a}}]}]}",
+        &[],
+    );
+    check("VirtualService", "{http: [{route: [{destination: {host: a}}]}]}", &[]);
+}
+
+/// As [`route`], of a rule with a destination.
+fn with(rest: &str, expected: &[&str]) {
+    route(&format!("route: [{{destination: {{host: a}}}}], {rest}"), expected);
+}
+
+#[test]
+fn matches_and_expressions_that_istio_refuses_are_reported() {
+    with("match: [{uri: {regex: ''}}]", &["IST0106 spec.http[0].match[0].uri"]);
+    with("match: [{uri: {regex: '('}}]", &["IST0106 spec.http[0].match[0].uri"]);
+    with("match: [{method: {regex: 'a)(b'}}]", &["IST0106 spec.http[0].match[0].method"]);
+    with("match: [{headers: {x-a: {regex: '*'}, ':path': {regex: '/a.*'}}}]", &[]);
+    with(
+        "match: [{headers: {'x a': {exact: b}}, withoutHeaders: {'x:a': {exact: b}}}]",
+        &[
+            "IST0106 spec.http[0].match[0].headers.x a",
+            "IST0106 spec.http[0].match[0].withoutHeaders.x:a",
+        ],
+    );
+    with("match: [{queryParams: {'x a': {exact: b}}}]", &[]);
+    with(
+        "rewrite: {uriRegexRewrite: {match: '*', rewrite: /}}",
+        &["IST0106 spec.http[0].rewrite.uriRegexRewrite.match"],
+    );
+    with(
+        "corsPolicy: {allowOrigins: [{regex: '['}]}",
+        &["IST0106 spec.http[0].corsPolicy.allowOrigins[0]"],
+    );
+}
+
+#[test]
+fn a_virtual_service_that_istio_refuses_is_reported() {
+    check("VirtualService", "{hosts: [a, a]}", &["IST0106 spec", "IST0106 spec.hosts[1]"]);
+    route("name: x", &["IST0106 spec.http[0]"]);
+    route("route: [{destination: {host: a}}], redirect: {uri: /}", &["IST0106 spec.http[0]"]);
+    route("route: [{}]", &["IST0106 spec.http[0].route[0]"]);
+    route(
+        "route: [{destination: {host: a}}, {destination: {host: b}}]",
+        &["IST0106 spec.http[0].route"],
+    );
+    route("redirect: {}", &["IST0106 spec.http[0].redirect"]);
+    route("redirect: {uri: /, redirectCode: 200}", &["IST0106 spec.http[0].redirect.redirectCode"]);
+    route("directResponse: {status: 99}", &["IST0106 spec.http[0].directResponse.status"]);
+    with("timeout: 0.5ms", &["IST0106 spec.http[0].timeout"]);
+    with("retries: {attempts: 1, retryOn: sometimes}", &["IST0106 spec.http[0].retries.retryOn"]);
+    with("retries: {retryOn: 5xx}", &["IST0106 spec.http[0].retries.attempts"]);
+    with("fault: {abort: {http2Error: A}}", &["IST0106 spec.http[0].fault.abort.http2Error"]);
+    with(
+        "fault: {abort: {httpStatus: 503, percentage: {value: 101}}}",
+        &["IST0106 spec.http[0].fault.abort.percentage"],
+    );
+    with(
+        "headers: {request: {set: {'a b': c}}}",
+        &["IST0106 spec.http[0].headers.request.set.a b"],
+    );
+    with(
+        "mirror: {host: a}, mirrors: [{destination: {host: b}}]",
+        &["IST0106 spec.http[0].mirrors"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: [a.com], tls: [{match: [{sniHosts: [b.com]}], route: [{destination: {host: a}}]}]}",
+        &["IST0106 spec.tls[0].match[0].sniHosts[0]"],
+    );
+    with(
+        "rewrite: {authority: b}, headers: {request: {set: {host: c}}}",
+        &["IST0106 spec.http[0]"],
+    );
+    with(
+        "match: [{headers: {'@request.auth.claims.a': {exact: b}}}]",
+        &["IST0106 spec.http[0].match[0]"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: ['*', a.com], http: [{route: [{destination: {host: a}}]}]}",
+        &["IST0106 spec.hosts[1]", "IST0106 spec.hosts[0]"],
+    );
+    check(
+        "VirtualService",
+        "{hosts: ['*'], gateways: [gw], tls: [{match: [{sniHosts: ['*']}], route: [{destination: {host: \
+         a}}]}]}",
+        &[],
+    );
+}
