@@ -1,3 +1,5 @@
+//! What Istio refuses of a VirtualService.
+
 use super::check;
 
 fn route(rest: &str, expected: &[&str]) {
