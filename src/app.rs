@@ -94,7 +94,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     let stopper = files.stopper();
     let source = &settings.inputs.identity;
     identity::ask(source, feed, files.teller(), runtime.handle());
-    let mut control = Control {
+    let control = Control {
         loader,
         cell,
         workers,
@@ -109,8 +109,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
         unbound: false,
         identity: IdentityLife::new(readiness.clone(), source),
     };
-    control.first()?;
-    let control = control.follow_beside(files)?;
+    let control = control.start(files)?;
     readiness.configured();
     readiness.serving();
     ready();

@@ -1,5 +1,6 @@
 //! The control thread: loads, adopts, publishes, reports; then waits for the next change.
 
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -75,8 +76,27 @@ pub(super) enum StartError {
 }
 
 impl Control {
+    /// Loads, then follows changes, both on one thread of its own: the allocator gives memory back only on the
+    /// thread that took it. Returns when the first load is live.
+    pub(super) fn start(self, watch: Watch) -> anyhow::Result<JoinHandle<Workers>> {
+        let (tell, loaded) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("control".into());
+        let thread = thread.spawn(move || self.work(watch, &tell));
+        let thread = thread.context("the control thread cannot start")?;
+        loaded.recv().context("the control thread ended")??;
+        Ok(thread)
+    }
+
+    fn work(mut self, watch: Watch, tell: &SyncSender<Result<(), StartError>>) -> Workers {
+        let loaded = self.first();
+        let failed = loaded.is_err();
+        // Who started this thread waits for it.
+        let _ = tell.send(loaded);
+        if failed { self.workers } else { self.follow(watch) }
+    }
+
     /// The first load. A listener that cannot be bound ends the start.
-    pub(super) fn first(&mut self) -> Result<(), StartError> {
+    fn first(&mut self) -> Result<(), StartError> {
         let started = Instant::now();
         if let Some(loaded) = self.load()? {
             let errors = self.publish(loaded, started);
@@ -87,12 +107,6 @@ impl Control {
         self.let_go();
         memory::give_back();
         Ok(())
-    }
-
-    /// Follows changes on a thread of its own.
-    pub(super) fn follow_beside(self, watch: Watch) -> anyhow::Result<JoinHandle<Workers>> {
-        let thread = thread::Builder::new().name("control".into());
-        thread.spawn(move || self.follow(watch)).context("the control thread cannot start")
     }
 
     /// Follows changes until the watch is stopped; gives the workers back.
