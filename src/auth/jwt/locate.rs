@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
 /// The parts of a request that can hold a token.
 #[derive(Clone, Copy)]
@@ -63,6 +64,9 @@ pub(super) struct FoundToken<'a> {
     pub(super) place: TokenPlace,
 }
 
+/// The tokens that a rule found: one, but for requests that send several.
+pub(super) type FoundTokens<'a> = SmallVec<[FoundToken<'a>; 1]>;
+
 impl Locations {
     /// The places of a rule; the default ones when none is given (`fromHeaders`, `fromParams`,
     /// `fromCookies`).
@@ -82,8 +86,8 @@ impl Locations {
     }
 
     /// Every token of the request: headers, then parameters, then cookies.
-    pub(super) fn find<'a>(&self, request: RequestTokens<'a>) -> Vec<FoundToken<'a>> {
-        let mut found = Vec::new();
+    pub(super) fn find<'a>(&self, request: RequestTokens<'a>) -> FoundTokens<'a> {
+        let mut found = FoundTokens::new();
         for location in &self.headers {
             for value in request.headers.get_all(&location.name) {
                 if let Some(text) = after_prefix(value.as_bytes(), location.prefix.as_bytes()) {
@@ -111,7 +115,7 @@ impl Locations {
         self.parameters.iter().any(|own| **own == *name)
     }
 
-    fn find_parameters<'a>(&self, path_and_query: &'a str, found: &mut Vec<FoundToken<'a>>) {
+    fn find_parameters<'a>(&self, path_and_query: &'a str, found: &mut FoundTokens<'a>) {
         let Some((_, query)) = split_query(path_and_query) else {
             return;
         };
@@ -125,7 +129,7 @@ impl Locations {
         }
     }
 
-    fn find_cookies<'a>(&self, headers: &'a HeaderMap, found: &mut Vec<FoundToken<'a>>) {
+    fn find_cookies<'a>(&self, headers: &'a HeaderMap, found: &mut FoundTokens<'a>) {
         for value in headers.get_all(COOKIE) {
             for pair in value.as_bytes().split(|byte| *byte == b';') {
                 let pair = pair.trim_ascii();
@@ -194,8 +198,20 @@ fn after_prefix<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     token.get(..length.unwrap_or(token.len()))
 }
 
+/// By a set, not by ranges: every byte of every token is asked for.
 fn is_base64url(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+    const SET: u128 = {
+        let mut set = 0;
+        let mut byte = 0_u8;
+        while byte < 128 {
+            if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+                set |= 1 << byte;
+            }
+            byte += 1;
+        }
+        set
+    };
+    byte < 128 && SET >> byte & 1 == 1
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {

@@ -15,7 +15,9 @@ use smallvec::SmallVec;
 use super::cache::TokenCache;
 use super::failure::{InvalidToken, JwtFailure};
 use super::issuer_keys::IssuerKeys;
-use super::locate::{FoundToken, Locations, RequestTokens, TokenPlace, without_parameters};
+use super::locate::{
+    FoundToken, FoundTokens, Locations, RequestTokens, TokenPlace, without_parameters,
+};
 use super::token::Content;
 use crate::base::claim::{self, ClaimPath, Claims};
 use crate::base::header::is_read_as;
@@ -114,7 +116,7 @@ pub struct VerifiedToken {
     /// Payload segment as it was sent, base64url without padding.
     pub payload: Arc<str>,
     /// Every place where the rule found a token.
-    pub places: Vec<TokenPlace>,
+    pub places: SmallVec<[TokenPlace; 1]>,
 }
 
 impl VerifiedToken {
@@ -217,7 +219,7 @@ impl Authenticator {
         now: i64,
         cache: &TokenCache,
     ) -> Result<Verdict, JwtFailure> {
-        let mut seen = Seen { tokens: Vec::new(), checks: limit::REQUEST_SIGNATURES };
+        let mut seen = Seen { tokens: SmallVec::new(), checks: limit::REQUEST_SIGNATURES };
         let mut refused: Option<(usize, InvalidToken)> = None;
         for (index, rule) in self.rules.iter().enumerate() {
             let found = rule.locations.find(request);
@@ -330,7 +332,7 @@ impl Authenticator {
 /// Verifies every token that a rule found; the first one speaks for the request.
 fn verify_all<'a>(
     rule: &JwtRule,
-    found: Vec<FoundToken<'a>>,
+    found: FoundTokens<'a>,
     now: i64,
     cache: &TokenCache,
     seen: &mut Seen<'a>,
@@ -349,7 +351,7 @@ fn verify_all<'a>(
 fn describe(rule: &JwtRule, content: Content) -> VerifiedToken {
     let Content { principal, claims, payload, .. } = content;
     let space_delimited = rule.space_delimited.clone();
-    VerifiedToken { rule: 0, principal, claims, space_delimited, payload, places: Vec::new() }
+    VerifiedToken { rule: 0, principal, claims, space_delimited, payload, places: SmallVec::new() }
 }
 
 /// Whether a request is a CORS preflight, which needs no token.

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use crate::auth::jwt::cache::{Key, TokenCache};
 use crate::auth::jwt::failure::InvalidToken;
 use crate::auth::jwt::issuer_keys::KeyState;
@@ -11,7 +13,7 @@ use crate::base::limit;
 
 /// The tokens of one request so far, and how many signatures may still be checked for it.
 pub(super) struct Seen<'a> {
-    pub(super) tokens: Vec<SeenToken<'a>>,
+    pub(super) tokens: SmallVec<[SeenToken<'a>; 1]>,
     pub(super) checks: usize,
 }
 

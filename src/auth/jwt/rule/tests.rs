@@ -174,7 +174,7 @@ fn told(authenticator: &Authenticator, headers: &HeaderMap, now: i64, cache: &To
 fn a_token_that_comes_again_costs_no_signature_check() {
     let (one, text) = (rule(Some("i")), token(&json!({"iss": "i"})));
     let judged = |cache: &TokenCache, mut checks: usize| {
-        let mut seen = Seen { tokens: Vec::new(), checks };
+        let mut seen = Seen { tokens: SmallVec::new(), checks };
         let seen = seen.token(text.as_str().into()).unwrap();
         one.accept(seen, NOW, cache, &mut checks).map(|_| checks)
     };
