@@ -1,5 +1,7 @@
 //! Header names that this gateway owns, trusts or strips, in one table.
 
+use std::borrow::Cow;
+
 use http::header::HeaderName;
 
 macro_rules! names {
@@ -55,6 +57,12 @@ names! {
     GRPC_ACCEPT_ENCODING = "grpc-accept-encoding";
     /// gRPC deadline of a request.
     GRPC_TIMEOUT = "grpc-timeout";
+}
+
+/// A value as text; what is no UTF-8 in it is replaced. `String::from_utf8_lossy` alone looks at every
+/// byte by itself.
+pub fn text(value: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }
 
 /// What the names of Envoy's control headers begin with.

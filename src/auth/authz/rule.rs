@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Facts, HttpFacts, PathMatch, PeerId, Purpose, TextMatch};
 use crate::base::claim::ClaimPath;
+use crate::base::header;
 use crate::base::host::without_port;
 
 /// One rule (`AuthorizationPolicy.spec.rules[]`).
@@ -230,8 +231,7 @@ fn header(
     values: &[TextMatch],
     one_is_enough: bool,
 ) -> bool {
-    let mut lines =
-        headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let mut lines = headers.get_all(name).iter().map(|line| header::text(line.as_bytes()));
     let Some(first) = lines.next() else { return false };
     let rest: SmallVec<[Cow<'_, str>; 4]> = lines.collect();
     if rest.is_empty() {

@@ -10,6 +10,8 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
+use crate::base::header;
+
 /// The parts of a request that can hold a token.
 #[derive(Clone, Copy)]
 pub struct RequestTokens<'a> {
@@ -92,7 +94,7 @@ impl Locations {
             for value in request.headers.get_all(&location.name) {
                 if let Some(text) = after_prefix(value.as_bytes(), location.prefix.as_bytes()) {
                     let place = TokenPlace::Header(location.name.clone());
-                    found.push(FoundToken { text: String::from_utf8_lossy(text), place });
+                    found.push(FoundToken { text: header::text(text), place });
                 }
             }
         }
@@ -138,8 +140,7 @@ impl Locations {
                 };
                 let (name, value) = pair.split_at(equals);
                 if self.cookies.iter().any(|own| own.as_bytes() == name) {
-                    let text = unquoted(value.get(1..).unwrap_or_default());
-                    let text = String::from_utf8_lossy(text);
+                    let text = header::text(unquoted(value.get(1..).unwrap_or_default()));
                     found.push(FoundToken { text, place: TokenPlace::Cookie });
                 }
             }
@@ -188,7 +189,8 @@ fn after_prefix<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     if prefix.is_empty() {
         return Some(value);
     }
-    let end = memchr::memmem::find(value, prefix)? + prefix.len();
+    let at = if value.starts_with(prefix) { 0 } else { memchr::memmem::find(value, prefix)? };
+    let end = at + prefix.len();
     let rest = value.get(end..)?;
     let Some(start) = rest.iter().position(|byte| is_base64url(*byte)) else {
         return Some(value);
