@@ -200,20 +200,20 @@ fn after_prefix<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     token.get(..length.unwrap_or(token.len()))
 }
 
-/// By a set, not by ranges: every byte of every token is asked for.
+/// By a table, not by ranges: every byte of every token is asked for.
 fn is_base64url(byte: u8) -> bool {
-    const SET: u128 = {
-        let mut set = 0;
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut rest = table.as_mut_slice();
         let mut byte = 0_u8;
-        while byte < 128 {
-            if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
-                set |= 1 << byte;
-            }
-            byte += 1;
+        while let Some((is, after)) = rest.split_first_mut() {
+            *is = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            byte = byte.wrapping_add(1);
+            rest = after;
         }
-        set
+        table
     };
-    byte < 128 && SET >> byte & 1 == 1
+    TABLE.get(usize::from(byte)).is_some_and(|is| *is)
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {
