@@ -204,6 +204,8 @@ limits! {
     CA_MESSAGE_BYTES: usize = 64 << 10, "64 KiB";
     /// Connections to each of the CA's addresses.
     CA_CONNECTIONS: usize = 512, "512 connections";
+    /// Connections of one user to each of the CA's sockets.
+    CA_USER_CONNECTIONS: usize = 64, "64 connections";
     /// Calls on one connection to the CA.
     CA_CALLS: u32 = 16, "16 calls";
     /// One CreateCertificate, from the request's head to its answer.

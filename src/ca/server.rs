@@ -9,6 +9,7 @@ mod holder;
 mod ledger;
 pub mod listen;
 mod secrets;
+mod shares;
 mod signers;
 mod state;
 mod workload_api;

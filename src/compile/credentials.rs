@@ -17,13 +17,14 @@ use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
 use crate::tls::material::Material;
-use crate::tls::revocation::{Crls, NextUpdate};
+use crate::tls::revocation::Crls;
 use crate::tls::roots::Roots;
 
 use super::files::{
     FileStore, IDENTITY_CHAIN, IDENTITY_CRL, IDENTITY_KEY, IDENTITY_ROOT, ReadError,
     credential_name, folders,
 };
+use super::revocation::ListInUse;
 use super::settings::CompileSettings;
 pub use error::CredentialError;
 
@@ -45,7 +46,7 @@ pub type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
 pub struct Credentials<'a> {
     previous: &'a Materials,
     read: RefCell<Materials>,
-    lists: RefCell<Vec<(String, NextUpdate)>>,
+    lists: RefCell<Vec<ListInUse>>,
     secrets: HashMap<&'a str, &'a Resource<Secret>>,
     files: &'a FileStore,
     settings: &'a CompileSettings,
@@ -72,11 +73,16 @@ impl<'a> Parts<'a> {
                 }
             }
         };
-        Ok(content.filter(|content| !content.bytes.is_empty()))
+        Ok(content)
+    }
+
+    /// A part that counts as missing when it is empty, as Secrets have them.
+    fn filled(&self, key: &'static str) -> Result<Option<Content<'a>>, CredentialError> {
+        Ok(self.part(key)?.filter(|content| !content.bytes.is_empty()))
     }
 
     fn needed(&self, name: &str, key: &'static str) -> Result<Content<'a>, CredentialError> {
-        self.part(key)?.ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
+        self.filled(key)?.ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
     }
 }
 
@@ -141,7 +147,7 @@ impl<'a> Credentials<'a> {
     /// Chain and key of a credential.
     pub fn material(&self, written: &str) -> Result<Arc<Material>, CredentialError> {
         let (name, parts) = self.find(written)?;
-        let (cert, key) = match (parts.part("cert")?, parts.part("key")?) {
+        let (cert, key) = match (parts.filled("cert")?, parts.filled("key")?) {
             (Some(cert), Some(key)) => (cert, key),
             _ => (parts.needed(name, "tls.crt")?, parts.needed(name, "tls.key")?),
         };
@@ -166,12 +172,17 @@ impl<'a> Credentials<'a> {
     }
 
     fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
-        let (ca, crl) = match parts.part("cacert")? {
+        // An emptied list is no list that revokes nothing: reading it fails.
+        let (ca, crl) = match parts.filled("cacert")? {
             Some(ca) => (ca, parts.part("crl")?),
             None => (parts.needed(name, "ca.crt")?, parts.part("ca.crl")?),
         };
-        let crls = crl.map(|crl| self.crls(name, crl)).transpose()?.unwrap_or_default();
-        Ok((Roots::parse(ca.bytes)?, crls))
+        let roots = Roots::parse(ca.bytes)?;
+        let crls = match crl {
+            Some(crl) => self.crls(name, crl, &roots)?,
+            None => Crls::default(),
+        };
+        Ok((roots, crls))
     }
 
     /// Chain and key from two files.
@@ -184,21 +195,33 @@ impl<'a> Credentials<'a> {
         Ok(Roots::parse(self.file(path.as_ref())?.bytes)?)
     }
 
-    /// Revocation lists from a file.
-    pub fn crl_file(&self, path: &str) -> Result<Crls, CredentialError> {
-        self.crls(path, self.file(path.as_ref())?)
+    /// Revocation lists of a CA from a file (`caCrl`); none without a path.
+    pub fn crl_file(&self, path: &str, roots: &Roots) -> Result<Crls, CredentialError> {
+        match path {
+            "" => Ok(Crls::default()),
+            path => self.crls(path, self.file(path.as_ref())?, roots),
+        }
     }
 
-    fn crls(&self, name: &str, content: Content<'_>) -> Result<Crls, CredentialError> {
+    fn crls(
+        &self,
+        name: &str,
+        content: Content<'_>,
+        roots: &Roots,
+    ) -> Result<Crls, CredentialError> {
         let crls = Crls::parse(content.bytes)?;
-        if let Some(next_update) = crls.next_update() {
-            self.lists.borrow_mut().push((name.to_owned(), next_update));
-        }
+        let left_out = roots.left_out(&crls).map(ToOwned::to_owned).collect();
+        self.note(name, &crls, left_out);
         Ok(crls)
     }
 
-    /// The revocation lists that were read, by credential or path.
-    pub fn revocation_lists(&self) -> Vec<(String, NextUpdate)> {
+    fn note(&self, name: &str, crls: &Crls, left_out: Vec<String>) {
+        let (name, next_update) = (name.to_owned(), crls.next_update());
+        self.lists.borrow_mut().push(ListInUse { name, next_update, left_out });
+    }
+
+    /// The revocation lists that were read.
+    pub fn revocation_lists(&self) -> Vec<ListInUse> {
         let mut lists = self.lists.take();
         lists.sort();
         lists.dedup();
@@ -228,7 +251,11 @@ impl<'a> Credentials<'a> {
         let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?.bytes)?;
         let list = folder.join(IDENTITY_CRL);
         let crls = match self.files.file(&list) {
-            Some(_) => self.crls(&list.display().to_string(), self.file(&list)?)?,
+            Some(_) => {
+                let crls = Crls::parse(self.file(&list)?.bytes)?.incomplete();
+                self.note(&list.display().to_string(), &crls, Vec::new());
+                crls
+            }
             None => Crls::default(),
         };
         Ok(MeshIdentity { material: self.parse(cert, key)?, roots, crls })

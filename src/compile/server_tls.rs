@@ -189,10 +189,7 @@ impl ServerTlsPass<'_> {
             return Err(CredentialError::NoClientCa);
         } else {
             let roots = self.credentials.roots_file(&tls.ca_certificates)?;
-            let crls = match tls.ca_crl.as_str() {
-                "" => Crls::default(),
-                path => self.credentials.crl_file(path)?,
-            };
+            let crls = self.credentials.crl_file(&tls.ca_crl, &roots)?;
             (roots, crls)
         };
         let rules = TrustRules { roots: Some(roots), crls, ..rules };

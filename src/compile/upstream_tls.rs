@@ -179,16 +179,13 @@ impl<'a> UpstreamTlsPass<'a> {
         if !tls.credential_name.is_empty() {
             return self.credentials.roots(&tls.credential_name);
         }
-        let crls = match tls.ca_crl.as_str() {
-            "" => Crls::default(),
-            path => self.credentials.crl_file(path)?,
-        };
         let roots = match tls.ca_certificates.as_str() {
             "" | "system" => {
                 self.settings.system_roots.clone().ok_or(CredentialError::NoSystemRoots)?
             }
             path => self.credentials.roots_file(path)?,
         };
+        let crls = self.credentials.crl_file(&tls.ca_crl, &roots)?;
         Ok((roots, crls))
     }
 

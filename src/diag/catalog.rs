@@ -182,6 +182,8 @@ codes! {
     POLICY_FAILS_CLOSED = "PC052", Error,
         "a security resource is broken and what it selects refuses",
         "correct the resource, or remove it";
+    REVOCATION_LIST_MISSING = "PC053", Warning, "a CA has no revocation list beside those of others",
+        "add its list, an empty one too; its certificates are refused until then";
 
     FIELD_NOT_ACTED_ON = "PC060", Warning, "the field is known and not acted on",
         "remove it, or do not rely on it";

@@ -123,6 +123,25 @@ fn revoked_expired_and_unlisted_client_certificates_are_refused() {
 }
 
 #[test]
+fn an_issuer_without_a_list_beside_others_is_refused_unless_some_may_be_missing() {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let check = |lists: &str, complete: bool, expected: bool| {
+        let crls = Crls::parse(lists.as_bytes()).unwrap();
+        let crls = if complete { crls } else { crls.incomplete() };
+        let rules = TrustRules { roots: Some(roots(&ca)), crls, ..TrustRules::default() };
+        let server = server(&ca.leaf(&["a.com"], 1), ClientAuth::Required(rules));
+        let leaf = ca.leaf(&["alice.example.com"], 8);
+        let config = client_config(&client(&ca, &[], Some(&leaf))).unwrap();
+        assert_eq!(shake(&server, &config, "a.com").is_ok(), expected, "{complete}");
+    };
+    let [own, foreign] = [&ca, &other].map(|authority| authority.revoke(&[7]).0);
+    check(&own, true, true);
+    check(&foreign, true, false);
+    check(&foreign, false, true);
+    check(&(foreign + &own), true, true);
+}
+
+#[test]
 fn of_several_lists_of_one_issuer_each_counts() {
     let mesh = Authority::new("mesh");
     let [older, newer] = [&[][..], &[7]].map(|serials| mesh.revoke(serials).0);

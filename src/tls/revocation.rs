@@ -43,9 +43,13 @@ pub struct NextUpdate {
 }
 
 /// Revocation lists; empty by default.
+///
+/// Where there are any, an issuer of which they do not speak counts as one whose list is missing, and its
+/// certificates are refused, as with Envoy and OpenSSL; unless the lists [may be incomplete](Self::incomplete).
 #[derive(Clone, Debug)]
 pub struct Crls {
     lists: Arc<[List]>,
+    incomplete: bool,
     fingerprint: Fingerprint,
     revoked: Fingerprint,
     next_update: Option<NextUpdate>,
@@ -88,7 +92,8 @@ impl Signer {
 impl Default for Crls {
     fn default() -> Self {
         let fingerprint = Fingerprint::of(b"");
-        Self { lists: Arc::default(), fingerprint, revoked: fingerprint, next_update: None }
+        let (lists, revoked) = (Arc::default(), fingerprint);
+        Self { lists, incomplete: false, fingerprint, revoked, next_update: None }
     }
 }
 
@@ -118,7 +123,24 @@ impl Crls {
             return Err(CrlError::Empty);
         }
         let (lists, fingerprint) = (lists.into(), Fingerprint::of(bytes));
-        Ok(Self { lists, fingerprint, revoked: revoked.finish(), next_update })
+        let revoked = revoked.finish();
+        Ok(Self { lists, incomplete: false, fingerprint, revoked, next_update })
+    }
+
+    /// These lists, of which some may be missing: what an issuer without one signed is accepted.
+    #[must_use]
+    pub fn incomplete(self) -> Self {
+        Self { incomplete: true, ..self }
+    }
+
+    /// Whether what an issuer without a list signed is refused.
+    pub(super) fn must_cover(&self) -> bool {
+        !self.lists.is_empty() && !self.incomplete
+    }
+
+    /// Whether what a CA signs is refused because no list here is its own. `is_name` tells its name (DER).
+    pub(super) fn leave_out(&self, is_name: impl Fn(&[u8]) -> bool) -> bool {
+        self.must_cover() && !self.lists.iter().any(|list| is_name(&list.signer.name))
     }
 
     /// That of the list which will be replaced first.

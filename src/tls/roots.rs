@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 use webpki::{
     EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
@@ -88,18 +88,28 @@ impl Roots {
 
     /// Whether an anchor has the name of a certificate's issuer.
     pub fn have_issuer(&self, facts: &CertFacts) -> bool {
-        // An anchor's name is without the tag and the length of its sequence.
-        const HEADER_BYTES: usize = 4;
-        self.store.roots.iter().any(|anchor| {
-            let rest = facts.issuer_der.strip_suffix(anchor.subject.as_ref());
-            !anchor.subject.is_empty() && rest.is_some_and(|head| head.len() <= HEADER_BYTES)
-        })
+        self.store.roots.iter().any(|anchor| is_named(anchor, &facts.issuer_der))
+    }
+
+    /// Subjects of the certificates of which revocation lists should speak and do not.
+    pub fn left_out<'a>(&'a self, crls: &'a Crls) -> impl Iterator<Item = &'a str> {
+        let anchors = self.store.roots.iter().zip(self.facts());
+        let left_out = anchors.filter(|(anchor, _)| crls.leave_out(|name| is_named(anchor, name)));
+        left_out.map(|(_, facts)| facts.subject.as_str())
     }
 
     /// Digest of the bundle.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
+}
+
+/// Whether an anchor has a name (DER).
+fn is_named(anchor: &TrustAnchor<'_>, name: &[u8]) -> bool {
+    // An anchor's name is without the tag and the length of its sequence.
+    const HEADER_BYTES: usize = 4;
+    let rest = name.strip_suffix(anchor.subject.as_ref());
+    !anchor.subject.is_empty() && rest.is_some_and(|head| head.len() <= HEADER_BYTES)
 }
 
 impl fmt::Debug for Roots {
@@ -115,8 +125,8 @@ pub(super) enum PeerRole {
     Server,
 }
 
-/// Judges a chain: signatures up to an anchor, dates, usage, revocation. A certificate whose
-/// revocation status no list tells is accepted; one that any list revokes, anywhere in the chain, is not.
+/// Judges a chain: signatures up to an anchor, dates, usage, revocation. Where there are lists, each issuer
+/// of the chain needs one, unless they may be incomplete; what any list revokes is refused.
 pub(super) fn verify_chain(
     chain: Chain<'_>,
     now: UnixTime,
@@ -126,11 +136,13 @@ pub(super) fn verify_chain(
     let leaf = EndEntityCert::try_from(chain.leaf).map_err(|_| CertificateError::BadEncoding)?;
     let certificates = || [chain.leaf].into_iter().chain(chain.intermediates);
     let lists = trust.crls.of(certificates());
+    let must_cover = trust.crls.must_cover();
+    if must_cover && lists.is_empty() {
+        return Err(CertificateError::UnknownRevocationStatus.into());
+    }
+    let unknown = if must_cover { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-        options
-            .with_depth(RevocationCheckDepth::Chain)
-            .with_status_policy(UnknownStatusPolicy::Allow)
-            .build()
+        options.with_depth(RevocationCheckDepth::Chain).with_status_policy(unknown).build()
     });
     let usage = match role {
         PeerRole::Client => KeyUsage::client_auth(),
@@ -182,6 +194,7 @@ fn certificate_error(error: webpki::Error) -> CertificateError {
         }
         webpki::Error::InvalidCertValidity => CertificateError::Expired,
         webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,

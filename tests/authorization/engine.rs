@@ -86,7 +86,7 @@ impl<'a> Seen<'a> {
                     space_delimited: Arc::new([]),
                     principal: principal.map(|(iss, sub)| format!("{iss}/{sub}").into()),
                     payload: "".into(),
-                    places: Vec::new(),
+                    places: Vec::new().into(),
                 }));
             }
         }

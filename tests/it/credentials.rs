@@ -38,9 +38,16 @@ async fn a_revoked_client_is_refused_and_a_new_list_is_taken_up() {
     assert!(!enters(&site, &gateway, &two).await);
     gateway.reload(|| site.write("certs/a/ca.crl", site.clients.revoke(&[1, 2]).0));
     assert!(!enters(&site, &gateway, &one).await);
-    // A list that cannot be read never opens the door again.
-    gateway.reload(|| site.write("certs/a/ca.crl", "nonsense"));
-    assert!(!enters(&site, &gateway, &one).await && !enters(&site, &gateway, &two).await);
+    // A list that cannot be read, is emptied, or is another CA's never opens the door again.
+    for (list, told) in [
+        ("nonsense".to_owned(), "PC028"),
+        (String::new(), "PC028"),
+        (site.edge.revoke(&[7]).0, "PC053"),
+    ] {
+        gateway.reload(|| site.write("certs/a/ca.crl", list));
+        gateway.tells(told);
+        assert!(!enters(&site, &gateway, &one).await && !enters(&site, &gateway, &two).await);
+    }
     assert!(gateway.metrics().contains("outcome=\"client_certificate\""));
 }
 

@@ -1,13 +1,16 @@
-//! The CA's sockets, asked by processes of two users.
+//! The CA's sockets: asked by processes of two users, and by one user too often.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
 use crate::authority::Ca;
+use crate::gateway::PATIENCE;
 
 /// Users that no account has.
 const KNOWN: u32 = 61_001;
@@ -64,4 +67,24 @@ fn a_user_gets_its_own_identity_and_another_none() {
     }
     let unknown = json!(format!("uid {UNKNOWN}"));
     assert!(ca.issued().iter().all(|line| line["caller"] != unknown));
+}
+
+/// Connections that one user may have to a socket.
+const SHARE: usize = 64;
+
+#[test]
+fn a_user_holds_its_share_of_a_socket_and_no_more() {
+    let mut ca = Ca::start(&[]);
+    let path = ca.path("sds.sock");
+    // A connection that is taken hears the server's settings; another ends.
+    let taken = || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        (stream.read(&mut [0; 9]).unwrap() > 0).then_some(stream)
+    };
+    let mut held: Vec<_> = (0..SHARE).map(|_| taken()).collect();
+    assert!(held.iter().all(Option::is_some));
+    assert!(taken().is_none());
+    held.pop();
+    ca.wait("there is room again", |_| taken().is_some());
 }

@@ -1,6 +1,7 @@
 //! Accepting on the CA's port and sockets.
 //!
-//! **Invariant:** who has not proven an identity holds a connection for a bounded time.
+//! **Invariant:** who has not proven an identity holds a connection for a bounded time, and no user of a
+//! socket takes the room of the others.
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tonic::body::Body;
 use super::certificates;
 use super::holder::Holder;
 use super::secrets::SecretStream;
+use super::shares::Shares;
 use super::state::Ca;
 use super::workload_api::{BundleStream, SvidStream, meant};
 use crate::base::limit;
@@ -128,26 +130,32 @@ async fn renew_own(mut holder: Holder, own: Arc<OwnCertificate>) {
 /// Serves one interface on a Unix socket.
 pub async fn socket(ca: Arc<Ca>, listener: UnixListener, interface: Interface) {
     let room = Arc::new(Semaphore::new(limit::CA_CONNECTIONS));
+    let shares = Shares::default();
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Some(stream) = accepted(listener.accept().await).await else { continue };
+        let user = match stream.peer_cred() {
+            Ok(credentials) => credentials.uid(),
+            Err(error) => {
+                tracing::warn!(%error, "a caller's user is not known");
+                continue;
+            }
+        };
+        let Some(share) = shares.take(user) else {
+            tracing::debug!(user, "a user has too many connections");
+            continue;
+        };
         let ca = ca.clone();
         tokio::spawn(async move {
-            speak(ca, stream, interface).await;
-            drop(permit);
+            speak(ca, stream, user, interface).await;
+            drop((share, permit));
         });
     }
 }
 
-async fn speak(ca: Arc<Ca>, stream: UnixStream, interface: Interface) {
-    let caller = match stream.peer_cred() {
-        Ok(credentials) => Caller::User(credentials.uid()),
-        Err(error) => return tracing::warn!(%error, "a caller's user is not known"),
-    };
-    let known = match caller {
-        Caller::User(uid) => ca.standing().borrow().workloads.user(uid).is_some(),
-        _ => false,
-    };
+async fn speak(ca: Arc<Ca>, stream: UnixStream, user: u32, interface: Interface) {
+    let caller = Caller::User(user);
+    let known = ca.standing().borrow().workloads.user(user).is_some();
     let most = (!known).then_some(limit::CA_CALL_TIME);
     let answer = |request| answer(ca.clone(), caller, interface, request);
     connection(Mended::new(stream), most, answer).await;

@@ -84,7 +84,7 @@ impl Request {
             claims: claims.as_object().unwrap().clone().into(),
             space_delimited: std::sync::Arc::new(["words".into()]),
             payload: "".into(),
-            places: Default::default(),
+            places: Vec::new().into(),
         }))
     }
 
