@@ -12,13 +12,13 @@ use crate::resources::destination_rule::{
 use crate::resources::{Broken, Labels, Resource, ResourceSet, Restricted};
 
 use super::findings::{Findings, at};
-use super::names::{exported, qualified, selects};
+use super::names::{exported, private, qualified, selects};
 use super::selection::unread;
 use super::services::Service;
 use super::settings::CompileSettings;
 
-/// The rule of a host: of the gateway's namespace, else the service's, else the root namespace; an
-/// exact host over the longest wildcard. Subsets of several rules for one host are united.
+/// The rule of a host, from the first [place](DestinationRules) that has one; an exact host over the
+/// longest wildcard. Subsets of several rules for one host are united.
 #[derive(Debug)]
 pub struct Governing<'a> {
     /// The rule whose traffic policy counts.
@@ -45,15 +45,22 @@ pub struct Policy<'a> {
     pub retry_budget: Option<&'a RetryBudget>,
 }
 
-/// Every rule that applies to this gateway, by namespace and host.
+/// Every rule that applies to this gateway, by place and host.
+///
+/// Places are looked at in turn: the gateway's namespace, the service's, the root namespace. A gateway in
+/// the root namespace looks first at what that namespace keeps to itself alone: what it says for
+/// everyone is a default, which does not hide the rule of the service's owner.
 #[derive(Debug)]
 pub struct DestinationRules<'a> {
-    namespaces: HashMap<&'a str, Namespace<'a>>,
+    places: HashMap<Place<'a>, ByHost<'a>>,
     settings: &'a CompileSettings,
 }
 
+/// A namespace, and whether these are rules that the root namespace keeps to itself.
+type Place<'a> = (&'a str, bool);
+
 #[derive(Debug, Default)]
-struct Namespace<'a> {
+struct ByHost<'a> {
     exact: HashMap<String, Rules<'a>>,
     /// By suffix, longest first.
     wildcards: Vec<(String, Rules<'a>)>,
@@ -75,7 +82,7 @@ impl<'a> DestinationRules<'a> {
         settings: &'a CompileSettings,
         findings: &mut Findings,
     ) -> Self {
-        let mut rules = Self { namespaces: HashMap::new(), settings };
+        let mut rules = Self { places: HashMap::new(), settings };
         for rule in &set.destination_rules {
             let spec = &rule.spec;
             let from = &*rule.id.namespace;
@@ -89,7 +96,8 @@ impl<'a> DestinationRules<'a> {
             if host.is_none() && misspelt.is_none() {
                 continue;
             }
-            let Some(found) = rules.entry(from, host) else { continue };
+            let alone = selector.is_some() || private(&spec.export_to, from);
+            let Some(found) = rules.entry(rules.place(from, alone), host) else { continue };
             match misspelt {
                 Some(field) => {
                     found.unusable.get_or_insert_with(|| rule.origin(field));
@@ -104,8 +112,8 @@ impl<'a> DestinationRules<'a> {
         for broken in set.broken.iter().filter(|broken| broken.id.kind == "DestinationRule") {
             rules.add_broken(broken, findings);
         }
-        for namespace in rules.namespaces.values_mut() {
-            namespace.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        for place in rules.places.values_mut() {
+            place.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         }
         rules
     }
@@ -127,9 +135,11 @@ impl<'a> DestinationRules<'a> {
             }
             Restricted::Hosts(_) | Restricted::Anything => &[],
         };
+        let alone = unreadable || broken.selector.is_some() || private(&broken.export_to, from);
+        let place = self.place(from, alone);
         let all = hosts.is_empty().then_some(None);
         for host in all.into_iter().chain(hosts.iter().map(|host| Some(&**host))) {
-            if let Some(rules) = self.entry(from, host) {
+            if let Some(rules) = self.entry(place, host) {
                 rules.unusable.get_or_insert_with(|| broken.origin());
             }
         }
@@ -149,20 +159,31 @@ impl<'a> DestinationRules<'a> {
             && exported(export_to, from, own)
     }
 
-    /// The rules of a namespace for a host as written, or for any; nothing for an empty one.
-    fn entry(&mut self, from: &'a str, host: Option<&str>) -> Option<&mut Rules<'a>> {
-        let namespace = self.namespaces.entry(from).or_default();
+    /// Where a rule of a namespace is looked for; `alone` when that namespace keeps it to itself.
+    fn place<'n>(&self, namespace: &'n str, alone: bool) -> Place<'n> {
+        let root = namespace == self.settings.namespace && self.at_root();
+        (namespace, alone && root)
+    }
+
+    /// Whether the gateway is in the root namespace.
+    fn at_root(&self) -> bool {
+        self.settings.namespace == self.settings.root_namespace
+    }
+
+    /// The rules of a place for a host as written, or for any; nothing for an empty one.
+    fn entry(&mut self, place: Place<'a>, host: Option<&str>) -> Option<&mut Rules<'a>> {
+        let by_host = self.places.entry(place).or_default();
         let Some(host) = host else {
-            return Some(namespace.anywhere.get_or_insert_default());
+            return Some(by_host.anywhere.get_or_insert_default());
         };
         if host.is_empty() {
             return None;
         }
-        let host = qualified(host, from, &self.settings.cluster_domain);
+        let host = qualified(host, place.0, &self.settings.cluster_domain);
         let Some(suffix) = host.strip_prefix('*') else {
-            return Some(namespace.exact.entry(host).or_default());
+            return Some(by_host.exact.entry(host).or_default());
         };
-        let wildcards = &mut namespace.wildcards;
+        let wildcards = &mut by_host.wildcards;
         let known = wildcards.iter().position(|(known, _)| known == suffix);
         let index = known.unwrap_or_else(|| {
             wildcards.push((suffix.to_owned(), Rules::default()));
@@ -177,12 +198,13 @@ impl<'a> DestinationRules<'a> {
         let fits = |suffix: &str| {
             suffix.is_empty() || (host.len() > suffix.len() && host.ends_with(suffix))
         };
-        [own, service.namespace.as_str(), root].into_iter().find_map(|name| {
-            let namespace = self.namespaces.get(name)?;
-            let wildcard = || namespace.wildcards.iter().find(|(suffix, _)| fits(suffix));
-            let anywhere = namespace.anywhere.as_ref();
+        let places = [(own, self.at_root()), (service.namespace.as_str(), false), (root, false)];
+        places.into_iter().find_map(|place| {
+            let by_host = self.places.get(&place)?;
+            let wildcard = || by_host.wildcards.iter().find(|(suffix, _)| fits(suffix));
+            let anywhere = by_host.anywhere.as_ref();
             anywhere
-                .or_else(|| namespace.exact.get(host))
+                .or_else(|| by_host.exact.get(host))
                 .or_else(|| wildcard().map(|(_, rules)| rules))
         })
     }

@@ -3,6 +3,11 @@ use crate::compile::services::Services;
 use crate::resources::{ConfigFile, parse};
 
 fn check(rules: &str, test: impl Fn(Option<Governing<'_>>)) {
+    check_at("istio-system", rules, test);
+}
+
+/// What governs `a.shop.example` of namespace `shop` at a gateway of a namespace, labelled `istio: edge`.
+fn check_at(gateway: &str, rules: &str, test: impl Fn(Option<Governing<'_>>)) {
     let yaml = format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, namespace: \
          shop}}\nspec:\n  hosts: [a.shop.example]\n  ports: [{{number: 80, name: http, protocol: \
@@ -11,9 +16,13 @@ fn check(rules: &str, test: impl Fn(Option<Governing<'_>>)) {
     let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
     let parsed = parse(&[file]);
     assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
-    let settings = CompileSettings::default();
+    let settings = CompileSettings {
+        namespace: gateway.into(),
+        labels: [("istio".to_owned(), "edge".to_owned())].into(),
+        ..CompileSettings::default()
+    };
     let services = Services::new(&parsed.set, &settings, &mut Findings::default());
-    let service = services.find("a.shop.example", "shop", "istio-system").unwrap();
+    let service = services.find("a.shop.example", "shop", gateway).unwrap();
     let rules = DestinationRules::new(&parsed.set, &settings, &mut Findings::default());
     test(rules.governing(service));
 }
@@ -25,15 +34,43 @@ fn rule(name: &str, namespace: &str, spec: &str) -> String {
     )
 }
 
-#[test]
-fn the_first_namespace_with_a_match_counts() {
-    let rules = rule("far", "shop", "{host: a.shop.example}")
-        + &rule("near", "istio-system", "{host: '*.example'}");
-    check(&rules, |found| assert_eq!(&*found.unwrap().rule.id.name, "near"));
-    check(&rule("x", "other", "{host: a.shop.example}"), |found| assert!(found.is_none()));
+/// Compares the rule that governs, by namespace and name, at a gateway of a namespace.
+fn governs(gateway: &str, rules: &[(&str, &str, &str)], expected: Option<&str>) {
+    let yaml: String = rules.iter().map(|(name, from, spec)| rule(name, from, spec)).collect();
+    check_at(gateway, &yaml, |found| {
+        let name = found.map(|found| found.rule.id.name.clone());
+        assert_eq!(name.as_deref(), expected, "{gateway}: {rules:?}");
+    });
 }
 
-/// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`.
+#[test]
+fn the_first_namespace_with_a_match_counts() {
+    let near = ("near", "edge", "{host: '*.example'}");
+    let owner = ("owner", "shop", "{host: a.shop.example}");
+    let root = ("root", "istio-system", "{host: a.shop.example}");
+    governs("edge", &[root, owner, near], Some("near"));
+    governs("edge", &[root, owner], Some("owner"));
+    governs("edge", &[root], Some("root"));
+    governs("edge", &[("x", "other", "{host: a.shop.example}")], None);
+    governs("edge", &[root, ("x", "shop", "{host: a.shop.example, exportTo: [.]}")], Some("root"));
+}
+
+#[test]
+fn what_the_root_namespace_says_for_everyone_does_not_hide_the_owners_rule_from_its_gateway() {
+    let owner = ("owner", "shop", "{host: '*.example'}");
+    let default = ("default", "istio-system", "{host: a.shop.example}");
+    governs("istio-system", &[default, owner], Some("owner"));
+    governs("istio-system", &[default], Some("default"));
+    for alone in ["exportTo: [.]", "exportTo: [istio-system]"] {
+        let own = format!("{{host: '*.example', {alone}}}");
+        let own = ("own", "istio-system", own.as_str());
+        governs("istio-system", &[default, owner, own], Some("own"));
+        governs("shop", &[own], None);
+    }
+}
+
+/// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`, at a gateway
+/// in the root namespace.
 fn refuses(rules: &str) -> bool {
     let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, \
                  namespace: shop}\nspec:\n  hosts: [a.shop.example]\n";
@@ -72,11 +109,14 @@ fn a_rule_that_cannot_be_used_refuses_what_it_would_govern() {
             &format!("{{host: {host}, trafficPolicy: {{tls: {{mode: SIMPLE}}}}}}"),
         )
     };
-    let own = good("istio-system", "a.shop.example");
-    assert!(!refuses(&(own.clone() + &broken("shop", "host: a.shop.example"))), "not reached");
-    assert!(!refuses(&(own.clone() + &broken("istio-system", "host: '*.example'"))), "wider");
-    assert!(refuses(&(own.clone() + &broken("istio-system", "host: a.shop.example"))));
-    assert!(refuses(&(own + &broken("istio-system", "host: 5"))));
+    let owners = good("shop", "a.shop.example");
+    let alone = "host: a.shop.example, exportTo: [.]";
+    let default = "host: a.shop.example";
+    assert!(!refuses(&(owners.clone() + &broken("istio-system", default))), "not reached");
+    assert!(!refuses(&(owners.clone() + &broken("shop", "host: '*.example'"))), "wider");
+    assert!(refuses(&(owners.clone() + &broken("shop", default))));
+    assert!(refuses(&(owners.clone() + &broken("shop", "host: 5"))));
+    assert!(refuses(&(owners + &broken("istio-system", alone))), "looked at first");
 }
 
 #[test]
