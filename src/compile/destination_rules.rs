@@ -18,7 +18,8 @@ use super::services::Service;
 use super::settings::CompileSettings;
 
 /// The rule of a host, from the first [place](DestinationRules) that has one; an exact host over the
-/// longest wildcard. Subsets of several rules for one host are united.
+/// longest wildcard. Of several rules for one host those that select this gateway count before the
+/// others, and subsets of those that count are united.
 #[derive(Debug)]
 pub struct Governing<'a> {
     /// The rule whose traffic policy counts.
@@ -73,6 +74,23 @@ struct Rules<'a> {
     usable: Vec<&'a Arc<Resource<DestinationRule>>>,
     /// One that cannot be used: nothing is sent, because it may have asked for TLS.
     unusable: Option<Origin>,
+}
+
+impl<'a> Rules<'a> {
+    /// Those that count together: of the oldest rule with a `workloadSelector`, every rule with the same
+    /// one, and what its namespace keeps to itself; all, when none has a selector.
+    fn counting(&self) -> Vec<&'a Arc<Resource<DestinationRule>>> {
+        let Some(first) = self.usable.iter().find(|rule| rule.spec.workload_selector.is_some()) else {
+            return self.usable.clone();
+        };
+        let selector = &first.spec.workload_selector;
+        let alike = |rule: &&Arc<Resource<DestinationRule>>| rule.spec.workload_selector == *selector;
+        let alone = |rule: &&Arc<Resource<DestinationRule>>| {
+            rule.spec.workload_selector.is_none() && rule.spec.export_to.iter().any(|to| to == ".")
+        };
+        let selecting = self.usable.iter().filter(|rule| alike(rule));
+        selecting.chain(self.usable.iter().filter(|rule| alone(rule))).copied().collect()
+    }
 }
 
 impl<'a> DestinationRules<'a> {
@@ -211,10 +229,10 @@ impl<'a> DestinationRules<'a> {
 
     /// The rule of a service.
     pub fn governing(&self, service: &Service) -> Option<Governing<'a>> {
-        let rules = &self.find(service)?.usable;
+        let rules = self.find(service)?.counting();
         let main = rules.iter().position(|rule| rule.spec.traffic_policy.is_some());
         let rule = *rules.get(main.unwrap_or(0))?;
-        Some(Governing { rule, others: rules.clone() })
+        Some(Governing { rule, others: rules })
     }
 
     /// The rule because of which nothing is sent to a service.

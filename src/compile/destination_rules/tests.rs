@@ -69,6 +69,39 @@ fn what_the_root_namespace_says_for_everyone_does_not_hide_the_owners_rule_from_
     }
 }
 
+#[test]
+fn a_rule_that_selects_the_gateway_beats_older_ones_that_select_nobody() {
+    let general = ("general", "edge", "{host: a.shop.example, subsets: [{name: v1}]}");
+    let selecting = |label: &str, rest: &str| {
+        format!("{{host: a.shop.example, workloadSelector: {{matchLabels: {{{label}}}}}{rest}}}")
+    };
+    let ours = selecting("istio: edge", "");
+    governs("edge", &[general, ("ours", "edge", &ours)], Some("ours"));
+    governs("edge", &[general, ("theirs", "edge", &selecting("istio: other", ""))], Some("general"));
+    governs("edge", &[general, ("far", "istio-system", &ours)], Some("general"));
+    governs("istio-system", &[("owner", "shop", "{host: '*'}"), ("far", "edge", &ours)], Some("owner"));
+    let at_root = [("owner", "shop", "{host: '*.example'}"), ("ours", "istio-system", ours.as_str())];
+    governs("istio-system", &at_root, Some("ours"));
+    // A longer host counts more than a selector.
+    let wider = ours.replace("a.shop.example", "'*.example'");
+    governs("edge", &[general, ("wider", "edge", &wider)], Some("general"));
+
+    let random = ", trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v2}]";
+    let again = selecting("istio: edge", random);
+    let rules = [general, ("ours", "edge", &ours), ("again", "edge", &again)];
+    let all = |rules: &[(&str, &str, &str)]| -> String {
+        rules.iter().map(|(name, from, spec)| rule(name, from, spec)).collect()
+    };
+    check_at("edge", &all(&rules), |found| {
+        let found = found.unwrap();
+        assert_eq!(&*found.rule.id.name, "again", "the one with a policy");
+        assert!(found.subset("v1").is_none() && found.subset("v2").is_some());
+    });
+    let private = "{host: a.shop.example, exportTo: [.], subsets: [{name: v1}]}";
+    let rules = [("general", "edge", private), ("ours", "edge", &ours)];
+    check_at("edge", &all(&rules), |found| assert!(found.unwrap().subset("v1").is_some()));
+}
+
 /// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`, at a gateway
 /// in the root namespace.
 fn refuses(rules: &str) -> bool {
