@@ -158,13 +158,20 @@ impl<'a> ClusterPass<'a> {
         let from = &*written.resource.id.namespace;
         let host = qualified(&written.destination.host, from, &self.settings.cluster_domain);
         let services = self.services;
-        let Some(service) = services.find(&host, from, &self.settings.namespace) else {
-            findings.add(written.missing(
-                "host",
-                format!("\"{host}\" is no known service"),
-                "define it with a ServiceEntry or Service, exported to this namespace; until then \
-                 requests get 503",
-            ));
+        let gateway = &self.settings.namespace;
+        let Some(service) = services.find(&host, from, gateway) else {
+            findings.add(match services.of(&host).next() {
+                Some(hidden) => written.missing(
+                    "host",
+                    format!("{} is not exported to the gateway's namespace, {gateway}", hidden.origin.resource),
+                    "add the gateway's namespace to its exportTo; until then requests get 503",
+                ),
+                None => written.missing(
+                    "host",
+                    format!("\"{host}\" is no known service"),
+                    "define it with a ServiceEntry or Service; until then requests get 503",
+                ),
+            });
             return None;
         };
         let port = match pick_port(service, written) {

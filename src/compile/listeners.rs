@@ -200,7 +200,7 @@ impl ListenerPass<'_, '_> {
         let origin = server.gateway.origin(&server.field);
         let mut services = HostIndex::default();
         let clusters = &mut *self.routes.clusters;
-        for service in clusters.services().iter() {
+        for service in clusters.services().visible(&self.routes.settings.namespace) {
             if !server.hosts.iter().any(|(_, host)| host.matches(&service.host)) {
                 continue;
             }

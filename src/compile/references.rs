@@ -135,7 +135,7 @@ fn rules(
         let own = &*rule.id.namespace;
         let host = qualified(&rule.spec.host, own, &settings.cluster_domain);
         let wildcard = host.starts_with('*');
-        if !wildcard && services.find(&host, own, &settings.namespace).is_none() {
+        if !wildcard && services.find(&host, own, own).is_none() {
             let message = format!("\"{host}\" is no known service");
             findings.add(
                 at(rule, "spec.host", &catalog::UNKNOWN_RULE_HOST, message)

@@ -15,7 +15,7 @@ use crate::resources::service_entry::{
 use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
-use super::names::exported;
+use super::names::{exported, public};
 use super::settings::CompileSettings;
 pub use members::{Member, Place};
 use unusable::Unusable;
@@ -37,8 +37,14 @@ pub struct Service {
     pub in_mesh: bool,
     /// Names its servers may have (`ServiceEntry.spec.subjectAltNames`).
     pub subject_alt_names: Vec<String>,
-    /// Who sees it.
+    /// Who sees it (`ServiceEntry.spec.exportTo`, annotation `networking.istio.io/exportTo`).
     pub export_to: Vec<String>,
+}
+
+impl Service {
+    fn is_visible(&self, viewer: &str) -> bool {
+        exported(&self.export_to, &self.namespace, viewer)
+    }
 }
 
 /// A port of a service.
@@ -153,16 +159,19 @@ impl<'a> Services<'a> {
         Self { by_host, slices, unusable, set, cluster_domain: &settings.cluster_domain }
     }
 
-    /// A service by its full name, as a namespace sees it: its own first, then the gateway's, then
-    /// the oldest.
-    pub fn find(&self, host: &str, from: &str, gateway: &str) -> Option<&Service> {
-        let all = self.by_host.get(host)?;
-        let visible =
-            || all.iter().map(|(s, _)| s).filter(|s| exported(&s.export_to, &s.namespace, from));
+    /// A service by its full name, of those that namespace `viewer` sees: that of namespace `from`
+    /// first, then one that is not for everyone, then the oldest.
+    pub fn find(&self, host: &str, from: &str, viewer: &str) -> Option<&Service> {
+        let visible = || self.of(host).filter(|service| service.is_visible(viewer));
         visible()
             .find(|s| s.namespace == from)
-            .or_else(|| visible().find(|s| s.namespace == gateway))
+            .or_else(|| visible().find(|s| !public(&s.export_to)))
             .or_else(|| visible().next())
+    }
+
+    /// Every service of a host, whoever sees it, the oldest first.
+    pub fn of(&self, host: &str) -> impl Iterator<Item = &Service> {
+        self.by_host.get(host).into_iter().flatten().map(|(service, _)| service)
     }
 
     /// The entry that cannot be used and because of which nothing is sent to a service.
@@ -170,9 +179,10 @@ impl<'a> Services<'a> {
         self.unusable.find(service)
     }
 
-    /// Every service, by host.
-    pub fn iter(&self) -> impl Iterator<Item = &Service> {
-        self.by_host.values().flatten().map(|(service, _)| service)
+    /// Every service that a namespace sees, by host.
+    pub fn visible(&self, viewer: &str) -> impl Iterator<Item = &Service> {
+        let all = self.by_host.values().flatten().map(|(service, _)| service);
+        all.filter(move |service| service.is_visible(viewer))
     }
 }
 

@@ -137,3 +137,36 @@ fn a_workload_that_may_have_demanded_more_is_no_endpoint() {
     check_refusal(&with("serviceAccount"), None, 1);
     check_refusal(&with("serviceAcount"), None, 0);
 }
+
+#[test]
+fn a_gateway_uses_what_is_exported_to_its_namespace() {
+    let entry = |namespace: &str, export: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, \
+             namespace: {namespace}}}\nspec: {{hosts: [a.example], exportTo: [{export}], resolution: \
+             STATIC}}\n---\n"
+        )
+    };
+    let check = |entries: &[(&str, &str)], expected: Option<&str>| {
+        let yaml: String = entries.iter().map(|(from, to)| entry(from, to)).collect();
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let parsed = parse(&[file]);
+        let settings = CompileSettings::default();
+        let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+        let found = services.find("a.example", "shop", "edge");
+        assert_eq!(found.map(|service| service.namespace.as_str()), expected, "{entries:?}");
+        let all: Vec<_> = services.visible("edge").collect();
+        assert_eq!(all.is_empty(), expected.is_none(), "{entries:?}");
+    };
+    check(&[("shop", "'.'")], None);
+    check(&[("shop", "other")], None);
+    check(&[("shop", "'~'")], None);
+    check(&[("shop", "edge")], Some("shop"));
+    check(&[("edge", "'.'")], Some("edge"));
+    check(&[("far", "edge")], Some("far"));
+    check(&[("old", "'*'"), ("young", "'*'")], Some("old"));
+    check(&[("old", "'*'"), ("shop", "'*'")], Some("shop"));
+    check(&[("old", "'*'"), ("shop", "'.'")], Some("old"));
+    check(&[("old", "'*'"), ("young", "edge")], Some("young"));
+    check(&[("old", "'*'"), ("edge", "'*'")], Some("old"));
+}
