@@ -97,8 +97,10 @@ impl Rule<'_> {
 
     pub(super) fn cors(&mut self) -> Result<Option<Box<CorsPolicy>>, Broken> {
         let Some(written) = self.written.cors_policy.as_deref() else { return Ok(None) };
-        let mut origins: Vec<ValueMatch> =
-            written.allow_origin.iter().map(|origin| exact_origin(origin)).collect();
+        let mut origins: Vec<ValueMatch> = Vec::new();
+        if written.allow_origins.is_empty() {
+            origins.extend(written.allow_origin.iter().map(|origin| exact_origin(origin)));
+        }
         for (index, origin) in written.allow_origins.iter().enumerate() {
             let field = format!("corsPolicy.allowOrigins[{index}]");
             origins.push(match origin {

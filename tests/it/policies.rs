@@ -105,7 +105,12 @@ async fn preflights_are_answered_and_answers_marked() {
             "corsPolicy: {allowOrigins: [{exact: 'https://a.b'}], allowMethods: ['*'], \
              unmatchedPreflights: IGNORE}",
         )
-        + &rule("/any", "corsPolicy: {allowOrigins: [{exact: '*'}]}");
+        + &rule("/any", "corsPolicy: {allowOrigins: [{exact: '*'}]}")
+        + &rule("/legacy", "corsPolicy: {allowOrigin: ['https://a.b']}")
+        + &rule(
+            "/both",
+            "corsPolicy: {allowOrigin: ['https://old'], allowOrigins: [{exact: 'https://a.b'}]}",
+        );
     let (_site, gateway) = start(&rules, echo.port);
     let mut http = Http::plain(gateway.port(80)).await;
     let mut asked = 0;
@@ -115,6 +120,9 @@ async fn preflights_are_answered_and_answers_marked() {
         ("/strict", "https://xyz.cd", false, ""),
         ("/ignore", "https://other", true, ""),
         ("/any", "null", true, "null"),
+        ("/legacy", "https://a.b", true, "https://a.b"),
+        ("/both", "https://a.b", true, "https://a.b"),
+        ("/both", "https://old", false, ""),
     ] {
         let headers = [("origin", origin), ("access-control-request-method", "PUT")];
         let url = format!("http://a.com{path}");

@@ -74,6 +74,10 @@ pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings
 }
 
 pub(super) fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
+    if !cors.allow_origin.is_empty() && !cors.allow_origins.is_empty() {
+        let message = "allowOrigin counts only without allowOrigins: move its origins there";
+        findings.warning(&format!("{path}.allowOrigin"), message);
+    }
     for (index, origin) in cors.allow_origins.iter().enumerate() {
         let path = format!("{path}.allowOrigins[{index}]");
         let empty = *origin == StringMatch::Present;

@@ -50,6 +50,11 @@ fn matches_and_expressions_that_istio_refuses_are_reported() {
         "corsPolicy: {allowOrigins: [{regex: '['}]}",
         &["IST0106 spec.http[0].corsPolicy.allowOrigins[0]"],
     );
+    with("corsPolicy: {allowOrigin: [a]}", &[]);
+    with(
+        "corsPolicy: {allowOrigin: [a], allowOrigins: [{exact: b}]}",
+        &["IST0133 spec.http[0].corsPolicy.allowOrigin"],
+    );
 }
 
 #[test]
