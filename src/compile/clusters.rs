@@ -163,7 +163,10 @@ impl<'a> ClusterPass<'a> {
             findings.add(match services.of(&host).next() {
                 Some(hidden) => written.missing(
                     "host",
-                    format!("{} is not exported to the gateway's namespace, {gateway}", hidden.origin.resource),
+                    format!(
+                        "{} is not exported to the gateway's namespace, {gateway}",
+                        hidden.origin.resource
+                    ),
                     "add the gateway's namespace to its exportTo; until then requests get 503",
                 ),
                 None => written.missing(

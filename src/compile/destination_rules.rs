@@ -80,11 +80,13 @@ impl<'a> Rules<'a> {
     /// Those that count together: of the oldest rule with a `workloadSelector`, every rule with the same
     /// one, and what its namespace keeps to itself; all, when none has a selector.
     fn counting(&self) -> Vec<&'a Arc<Resource<DestinationRule>>> {
-        let Some(first) = self.usable.iter().find(|rule| rule.spec.workload_selector.is_some()) else {
+        let Some(first) = self.usable.iter().find(|rule| rule.spec.workload_selector.is_some())
+        else {
             return self.usable.clone();
         };
         let selector = &first.spec.workload_selector;
-        let alike = |rule: &&Arc<Resource<DestinationRule>>| rule.spec.workload_selector == *selector;
+        let alike =
+            |rule: &&Arc<Resource<DestinationRule>>| rule.spec.workload_selector == *selector;
         let alone = |rule: &&Arc<Resource<DestinationRule>>| {
             rule.spec.workload_selector.is_none() && rule.spec.export_to.iter().any(|to| to == ".")
         };

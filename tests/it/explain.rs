@@ -90,7 +90,7 @@ fn what_a_rule_does_besides_is_told() {
             + &endpoints("green", "HTTP", &[(9, ", locality: eu/a")])
             + &policy(
                 "green",
-                "portLevelSettings: [{port: {number: 81}}, {port: {number: 79}},\n    {port: \
+                "portLevelSettings: [{port: {number: 81}, tls: {}}, {port: {number: 79}, tls: {}},\n    {port: \
                  {number: 80}, loadBalancer: {warmup: {duration: 20s}, zoneAwareLbSetting: \
                  {enabled: true}}}]",
             )

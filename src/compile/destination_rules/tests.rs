@@ -77,10 +77,19 @@ fn a_rule_that_selects_the_gateway_beats_older_ones_that_select_nobody() {
     };
     let ours = selecting("istio: edge", "");
     governs("edge", &[general, ("ours", "edge", &ours)], Some("ours"));
-    governs("edge", &[general, ("theirs", "edge", &selecting("istio: other", ""))], Some("general"));
+    governs(
+        "edge",
+        &[general, ("theirs", "edge", &selecting("istio: other", ""))],
+        Some("general"),
+    );
     governs("edge", &[general, ("far", "istio-system", &ours)], Some("general"));
-    governs("istio-system", &[("owner", "shop", "{host: '*'}"), ("far", "edge", &ours)], Some("owner"));
-    let at_root = [("owner", "shop", "{host: '*.example'}"), ("ours", "istio-system", ours.as_str())];
+    governs(
+        "istio-system",
+        &[("owner", "shop", "{host: '*'}"), ("far", "edge", &ours)],
+        Some("owner"),
+    );
+    let at_root =
+        [("owner", "shop", "{host: '*.example'}"), ("ours", "istio-system", ours.as_str())];
     governs("istio-system", &at_root, Some("ours"));
     // A longer host counts more than a selector.
     let wider = ours.replace("a.shop.example", "'*.example'");

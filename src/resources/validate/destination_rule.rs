@@ -7,7 +7,8 @@ use crate::diag::catalog;
 use crate::resources::DestinationRule;
 use crate::resources::destination_rule::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer,
-    LocalityFailover, LocalityLbSetting, OutlierDetection, TrafficPolicy, Tunnel,
+    LocalityFailover, LocalityLbSetting, OutlierDetection, PortTrafficPolicy, TrafficPolicy,
+    Tunnel,
 };
 use crate::resources::name::is_dns_label;
 
@@ -64,6 +65,10 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_
             Some(selector) => findings.port(selector.number, &format!("{path}.port.number")),
             None => findings.error(&path, "a port is needed"),
         }
+        let empty = *port == PortTrafficPolicy { port: port.port, ..PortTrafficPolicy::default() };
+        let message =
+            "the entry says nothing but would replace what holds for other ports: remove it";
+        findings.error_if(empty, &path, message);
         let outliers = port.outlier_detection.as_ref();
         if let Some(balancer) = &port.load_balancer {
             load_balancer(balancer, outliers, &format!("{path}.loadBalancer"), findings);

@@ -180,6 +180,10 @@ fn policy(policy: &str, expected: &str) {
 #[test]
 fn a_traffic_policy_is_checked() {
     policy(
+        "tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}}]",
+        "IST0106 spec.trafficPolicy.portLevelSettings[0]",
+    );
+    policy(
         "tls: {mode: MUTUAL, clientCertificate: /a}",
         "IST0106 spec.trafficPolicy.tls.privateKey",
     );
