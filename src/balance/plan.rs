@@ -160,7 +160,8 @@ impl Group {
         part: &Part,
         (upto, start): (u64, u32),
     ) -> Option<Self> {
-        let weights = Weights::new(part.hosts.iter().map(|(_, weight)| whole(*weight)))?;
+        let unit = unit(part.hosts.iter().map(|(_, weight)| *weight));
+        let weights = Weights::new(part.hosts.iter().map(|(_, weight)| whole(weight * unit)))?;
         let entries = || -> Vec<Entry<'_>> {
             let entry = |(index, weight): &(usize, f64)| {
                 Some(Entry { name: candidates.get(*index)?.name, weight: *weight })
@@ -334,10 +335,17 @@ fn part(count: usize, of: usize) -> f64 {
     if of == 0 { 0.0 } else { count as f64 / of as f64 }
 }
 
-/// A weight as a whole number: thousandths, so that what warms up has a share below 1.
+/// What weights are multiplied by to be whole numbers: a thousand, so that what warms up has a share
+/// below 1, or as many tens as the heaviest leaves room for.
+fn unit(weights: impl Iterator<Item = f64>) -> f64 {
+    let heaviest = weights.fold(0.0, f64::max);
+    let fits = |unit: &f64| heaviest * unit <= f64::from(u32::MAX);
+    [1000.0, 100.0, 10.0].into_iter().find(fits).unwrap_or(1.0)
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
 fn whole(weight: f64) -> u64 {
-    (weight * 1000.0).round().clamp(1.0, f64::from(u32::MAX)) as u64
+    weight.round().clamp(1.0, f64::from(u32::MAX)) as u64
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1")]

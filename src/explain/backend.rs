@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::{Explanation, Share, Step, place, policy};
+use crate::balance::Member;
 use crate::base::limit;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
@@ -125,16 +126,21 @@ fn security(cluster: &Cluster) -> String {
 }
 
 fn endpoints(endpoints: &Endpoints) -> Vec<String> {
+    let differ = differ(endpoints);
+    let share = |member: &Member| {
+        let weight = if differ { format!(", weight {}", member.weight) } else { String::new() };
+        format!("{weight}{}", priority(member.level))
+    };
     let all: Vec<String> = match endpoints {
         Endpoints::Static(list) => list
             .iter()
             .map(|endpoint| {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
-                let priority = priority(endpoint.member.level);
+                let share = share(&endpoint.member);
                 match &endpoint.address {
-                    Address::Socket(socket) => format!("endpoint {socket}{plain}{priority}"),
+                    Address::Socket(socket) => format!("endpoint {socket}{plain}{share}"),
                     Address::Unix(path) => {
-                        format!("endpoint unix://{}{plain}{priority}", path.display())
+                        format!("endpoint unix://{}{plain}{share}", path.display())
                     }
                 }
             })
@@ -142,12 +148,7 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
         Endpoints::Dns(list) => list
             .iter()
             .map(|one| {
-                format!(
-                    "endpoints of {}:{} by DNS{}",
-                    one.name,
-                    one.port,
-                    priority(one.member.level)
-                )
+                format!("endpoints of {}:{} by DNS{}", one.name, one.port, share(&one.member))
             })
             .collect(),
         Endpoints::LogicalDns(one) => {
@@ -161,6 +162,19 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
             let rest = format!("and {} more", count - NAMED_ENDPOINTS);
             all.into_iter().take(NAMED_ENDPOINTS).chain([rest]).collect()
         }
+    }
+}
+
+/// Whether endpoints have different weights.
+fn differ(endpoints: &Endpoints) -> bool {
+    let uneven = |mut weights: Vec<u32>| {
+        weights.dedup();
+        weights.len() > 1
+    };
+    match endpoints {
+        Endpoints::Static(list) => uneven(list.iter().map(|one| one.member.weight).collect()),
+        Endpoints::Dns(list) => uneven(list.iter().map(|one| one.member.weight).collect()),
+        Endpoints::LogicalDns(_) => false,
     }
 }
 

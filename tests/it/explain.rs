@@ -87,7 +87,7 @@ fn what_a_rule_does_besides_is_told() {
         &(gateway("g", 80, "HTTP", "a.com", "")
             + &routes("r", "istio-system/g", "a.com", rules)
             + &service("red", "HTTP", 9)
-            + &endpoints("green", "HTTP", &[(9, ", locality: eu/a")])
+            + &endpoints("green", "HTTP", &[(9, ", locality: eu/a"), (8, ", weight: 3")])
             + &policy(
                 "green",
                 "portLevelSettings: [{port: {number: 81}, tls: {}}, {port: {number: 79}, tls: {}},\n    {port: \
@@ -121,7 +121,8 @@ fn what_a_rule_does_besides_is_told() {
         "HTTP/1.1, by LEAST_REQUEST",
         "from the second on in localities that were not tried",
         "retries at a time: 3 or 12.5 % of the requests of the last 10s",
-        "endpoint 127.0.0.1:9, plaintext, priority 2",
+        "endpoint 127.0.0.1:9, plaintext, weight 1, priority 2",
+        "endpoint 127.0.0.1:8, plaintext, weight 3",
         "as DestinationRule shop/red at config/all.yaml:",
         &format!("as DestinationRule shop/green at config/all.yaml:{entry}"),
         "connections: at most 7",

@@ -67,6 +67,8 @@ fn round_robin_is_exact_with_and_without_weights() {
     check(&[1, 1, 1], 300, &[100, 100, 100]);
     check(&[1, 3], 400, &[100, 300]);
     check(&[5, 5], 10, &[5, 5]);
+    check(&[40_000_000, 5_000_000], 9, &[8, 1]);
+    check(&[3_000_000_000, 1_000_000_000], 4, &[3, 1]);
 }
 
 #[test]
@@ -81,6 +83,12 @@ fn least_request_follows_weights_and_avoids_the_busy() {
 #[test]
 fn random_follows_weights() {
     check(&policy(Strategy::Random), &[(1, 0, 0, true), (9, 0, 0, true)], &[10, 90]);
+    for unit in [1_000_000, 10_000_000, 400_000_000] {
+        let list = [(unit, 0, 0, true), (unit * 9, 0, 0, true)];
+        check(&policy(Strategy::Random), &list, &[10, 90]);
+    }
+    let heaviest = [(u32::MAX, 0, 0, true), (u32::MAX / 4, 0, 0, true), (1, 0, 0, true)];
+    check(&policy(Strategy::Random), &heaviest, &[80, 20, 0]);
 }
 
 #[test]
