@@ -37,12 +37,15 @@ pub fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// Namespace and name of `name` or `namespace/name`, seen from a namespace.
+/// Namespace and name of `name` or `namespace/name`, seen from a namespace; of a Gateway also in the
+/// older form `name.namespace.svc.cluster.local`.
 pub fn reference<'a>(text: &'a str, own: &'a str) -> (&'a str, &'a str) {
     match text.split_once('/') {
         Some((".", name)) => (own, name),
         Some((namespace, name)) => (namespace, name),
-        None => (own, text),
+        None => text.split_once('.').map_or((own, text), |(name, rest)| {
+            (rest.split_once('.').map_or(rest, |(namespace, _)| namespace), name)
+        }),
     }
 }
 
@@ -79,5 +82,9 @@ mod tests {
         assert_eq!(reference("gw", "shop"), ("shop", "gw"));
         assert_eq!(reference("edge/gw", "shop"), ("edge", "gw"));
         assert_eq!(reference("./gw", "shop"), ("shop", "gw"));
+        assert_eq!(reference("edge/gw.a", "shop"), ("edge", "gw.a"));
+        assert_eq!(reference("gw.edge.svc.cluster.local", "shop"), ("edge", "gw"));
+        assert_eq!(reference("gw.edge", "shop"), ("edge", "gw"));
+        assert_eq!(reference("gw.", "shop"), ("", "gw"));
     }
 }

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use super::traffic::{check_cors, check_fault, check_retries};
 use super::{Findings, repeated};
 use crate::base::{limit, pattern};
+use crate::diag::catalog;
 use crate::resources::VirtualService;
 use crate::resources::meta::{Percent, StringMatch};
 use crate::resources::virtual_service::{
@@ -31,6 +32,7 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
     if let Some(index) = repeated(service.hosts.iter().map(String::as_str)) {
         findings.error(&format!("spec.hosts[{index}]"), "the host is repeated");
     }
+    gateways(&service.gateways, "spec", findings);
     overlapping(service, findings);
     let mesh = service.gateways.is_empty() || service.gateways.iter().any(|name| name == "mesh");
     if let Some(index) = service.hosts.iter().position(|host| host == "*").filter(|_| mesh) {
@@ -63,9 +65,23 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
     }
     for (index, route) in service.tcp.iter().enumerate() {
         let path = format!("spec.tcp[{index}]");
+        for (index, tcp) in route.r#match.iter().enumerate() {
+            gateways(&tcp.gateways, &format!("{path}.match[{index}]"), findings);
+        }
         let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
         destinations(weighted, &path, findings);
         findings.error_if(route.route.is_empty(), &path, "the rule needs a route");
+    }
+}
+
+/// Gateways that are named in the older form, `name.namespace.svc.cluster.local`.
+fn gateways(names: &[String], path: &str, findings: &mut Findings<'_>) {
+    for (index, written) in names.iter().enumerate().filter(|(_, name)| !name.contains('/')) {
+        let mut parts = written.split('.');
+        if let (Some(name), Some(namespace)) = (parts.next(), parts.next()) {
+            let message = format!("write \"{namespace}/{name}\": this form is deprecated");
+            findings.add(&catalog::DEPRECATED, &format!("{path}.gateways[{index}]"), message);
+        }
     }
 }
 
@@ -110,6 +126,7 @@ fn host_setters(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
 
 fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
     use crate::base::host::HostPattern;
+    gateways(&tls.gateways, path, findings);
     findings.error_if(tls.sni_hosts.is_empty(), path, "a tls match needs sniHosts");
     let hosts: Vec<_> = service.hosts.iter().filter_map(|h| HostPattern::parse(h).ok()).collect();
     for (index, host) in tls.sni_hosts.iter().enumerate() {
@@ -211,6 +228,7 @@ pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut
 }
 
 fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
+    gateways(&http.gateways, path, findings);
     // An empty prefix of a path is every path's.
     if let Some(uri @ StringMatch::Regex(_)) = &http.uri {
         string_match(uri, &format!("{path}.uri"), findings);

@@ -58,6 +58,30 @@ fn matches_and_expressions_that_istio_refuses_are_reported() {
 }
 
 #[test]
+fn a_gateway_that_is_named_in_the_older_form_is_told() {
+    let named = |name: &str, expected: &[&str]| {
+        let hosts = format!("hosts: [a], gateways: [g, {name}]");
+        let to = "route: [{destination: {host: b}}]";
+        let of = |rules: &str| format!("{{{hosts}, {rules}}}");
+        let at = |path: &str| expected.iter().map(|code| format!("{code} {path}")).collect();
+        let compare = |spec: &str, paths: &[&str]| {
+            let all: Vec<String> =
+                paths.iter().flat_map(|path| -> Vec<String> { at(path) }).collect();
+            check("VirtualService", spec, &all.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        compare(&of(&format!("http: [{{{to}}}]")), &["spec.gateways[1]"]);
+        for (kind, more) in [("http", ""), ("tls", "sniHosts: [a], "), ("tcp", "")] {
+            let spec = of(&format!("{kind}: [{{match: [{{{more}gateways: [{name}]}}], {to}}}]"));
+            let path = format!("spec.{kind}[0].match[0].gateways[0]");
+            compare(&spec, &["spec.gateways[1]", &path]);
+        }
+    };
+    named("gw.edge.svc.cluster.local", &["IST0002"]);
+    named("edge/gw", &[]);
+    named("edge/gw.a", &[]);
+}
+
+#[test]
 fn a_virtual_service_that_istio_refuses_is_reported() {
     check("VirtualService", "{hosts: [a, a]}", &["IST0106 spec", "IST0106 spec.hosts[1]"]);
     route("name: x", &["IST0106 spec.http[0]"]);
