@@ -74,8 +74,11 @@ impl Rule<'_> {
         } else {
             Some(prefix(uri, &redirect.prefix_rewrite))
         };
-        let port = match (redirect.port, redirect.derive_port) {
-            (Some(port), _) => RedirectPort::Number(u16::try_from(port).unwrap_or(0)),
+        let port = match (redirect.port.filter(|port| *port != 0), redirect.derive_port) {
+            (Some(port), _) => RedirectPort::Number(
+                u16::try_from(port)
+                    .map_err(|_| self.broken(".redirect.port", format!("{port} is no port")))?,
+            ),
             (None, Some(DerivePort::FromRequestPort)) => RedirectPort::Number(self.scope.port),
             (None, Some(DerivePort::FromProtocolDefault)) => RedirectPort::Default,
             (None, None) => RedirectPort::FromAuthority,

@@ -69,7 +69,7 @@ pub fn substitution(re2: &str) -> Box<str> {
 pub enum RedirectPort {
     /// As in the request's authority; dropped with a new authority.
     FromAuthority,
-    /// A number.
+    /// A number; the scheme's own is not written.
     Number(u16),
     /// The scheme's own: none is written.
     Default,
@@ -176,6 +176,10 @@ mod tests {
         check(&to, ("a.com:8080", "/x"), "https://b.com/x?q=1");
         to.port = RedirectPort::Number(8443);
         check(&to, ("a.com", "/x"), "https://b.com:8443/x?q=1");
+        let own = Redirect { port: RedirectPort::Number(443), ..Redirect::to_https() };
+        check(&own, ("a.com:8080", "/x"), "https://a.com/x?q=1");
+        let default = Redirect { port: RedirectPort::Default, ..Redirect::to_https() };
+        check(&default, ("a.com:8080", "/x"), "https://a.com/x?q=1");
         to.port = RedirectPort::Number(443);
         to.path = Some(PathRewrite::Full("/new?z".into()));
         check(&to, ("a.com", "/x"), "https://b.com/new?z");

@@ -349,6 +349,11 @@ fn check_redirect(redirect: &HttpRedirect, path: &str, findings: &mut Findings<'
     findings.error_if(both, path, "uri and prefixRewrite exclude each other");
     let both = redirect.port.is_some() && redirect.derive_port.is_some();
     findings.error_if(both, path, "port and derivePort exclude each other");
+    match redirect.port {
+        Some(0) => findings.warning(&format!("{path}.port"), "port 0 stands for none: remove it"),
+        Some(port) => findings.port(port, &format!("{path}.port")),
+        None => {}
+    }
     let wrong = !matches!(redirect.scheme.as_str(), "" | "http" | "https");
     findings.error_if(wrong, &format!("{path}.scheme"), "the scheme is http or https");
 }

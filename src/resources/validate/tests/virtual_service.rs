@@ -92,6 +92,9 @@ fn a_virtual_service_that_istio_refuses_is_reported() {
         &["IST0106 spec.http[0].route"],
     );
     route("redirect: {}", &["IST0106 spec.http[0].redirect"]);
+    route("redirect: {port: 65535}", &[]);
+    route("redirect: {port: 65536}", &["IST0106 spec.http[0].redirect.port"]);
+    route("redirect: {port: 0}", &["IST0133 spec.http[0].redirect.port"]);
     route("redirect: {uri: /, redirectCode: 200}", &["IST0106 spec.http[0].redirect.redirectCode"]);
     route("directResponse: {status: 99}", &["IST0106 spec.http[0].directResponse.status"]);
     with("timeout: 0.5ms", &["IST0106 spec.http[0].timeout"]);
