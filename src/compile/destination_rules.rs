@@ -17,7 +17,7 @@ use super::selection::unread;
 use super::services::Service;
 use super::settings::CompileSettings;
 
-/// The rule of a host, from the first [place](DestinationRules) that has one; an exact host over the
+/// The rule of a host, from the first [namespace](DestinationRules) that has one; an exact host over the
 /// longest wildcard. Of several rules for one host those that select this gateway count before the
 /// others, and subsets of those that count are united.
 #[derive(Debug)]
@@ -46,19 +46,18 @@ pub struct Policy<'a> {
     pub retry_budget: Option<&'a RetryBudget>,
 }
 
-/// Every rule that applies to this gateway, by place and host.
+/// Every rule that applies to this gateway, by namespace and host.
 ///
-/// Places are looked at in turn: the gateway's namespace, the service's, the root namespace. A gateway in
-/// the root namespace looks first at what that namespace keeps to itself alone: what it says for
-/// everyone is a default, which does not hide the rule of the service's owner.
+/// Namespaces are looked at in turn: the gateway's, the service's, the root namespace. A gateway in the
+/// root namespace looks first at what that keeps to itself alone: what it says for everyone is a
+/// default, which does not hide the rule of the service's owner.
 #[derive(Debug)]
 pub struct DestinationRules<'a> {
-    places: HashMap<Place<'a>, ByHost<'a>>,
+    namespaces: HashMap<&'a str, ByHost<'a>>,
+    /// What the root namespace keeps to itself, when the gateway is in it.
+    alone: ByHost<'a>,
     settings: &'a CompileSettings,
 }
-
-/// A namespace, and whether these are rules that the root namespace keeps to itself.
-type Place<'a> = (&'a str, bool);
 
 #[derive(Debug, Default)]
 struct ByHost<'a> {
@@ -102,7 +101,7 @@ impl<'a> DestinationRules<'a> {
         settings: &'a CompileSettings,
         findings: &mut Findings,
     ) -> Self {
-        let mut rules = Self { places: HashMap::new(), settings };
+        let mut rules = Self { namespaces: HashMap::new(), alone: ByHost::default(), settings };
         for rule in &set.destination_rules {
             let spec = &rule.spec;
             let from = &*rule.id.namespace;
@@ -117,7 +116,7 @@ impl<'a> DestinationRules<'a> {
                 continue;
             }
             let alone = selector.is_some() || private(&spec.export_to, from);
-            let Some(found) = rules.entry(rules.place(from, alone), host) else { continue };
+            let Some(found) = rules.entry(from, alone, host) else { continue };
             match misspelt {
                 Some(field) => {
                     found.unusable.get_or_insert_with(|| rule.origin(field));
@@ -132,8 +131,8 @@ impl<'a> DestinationRules<'a> {
         for broken in set.broken.iter().filter(|broken| broken.id.kind == "DestinationRule") {
             rules.add_broken(broken, findings);
         }
-        for place in rules.places.values_mut() {
-            place.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        for by_host in rules.namespaces.values_mut().chain([&mut rules.alone]) {
+            by_host.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         }
         rules
     }
@@ -156,10 +155,9 @@ impl<'a> DestinationRules<'a> {
             Restricted::Hosts(_) | Restricted::Anything => &[],
         };
         let alone = unreadable || broken.selector.is_some() || private(&broken.export_to, from);
-        let place = self.place(from, alone);
         let all = hosts.is_empty().then_some(None);
         for host in all.into_iter().chain(hosts.iter().map(|host| Some(&**host))) {
-            if let Some(rules) = self.entry(place, host) {
+            if let Some(rules) = self.entry(from, alone, host) {
                 rules.unusable.get_or_insert_with(|| broken.origin());
             }
         }
@@ -179,27 +177,24 @@ impl<'a> DestinationRules<'a> {
             && exported(export_to, from, own)
     }
 
-    /// Where a rule of a namespace is looked for; `alone` when that namespace keeps it to itself.
-    fn place<'n>(&self, namespace: &'n str, alone: bool) -> Place<'n> {
-        let root = namespace == self.settings.namespace && self.at_root();
-        (namespace, alone && root)
-    }
-
     /// Whether the gateway is in the root namespace.
     fn at_root(&self) -> bool {
         self.settings.namespace == self.settings.root_namespace
     }
 
-    /// The rules of a place for a host as written, or for any; nothing for an empty one.
-    fn entry(&mut self, place: Place<'a>, host: Option<&str>) -> Option<&mut Rules<'a>> {
-        let by_host = self.places.entry(place).or_default();
+    /// The rules of a namespace for a host as written, or for any; nothing for an empty one. `alone` are
+    /// those that it keeps to itself.
+    fn entry(&mut self, from: &'a str, alone: bool, host: Option<&str>) -> Option<&mut Rules<'a>> {
+        let alone = alone && self.at_root() && from == self.settings.namespace;
+        let by_host =
+            if alone { &mut self.alone } else { self.namespaces.entry(from).or_default() };
         let Some(host) = host else {
             return Some(by_host.anywhere.get_or_insert_default());
         };
         if host.is_empty() {
             return None;
         }
-        let host = qualified(host, place.0, &self.settings.cluster_domain);
+        let host = qualified(host, from, &self.settings.cluster_domain);
         let Some(suffix) = host.strip_prefix('*') else {
             return Some(by_host.exact.entry(host).or_default());
         };
@@ -218,9 +213,9 @@ impl<'a> DestinationRules<'a> {
         let fits = |suffix: &str| {
             suffix.is_empty() || (host.len() > suffix.len() && host.ends_with(suffix))
         };
-        let places = [(own, self.at_root()), (service.namespace.as_str(), false), (root, false)];
-        places.into_iter().find_map(|place| {
-            let by_host = self.places.get(&place)?;
+        let named = |namespace: &str| self.namespaces.get(namespace);
+        let first = if self.at_root() { Some(&self.alone) } else { named(own) };
+        [first, named(&service.namespace), named(root)].into_iter().flatten().find_map(|by_host| {
             let wildcard = || by_host.wildcards.iter().find(|(suffix, _)| fits(suffix));
             let anywhere = by_host.anywhere.as_ref();
             anywhere
