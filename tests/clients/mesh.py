@@ -115,6 +115,15 @@ class Mesh:
         backends = (BACKEND.replace("NAME", name).replace("ACCOUNT", own) for name, own in envoys)
         text = (CONFIG + "".join(backends)).replace("ENVOY_PORT", str(self.ports["envoy"]))
         (config / "mesh.yaml").write_text(text)
+        self.start_gateway()
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.stop()
+
+    def start_gateway(self):
+        """A gateway with a certificate that it asks for now."""
         command = [BINARY, "run", "--config", "config", "--bind", "127.0.0.1", "--state", "off"]
         command += ["--workers", "2", "--identity", f"ca:localhost:{self.ports['ca']}"]
         command += ["--identity-token", "token", "--identity-roots", "ca/root-cert.pem"]
@@ -123,11 +132,6 @@ class Mesh:
             command += [f"--{flag}", f"127.0.0.1:{self.ports[flag]}"]
         self.gateway = self.run("gateway", command)
         wait("the gateway is ready", self._ready)
-        return self
-
-    def __exit__(self, *_):
-        for process in reversed(self.processes):
-            process.stop()
 
     def run(self, name, command, **arguments):
         process = Process(self.folder, name, command, **arguments)
@@ -148,6 +152,14 @@ class Mesh:
                 return got.status, got.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def revoke(self, serial):
+        """Revokes one more certificate, while the CA runs."""
+        revoked = self.folder / "ca" / "revoked.txt"
+        lines = revoked.read_text() if revoked.exists() else ""
+        beside = self.folder / "ca" / "revoked.tmp~"
+        beside.write_text(f"{lines}{serial} 2026-01-01T00:00:00Z\n")
+        beside.rename(revoked)
 
     def issued(self):
         """The issuance log."""

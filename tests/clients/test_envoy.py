@@ -19,6 +19,9 @@ ENVOY = Path(sys.executable).parent / "envoy"
 HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 TLS = "envoy.extensions.transport_sockets.tls.v3"
 
+# Each request on a connection of its own, so that each proves the certificates of its time.
+ONCE = {"max_requests_per_connection": 1}
+
 # Callers of the sidecar, and whom each expects there.
 BESIDE = {
     "to_cart": "spiffe://cluster.local/ns/shop/sa/cart",
@@ -114,6 +117,7 @@ def listener(name, port, route, **more):
     router = {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
     hosts = [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **route}]}]
     manager = typed(HTTP, stat_prefix=name, http_filters=[router], route_config={"virtual_hosts": hosts})
+    manager["common_http_protocol_options"] = ONCE
     filters = [{"name": "http", "typed_config": manager}]
     return {"name": name, "address": address(port), "filter_chains": [{"filters": filters, **more}]}
 
@@ -129,9 +133,7 @@ def configuration(mesh):
     answer = {"status": 200, "body": {"inline_string": "envoy\n"}}
     served = {"direct_response": answer}
     served["response_headers_to_add"] = [{"header": {"key": "x-peer", "value": peer}}]
-    # Each request on a connection of its own, so that each proves the certificates of its time.
-    once = {"max_requests_per_connection": 1}
-    protocol = typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http_protocol_options": {}}, common_http_protocol_options=once)
+    protocol = typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http_protocol_options": {}}, common_http_protocol_options=ONCE)
     options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol}
     http2 = typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}})
     called = {"route": {"cluster": "gateway", "host_rewrite_literal": "mesh.example.com"}}
@@ -157,23 +159,27 @@ def configuration(mesh):
     }
 
 
+def start_envoy(mesh):
+    (mesh.folder / "envoy.json").write_text(json.dumps(configuration(mesh)))
+    command = [ENVOY, "-c", "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "info"]
+    mesh.envoy = mesh.run("envoy", command, env={**os.environ, "HOME": str(mesh.folder)})
+
+    def warm():
+        assert mesh.envoy.process.poll() is None, mesh.envoy.log.read_text()[-3000:]
+        try:
+            return mesh.fetch("caller", "/")[0] == 200
+        except OSError:
+            return False
+
+    wait("Envoy has its certificates", warm)
+
+
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory):
     with Mesh(tmp_path_factory.mktemp("mesh"), "8s") as mesh:
         mesh.ports.update({name: free_port() for name in ["sidecar", "sidecar_status", *BESIDE]})
         start_sidecar(mesh)
-        (mesh.folder / "envoy.json").write_text(json.dumps(configuration(mesh)))
-        command = [ENVOY, "-c", "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "info"]
-        mesh.envoy = mesh.run("envoy", command, env={**os.environ, "HOME": str(mesh.folder)})
-
-        def warm():
-            assert mesh.envoy.process.poll() is None, mesh.envoy.log.read_text()[-3000:]
-            try:
-                return mesh.fetch("caller", "/")[0] == 200
-            except OSError:
-                return False
-
-        wait("Envoy has its certificates", warm)
+        start_envoy(mesh)
         yield mesh
 
 
@@ -226,3 +232,46 @@ def test_envoy_refuses_who_is_not_of_the_mesh(mesh, tmp_path):
         to = ["--resolve", f"mesh.example.com:{mesh.ports[port]}:127.0.0.1"]
         got = subprocess.run([*command, *to, url], cwd=tmp_path, capture_output=True)
         assert got.returncode != 0 and got.stdout == b"", got
+
+
+def test_envoy_refuses_what_our_ca_revoked(tmp_path):
+    def statistic(name):
+        lines = mesh.fetch("envoy_admin", f"/stats?filter={name}$")[1].splitlines()
+        return sum(int(line.rsplit(": ", 1)[1]) for line in lines)
+
+    def passes(port, path, text):
+        return mesh.fetch(port, path) == (200, text)
+
+    def works():
+        return passes("caller", "/", "gateway\n") and passes("http", "/envoy", "envoy\n")
+
+    def revoke(serial):
+        """Returns once Envoy has the list."""
+        before = statistic("sds.ROOTCA.update_success")
+        mesh.revoke(serial)
+        wait("Envoy took the list", lambda: statistic("sds.ROOTCA.update_success") > before)
+
+    # Certificates live long enough that none is renewed here.
+    with Mesh(tmp_path, "1h") as mesh:
+        mesh.ports.update({name: free_port() for name in ["sidecar", "sidecar_status", *BESIDE]})
+        start_sidecar(mesh)
+        start_envoy(mesh)
+        own = [entry["serial"] for entry in mesh.issued() if entry["caller"] == "join token"]
+        assert len(own) == 1 and works(), mesh.issued()
+        # A list is in force, and nobody here is on it.
+        revoke("4f" * 16)
+        assert all(works() for _ in range(5)), mesh.envoy.log.read_text()[-3000:]
+        assert statistic("ssl.fail_verify_error") == 0
+        revoke(own[0])
+        # As a client of the gateway, and as its server.
+        assert mesh.fetch("caller", "/")[0] == 503
+        refused = statistic("cluster.gateway.ssl.fail_verify_error")
+        assert refused > 0
+        status, text = mesh.fetch("http", "/envoy")
+        assert status == 503, text
+        assert statistic("ssl.fail_verify_error") > refused
+        # Who is not on the list goes on: the sidecar, and the gateway with another certificate.
+        assert mesh.fetch("to_cart", "/open")[0] == 200, mesh.sidecar.log.read_text()[-3000:]
+        mesh.gateway.stop()
+        mesh.start_gateway()
+        assert works(), mesh.envoy.log.read_text()[-3000:]
