@@ -229,6 +229,41 @@ async fn an_api_servers_keys_are_asked_for_with_a_token_over_its_own_tls() {
     assert!(!ca.err().contains("second"), "{}", ca.err());
 }
 
+/// What the CA says when its cluster's key set is had by way of a redirect to `to`.
+async fn redirected(own: &Authority, to: &str, said: &str) {
+    let api = KeyServer::redirecting(to, &own.leaf(&["localhost"], 2), "cluster-token").await;
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let (roots, token) = (path("ca.crt"), path("token"));
+    fs::write(&roots, own.pem()).unwrap();
+    fs::write(&token, "cluster-token\n").unwrap();
+    let address = format!("https://localhost:{}/keys", api.port);
+    let named = ["--token-keys", &address, "--log-level", "debug"];
+    let access = ["--token-keys-ca", &roots, "--token-keys-token", &token];
+    let mut ca = Ca::start(&[named, access].concat());
+    ca.wait(said, |ca| ca.err().contains(said));
+    assert!(api.saw("authorization: bearer cluster-token\r\n"));
+    assert!(!ca.err().contains("cluster-token"), "{}", ca.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_never_takes_the_clusters_token_elsewhere() {
+    let own = Authority::new("cluster");
+    let leaf = own.leaf(&["localhost"], 1);
+    let keys = fixture::issuer().key_set("RS256", "k");
+    // Another port is another server: it is asked without the token, and its keys hold.
+    let other = KeyServer::secure(keys.clone(), &leaf, "").await;
+    redirected(&own, &format!("https://localhost:{}/k", other.port), "key set fetched").await;
+    assert!(other.fetches() > 0 && !other.saw("authorization"));
+    let asking = KeyServer::secure(keys.clone(), &leaf, "cluster-token").await;
+    redirected(&own, &format!("https://localhost:{}/k", asking.port), "has status 401").await;
+    assert!(asking.fetches() > 0 && !asking.saw("authorization"));
+    let plain = KeyServer::start(keys).await;
+    let to = format!("http://localhost:{}/k", plain.port);
+    redirected(&own, &to, "leads from https to").await;
+    assert_eq!(plain.fetches(), 0);
+}
+
 /// One SDS stream.
 struct Secrets {
     _client: Client,
@@ -321,7 +356,7 @@ async fn who_loses_an_identity_loses_its_stream() {
     assert_eq!(secrets.next().await.unwrap_err().code(), Code::PermissionDenied);
 }
 
-async fn fetch<A>(client: &mut Client, path: &'static str, header: bool) -> Result<A, Status>
+pub async fn fetch<A>(client: &mut Client, path: &'static str, header: bool) -> Result<A, Status>
 where
     A: Message + Default + Send + Sync + 'static,
 {

@@ -1,7 +1,6 @@
 //! A server of key sets.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -13,49 +12,79 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::pki::Leaf;
 
-/// Answers one request: with the keys when it has the token, or none is asked for.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, keys: &str, token: &str) {
+/// What is said to who may ask.
+enum Reply {
+    Keys(String),
+    Redirect(String),
+}
+
+/// Answers one request: as it shall when it has the token, or none is asked for. Gives the request's head.
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    reply: &Reply,
+    token: &str,
+) -> String {
     let mut head = vec![0; 4096];
     let read = stream.read(&mut head).await.unwrap_or_default();
     let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
     let known = token.is_empty() || head.contains(&format!("authorization: bearer {token}\r\n"));
-    let (status, body) = if known { ("200 OK", keys) } else { ("401 Unauthorized", "") };
+    let (status, body) = match reply {
+        _ if !known => ("401 Unauthorized", ""),
+        Reply::Keys(keys) => ("200 OK", keys.as_str()),
+        Reply::Redirect(to) => (&*format!("302 Found\r\nlocation: {to}"), ""),
+    };
     let length = body.len();
     let answer =
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
+    head
 }
 
 /// Answers every request with one key set.
 pub struct KeyServer {
     pub port: u16,
-    fetches: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
 impl KeyServer {
     pub async fn start(keys: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(0, keys).await
+    }
+
+    /// The same at a port that was kept free.
+    pub async fn start_at(port: u16, keys: String) -> Self {
+        let reply = Reply::Keys(keys);
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let fetches = Arc::<AtomicUsize>::default();
-        let count = fetches.clone();
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let seen = heads.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                answer(stream, &keys, "").await;
-                count.fetch_add(1, Ordering::Relaxed);
+                let head = answer(stream, &reply, "").await;
+                seen.lock().unwrap().push(head);
             }
         });
-        Self { port, fetches, task }
+        Self { port, heads, task }
     }
 
     /// As a Kubernetes API server does: over TLS, to who shows a token.
     pub async fn secure(keys: String, own: &Leaf, token: &'static str) -> Self {
+        Self::over_tls(Reply::Keys(keys), own, token).await
+    }
+
+    /// Sends who shows a token elsewhere, over TLS.
+    pub async fn redirecting(to: &str, own: &Leaf, token: &'static str) -> Self {
+        Self::over_tls(Reply::Redirect(to.to_owned()), own, token).await
+    }
+
+    async fn over_tls(reply: Reply, own: &Leaf, token: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let fetches = Arc::<AtomicUsize>::default();
-        let count = fetches.clone();
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let seen = heads.clone();
         let chain = CertificateDer::pem_slice_iter(own.chain.as_bytes()).map(Result::unwrap);
         let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -70,12 +99,12 @@ impl KeyServer {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    answer(stream, &keys, token).await;
-                    count.fetch_add(1, Ordering::Relaxed);
+                    let head = answer(stream, &reply, token).await;
+                    seen.lock().unwrap().push(head);
                 }
             }
         });
-        Self { port, fetches, task }
+        Self { port, heads, task }
     }
 
     /// Answers no more: connections are refused.
@@ -85,6 +114,11 @@ impl KeyServer {
     }
 
     pub fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::Relaxed)
+        self.heads.lock().unwrap().len()
+    }
+
+    /// Whether a request came with this in its head, in lower case.
+    pub fn saw(&self, text: &str) -> bool {
+        self.heads.lock().unwrap().iter().any(|head| head.contains(text))
     }
 }
