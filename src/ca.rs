@@ -12,6 +12,7 @@ mod renewal;
 mod request;
 pub mod server;
 mod signer;
+mod validity;
 mod workload;
 mod workloads;
 
@@ -25,5 +26,6 @@ pub use record::{Caller, IssuanceRecord};
 pub use renewal::renew_after;
 pub use request::{RefusedRequest, SigningRequest};
 pub use signer::{Revoked, Signer};
+pub use validity::End;
 pub use workload::{InvalidWorkload, WorkloadId};
 pub use workloads::Workloads;

@@ -10,7 +10,9 @@ use http::Uri;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Handle};
 
+use super::ports::{self, serve_port};
 use super::{Signals, files};
+use crate::admin::status::{self, Readiness};
 use crate::auth::jwt::{IssuerKeys, JwksSource, KeyLocation, KeySet, KeyState};
 use crate::base::limit;
 use crate::ca::server::listen::{self, Interface};
@@ -33,6 +35,8 @@ pub struct Settings {
     pub sds: Option<PathBuf>,
     /// Socket of the SPIFFE Workload API.
     pub workload_api: Option<PathBuf>,
+    /// Where readiness is served; `None` is off.
+    pub status: Option<SocketAddr>,
     /// Which service-account tokens are accepted; none when nothing is said.
     pub tokens: Option<TokenSettings>,
     /// Which lines of the program's log are written, as `tracing-subscriber` reads it.
@@ -78,7 +82,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let ca = Arc::new(ca);
     let _guard = runtime.enter();
     serve(settings, &ca)?;
-    runtime.spawn(keep(ca, keeper));
+    let status_port = ports::open("--status", settings.status)?;
+    runtime.spawn(keep(ca.clone(), keeper));
+    if let Some(listener) = status_port {
+        serve_status(listener, ca);
+    }
     tracing::info!(
         listen = settings.listen.map(|address| address.to_string()),
         sds = settings.sds.as_ref().map(|path| path.display().to_string()),
@@ -118,6 +126,15 @@ fn serve(settings: &Settings, ca: &Arc<Ca>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Serves readiness: whether certificates can be issued.
+fn serve_status(listener: TcpListener, ca: Arc<Ca>) {
+    let readiness = Readiness::default();
+    readiness.configured();
+    readiness.serving();
+    tokio::spawn(serve_port(listener, status::handler(readiness.clone(), None)));
+    tokio::spawn(async move { ca.tell_end(|end| readiness.ready_until(end)).await });
 }
 
 /// A socket that every user may connect to: who they are decides what they get.

@@ -68,18 +68,26 @@ impl Ports {
             (self.admin, router::handler(hooks)),
         ];
         for (listener, handler) in all {
-            let Some(listener) = listener else { continue };
-            runtime.spawn(async move {
-                match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => match serve(listener, handler).await {},
-                    Err(error) => tracing::error!(%error, "a port of our own is not served"),
-                }
-            });
+            if let Some(listener) = listener {
+                runtime.spawn(serve_port(listener, handler));
+            }
         }
     }
 }
 
-fn open(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, PortError> {
+/// Serves a port of our own for as long as it is awaited.
+pub(super) async fn serve_port(listener: TcpListener, handler: Handler) {
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => match serve(listener, handler).await {},
+        Err(error) => tracing::error!(%error, "a port of our own is not served"),
+    }
+}
+
+/// Opens a port of our own, if it has an address.
+pub(super) fn open(
+    flag: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, PortError> {
     let Some(address) = address else { return Ok(None) };
     let open = || {
         let listener = TcpListener::bind(address)?;

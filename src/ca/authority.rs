@@ -8,12 +8,12 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
 use time::{Duration, OffsetDateTime};
-use webpki::{EndEntityCert, KeyUsage};
 
 use super::signer::Signer;
+use super::validity::{End, first_end};
 use super::workload::WorkloadId;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::pem;
@@ -61,8 +61,17 @@ pub enum AuthorityError {
     )]
     Unaccepted(String),
     /// Its own time is over.
-    #[error("the certificate in ca-cert.pem has expired")]
+    #[error("the certificate in ca-cert.pem, or one that it leads to, has expired")]
     Expired,
+    /// The time of a certificate above it is over.
+    #[error("the certificate \"{0}\" in cert-chain.pem has expired; have it renewed")]
+    ChainExpired(String),
+    /// The time of its root is over.
+    #[error(
+        "the root \"{0}\" in root-cert.pem has expired, and ca-cert.pem leads to no other; roll the root: \
+         docs/ca.md says how"
+    )]
+    RootExpired(String),
     /// The library refuses.
     #[error("the certificate cannot be made")]
     Signing,
@@ -98,11 +107,12 @@ pub struct Authority {
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
     fingerprint: Fingerprint,
+    end: End,
 }
 
 impl Authority {
     /// Reads an authority and proves it by issuing a certificate for `own` that its roots accept at
-    /// `now`.
+    /// `now`, none of them expired.
     pub fn load(
         files: AuthorityFiles<'_>,
         own: &WorkloadId,
@@ -122,33 +132,19 @@ impl Authority {
             .chain([signer.certificate()])
             .for_each(|der| _ = hasher.part(der));
         let fingerprint = hasher.finish();
-        let authority = Self { signer, chain, roots, fingerprint };
+        // Until its chain is known.
+        let end = End { at: signer.not_after(), subject: String::new() };
+        let mut authority = Self { signer, chain, roots, fingerprint, end };
         authority.prove(own, now)?;
         Ok(authority)
     }
 
-    fn prove(&self, own: &WorkloadId, now: OffsetDateTime) -> Result<(), AuthorityError> {
+    fn prove(&mut self, own: &WorkloadId, now: OffsetDateTime) -> Result<(), AuthorityError> {
         let key = KeyPair::generate().map_err(|_| AuthorityError::Signing)?;
         let template = Template { id: own, names: Vec::new(), life: PROOF_LIFE };
         let leaf = self.issue(&key, template, now)?.certificate;
-        let unaccepted = |error: webpki::Error| AuthorityError::Unaccepted(error.to_string());
-        let roots: Result<Vec<_>, _> =
-            self.roots.iter().map(webpki::anchor_from_trusted_cert).collect();
-        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or_default();
-        EndEntityCert::try_from(&leaf)
-            .and_then(|leaf| {
-                leaf.verify_for_usage(
-                    webpki::ALL_VERIFICATION_ALGS,
-                    &roots?,
-                    &self.chain,
-                    UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
-                    KeyUsage::server_auth(),
-                    None,
-                    None,
-                )
-                .map(drop)
-            })
-            .map_err(unaccepted)
+        self.end = first_end(&leaf, &self.chain, &self.roots, now.unix_timestamp())?;
+        Ok(())
     }
 
     /// Signs a certificate for a key.
@@ -159,7 +155,7 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Issued, AuthorityError> {
         let now = now.replace_nanosecond(0).map_err(|_| AuthorityError::Signing)?;
-        let left = Duration::seconds(self.signer.not_after().saturating_sub(now.unix_timestamp()));
+        let left = Duration::seconds(self.end.at.saturating_sub(now.unix_timestamp()));
         if left <= Duration::ZERO {
             return Err(AuthorityError::Expired);
         }
@@ -209,6 +205,12 @@ impl Authority {
     /// The signing certificate.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// What ends first of the signing certificate, what is above it and its root: nothing is issued from
+    /// then on.
+    pub fn end(&self) -> &End {
+        &self.end
     }
 
     /// Digest of certificates and roots.

@@ -107,6 +107,16 @@ pub(super) struct CaArgs {
     #[arg(long, env = "PORTCULLIS_WORKLOAD_API", value_name = "PATH", help_heading = WHERE)]
     workload_api: Option<PathBuf>,
 
+    /// Serve /healthz/ready and /healthz/live here, or off; it is ready while certificates can be issued
+    #[arg(
+        long,
+        env = "PORTCULLIS_STATUS",
+        value_name = "ADDR:PORT",
+        default_value = "off",
+        help_heading = WHERE
+    )]
+    status: Listen,
+
     /// Accept service-account tokens signed by these keys: a JWKS file, or its https address
     #[arg(long, env = "PORTCULLIS_TOKEN_KEYS", value_name = "FILE|URL", help_heading = WHO)]
     token_keys: Option<String>,
@@ -194,6 +204,7 @@ impl CaArgs {
             listen: self.listen.0,
             sds: self.sds.clone(),
             workload_api: self.workload_api.clone(),
+            status: self.status.0,
             tokens,
             log_level: self.log_level.clone(),
             log_format: self.log_format,
@@ -276,18 +287,21 @@ mod tests {
         assert_eq!(settings.ca.names.len(), 3);
         assert_eq!(settings.listen, Some(([127, 0, 0, 1], 15012).into()));
         assert_eq!((settings.sds, settings.workload_api, settings.tokens), (None, None, None));
+        assert_eq!(settings.status, None);
     }
 
     #[test]
     fn flags_change_what_they_name() {
         let settings = settings(
             "--dir d --trust-domain a@b --listen off --host x.y --sds s --workload-api w \
-             --token-keys k.json --token-issuer i --token-audience a,b --lifetime 90s",
+             --token-keys k.json --token-issuer i --token-audience a,b --lifetime 90s \
+             --status 127.0.0.1:1",
         );
         assert_eq!(settings.ca.trust_domain, "a.b");
         assert_eq!((settings.listen, settings.ca.names.len()), (None, 1));
         assert_eq!(settings.sds, Some("s".into()));
         assert_eq!(settings.workload_api, Some("w".into()));
+        assert_eq!(settings.status, Some(([127, 0, 0, 1], 1).into()));
         let tokens = settings.tokens.unwrap();
         assert_eq!((tokens.keys.as_str(), tokens.issuer.as_deref()), ("k.json", Some("i")));
         assert_eq!(tokens.audiences, ["a", "b"]);

@@ -173,8 +173,7 @@ impl Gateway {
 
     /// Status of a path of the status port; nothing while nobody listens.
     pub fn status(&self, path: &str) -> Option<u16> {
-        let answer = fetch(self.status, "GET", path)?;
-        answer.split(' ').nth(1)?.parse().ok()
+        fetch_status(self.status, path)
     }
 
     pub fn metrics(&self) -> String {
@@ -293,6 +292,11 @@ pub fn free_port() -> u16 {
             return address.1;
         }
     }
+}
+
+/// Status of a path of a port of the program's own; nothing while nobody listens.
+pub fn fetch_status(port: u16, path: &str) -> Option<u16> {
+    fetch(port, "GET", path)?.split(' ').nth(1)?.parse().ok()
 }
 
 fn fetch(port: u16, method: &str, path: &str) -> Option<String> {

@@ -17,6 +17,7 @@ mod authz;
 mod backend;
 mod balance;
 mod ca;
+mod ca_folder;
 mod ca_requests;
 mod check;
 mod client;

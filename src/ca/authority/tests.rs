@@ -50,6 +50,68 @@ fn nothing_outlives_the_authority() {
     assert_eq!(issue(&authority, over).unwrap_err(), AuthorityError::Expired);
 }
 
+/// A root, a CA below it and the signing certificate, each good for so many days.
+fn chain_of(days: [i64; 3]) -> Files {
+    let mut above: Option<(String, KeyPair)> = None;
+    let mut certificates = Vec::new();
+    for (number, days) in days.into_iter().enumerate() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("ca {number}"));
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_before = NOW - Duration::days(1);
+        params.not_after = NOW + Duration::days(days);
+        let key = KeyPair::generate().unwrap();
+        let certificate = match &above {
+            None => params.self_signed(&key).unwrap(),
+            Some((pem, above)) => {
+                params.signed_by(&key, &Issuer::from_ca_cert_pem(pem, above).unwrap()).unwrap()
+            }
+        };
+        certificates.push(certificate.pem());
+        above = Some((certificate.pem(), key));
+    }
+    let (certificate, key) = above.unwrap();
+    let [roots, middle, _] = <[String; 3]>::try_from(certificates).unwrap();
+    let key = Secret::new(key.serialize_pem().into_bytes());
+    Files { chain: format!("{certificate}{middle}"), certificate, key, roots }
+}
+
+#[test]
+fn the_first_certificate_to_end_is_the_end() {
+    let check = |days: [i64; 3], first: i64, subject: &str| {
+        let authority = chain_of(days).load(NOW).unwrap();
+        let (end, at) = (authority.end(), (NOW + Duration::days(first)).unix_timestamp());
+        assert_eq!((end.at, end.subject.contains(subject)), (at, true), "{days:?} {end:?}");
+        let last = NOW + Duration::days(first) - Duration::minutes(1);
+        assert_eq!(issue(&authority, last).unwrap().not_after, at, "{days:?}");
+        let over = NOW + Duration::days(first);
+        assert_eq!(issue(&authority, over).unwrap_err(), AuthorityError::Expired, "{days:?}");
+    };
+    check([3, 2, 1], 1, "ca 2");
+    check([3, 1, 2], 1, "ca 1");
+    check([1, 2, 3], 1, "ca 0");
+}
+
+#[test]
+fn what_leads_to_an_expired_certificate_is_refused() {
+    let check = |days: [i64; 3], expected: &str| {
+        let error = chain_of(days).load(NOW + Duration::days(2)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{days:?} {error}");
+    };
+    check([3, 3, 1], "ca-cert.pem, or one");
+    check([3, 1, 3], "ca 1\" in cert-chain.pem has expired");
+    check([1, 3, 3], "ca 0\" in root-cert.pem has expired");
+    // A valid root beside it, which the chain does not lead to, does not help; one that it leads to does.
+    let files = chain_of([1, 3, 3]);
+    let late = NOW + Duration::days(2);
+    let other = format!("{}{}", files.roots, Files::new().roots);
+    let beside = Files { roots: other, ..files };
+    assert!(matches!(beside.load(late), Err(AuthorityError::RootExpired(_))));
+    let own = Files::new();
+    let rolled = Files { roots: format!("{}{}", chain_of([1, 3, 3]).roots, own.roots), ..own };
+    assert!(rolled.load(late).is_ok());
+}
+
 #[test]
 fn what_follows_a_leaf_leads_to_a_root_and_holds_none() {
     let files = Files::new();

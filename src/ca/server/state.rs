@@ -67,7 +67,7 @@ impl Ca {
         callers: TokenCallers,
         now: OffsetDateTime,
     ) -> Result<(Self, Keeper), FolderError> {
-        let ledger = Arc::new(Mutex::new(Ledger::open(&settings.state)?));
+        let ledger = Arc::new(Mutex::new(Ledger::open(&settings.state, now)?));
         let (dir, state) = (settings.dir.clone(), settings.state.clone());
         let folder = Folder::open(dir, state, &settings.trust_domain, now)?;
         let mut keeper = Keeper {
@@ -91,6 +91,17 @@ impl Ca {
     /// What is in force, and when it changes.
     pub(super) fn standing(&self) -> watch::Receiver<Arc<Standing>> {
         self.standing.subscribe()
+    }
+
+    /// Tells from which Unix second on nothing can be issued any more, now and whenever it changes.
+    pub async fn tell_end(&self, told: impl Fn(i64)) {
+        let mut standing = self.standing();
+        loop {
+            told(standing.borrow_and_update().authority.end().at);
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Issues a certificate and writes it down; without the record there is no certificate.
@@ -208,7 +219,17 @@ impl Keeper {
         }
         let half = i64::try_from(limit::CA_CRL_TIME.as_secs() / 2).unwrap_or(i64::MAX);
         let now = now.unix_timestamp();
-        self.list_due = now.saturating_add(half);
+        let end = authority.end();
+        if end.at - now < SOON_SECONDS {
+            let days = (end.at - now) / DAY_SECONDS;
+            tracing::warn!(
+                certificate = end.subject,
+                days,
+                "a certificate of the CA ends soon: nothing is issued then"
+            );
+        }
+        // That it ended is told at once.
+        self.list_due = now.saturating_add(half).min(end.at.saturating_add(1));
         // Without the root's key an old certificate cannot be renewed: it is looked at then anew.
         let old = authority.signer().not_after() - RENEWAL_SECONDS;
         self.renewal_due = if old > now { old } else { self.list_due };
@@ -330,8 +351,12 @@ pub async fn keep(ca: Arc<Ca>, mut keeper: Keeper) {
     }
 }
 
+/// What is left of a chain when it is warned of, as `check` warns of a certificate.
+const SOON_SECONDS: i64 = 14 * DAY_SECONDS;
+const DAY_SECONDS: i64 = 86_400;
+
 /// A fifth of a year: what is left of a signing certificate made here when it is replaced.
-const RENEWAL_SECONDS: i64 = 73 * 86_400;
+const RENEWAL_SECONDS: i64 = 73 * DAY_SECONDS;
 
 #[cfg(test)]
 mod tests;

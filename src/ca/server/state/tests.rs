@@ -171,3 +171,26 @@ fn errors_say_what_the_system_says_once() {
     let error = anyhow::Error::new(FolderError::File { path: "file".into(), why });
     assert_eq!(format!("{error:#}"), format!("\"file\": {told}"));
 }
+
+#[test]
+fn a_root_that_ends_while_it_runs_is_told_at_once() {
+    let fixture = Fixture::new();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.not_after = NOW + time::Duration::hours(1);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.clone().self_signed(&key).unwrap().pem();
+    for name in ["ca-cert.pem", "root-cert.pem"] {
+        fixture.write(name, &certificate);
+    }
+    fixture.write("ca-key.pem", &key.serialize_pem());
+    let (ca, mut keeper) = fixture.open(NOW).unwrap();
+    let end = ca.standing().borrow().authority.end().at;
+    assert_eq!(end, params.not_after.unix_timestamp());
+    let at = |second| OffsetDateTime::from_unix_timestamp(second).unwrap();
+    assert!(keeper.look(at(end)).is_none() && keeper.failure.is_empty());
+    assert!(keeper.look(at(end + 1)).is_none());
+    assert!(keeper.failure.contains("has expired"), "{}", keeper.failure);
+    drop((ca, keeper));
+    assert!(fixture.open(at(end + 1)).is_err());
+}
