@@ -253,6 +253,10 @@ fn compile_settings(
             source => source.to_string().into(),
         },
         identity_is_sent: !matches!(inputs.identity, IdentitySource::Folder(_)),
+        identity_crl: match &inputs.identity {
+            IdentitySource::CertificateService(service) => Some(service.lists.clone()),
+            _ => None,
+        },
         system_roots,
         ..CompileSettings::default()
     }

@@ -66,7 +66,7 @@ use crate::snapshot::{Authorization, Snapshot};
 use crate::tls::crypto::Providers;
 
 use clusters::{Built, ClusterPass, KnownLabels};
-use credentials::{Credentials, Materials};
+use credentials::{Credentials, KnownCredentials};
 use destination_rules::DestinationRules;
 use files::FileStore;
 use findings::Findings;
@@ -121,7 +121,7 @@ pub struct Output {
 #[derive(Default)]
 pub struct Reuse {
     providers: Arc<Providers>,
-    materials: Materials,
+    credentials: KnownCredentials,
     terminations: Terminations,
     last_good: LastGood,
     originations: ClientConfigs,
@@ -148,7 +148,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     for diagnostic in set.findings() {
         findings.add(diagnostic.clone());
     }
-    let credentials = Credentials::new(set, files, settings, &previous.materials);
+    let credentials = Credentials::new(set, files, settings, &previous.credentials);
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
     annotations::tell(set, &mut findings);
@@ -159,6 +159,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let upstream_tls =
         UpstreamTlsPass::new(&credentials, settings, &previous.originations, input.now);
     let identity = upstream_tls.certificate(input.now, &mut findings);
+    credentials.tell_mesh(&mut findings);
     let known = (settings, &previous.labels);
     let mut clusters = ClusterPass::new(&services, rules, peers, upstream_tls, known);
     let mut server_tls = ServerTlsPass {
@@ -202,7 +203,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
         token_parameters: tokens.parameters,
         reuse: Reuse {
             providers: previous.providers.clone(),
-            materials: credentials.finish(),
+            credentials: credentials.finish(),
             terminations,
             last_good,
             originations,

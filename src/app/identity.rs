@@ -12,6 +12,15 @@ use crate::source::watch::Teller;
 
 /// Asks a source on the runtime; what it sends goes into the feed, and the reload is told.
 pub(super) fn ask(source: &IdentitySource, feed: Feed, teller: Teller, runtime: &Handle) {
+    if let IdentitySource::CertificateService(service) = source
+        && !service.lists.exists()
+    {
+        tracing::info!(
+            %source, file = %service.lists.display(),
+            "the CA service gives no revocation list and this file is not there: nobody of the mesh counts as \
+             revoked; name another in --identity-crl, if there is one"
+        );
+    }
     let deliver = move |identity| {
         feed.put(identity);
         teller.tell();

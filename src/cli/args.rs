@@ -49,6 +49,10 @@ pub(super) struct InputArgs {
     #[arg(long, env = "PORTCULLIS_IDENTITY_ROOTS", value_name = "FILE", help_heading = WHAT)]
     identity_roots: Option<PathBuf>,
 
+    /// Revocation lists of the mesh, which a CA service does not give [default: Istio's place in Kubernetes]
+    #[arg(long, env = "PORTCULLIS_IDENTITY_CRL", value_name = "FILE", help_heading = WHAT)]
+    identity_crl: Option<PathBuf>,
+
     /// Istio's MeshConfig; what it sets, the flag of the same meaning overrides
     #[arg(long, env = "PORTCULLIS_MESH_CONFIG", value_name = "FILE", help_heading = WHAT)]
     mesh_config: Option<PathBuf>,
@@ -113,6 +117,7 @@ impl InputArgs {
             for (own, said) in [
                 (&mut service.token, &self.identity_token),
                 (&mut service.roots, &self.identity_roots),
+                (&mut service.lists, &self.identity_crl),
             ] {
                 if let Some(said) = said {
                     own.clone_from(said);

@@ -4,8 +4,9 @@
 //! both, `cert`/`key`/`cacert` come before `tls.crt`/`tls.key`/`ca.crt`, as in Istio.
 
 mod error;
+mod mesh;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,32 +21,29 @@ use crate::tls::material::Material;
 use crate::tls::revocation::Crls;
 use crate::tls::roots::Roots;
 
-use super::files::{
-    FileStore, IDENTITY_CHAIN, IDENTITY_CRL, IDENTITY_KEY, IDENTITY_ROOT, ReadError,
-    credential_name, folders,
-};
+use super::files::{FileStore, ReadError, credential_name, folders};
 use super::revocation::ListInUse;
 use super::settings::CompileSettings;
 pub use error::CredentialError;
-
-/// The mesh identity, and what its peers are judged by.
-#[derive(Clone, Debug)]
-pub struct MeshIdentity {
-    /// Chain and key.
-    pub material: Arc<Material>,
-    /// Roots of its peers.
-    pub roots: Roots,
-    /// What their authorities revoked; empty without a list.
-    pub crls: Crls,
-}
+use mesh::Mesh;
+pub use mesh::MeshIdentity;
 
 /// Chains with their keys by the digest of both, so that what did not change is not proven again.
-pub type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
+type Materials = HashMap<Fingerprint, Arc<Material>, RandomState>;
+
+/// What the last compilation read.
+#[derive(Default)]
+pub struct KnownCredentials {
+    materials: Materials,
+    /// The last good mesh identity.
+    identity: Option<MeshIdentity>,
+}
 
 /// Looks credentials up.
 pub struct Credentials<'a> {
-    previous: &'a Materials,
+    previous: &'a KnownCredentials,
     read: RefCell<Materials>,
+    mesh: OnceCell<Mesh>,
     lists: RefCell<Vec<ListInUse>>,
     secrets: HashMap<&'a str, &'a Resource<Secret>>,
     files: &'a FileStore,
@@ -113,18 +111,19 @@ impl<'a> Credentials<'a> {
         set: &'a ResourceSet,
         files: &'a FileStore,
         settings: &'a CompileSettings,
-        previous: &'a Materials,
+        previous: &'a KnownCredentials,
     ) -> Self {
         let own = set.secrets.iter().filter(|s| *s.id.namespace == *settings.namespace);
         let secrets = own.map(|secret| (&*secret.id.name, &**secret)).collect();
-        let read = Materials::with_capacity_and_hasher(previous.len(), RandomState::default());
+        let read = Materials::with_capacity_and_hasher(previous.materials.len(), <_>::default());
         let (read, lists) = (RefCell::new(read), RefCell::default());
-        Self { previous, read, lists, secrets, files, settings }
+        Self { previous, read, mesh: OnceCell::new(), lists, secrets, files, settings }
     }
 
     /// What was read, for the next compilation.
-    pub fn finish(self) -> Materials {
-        self.read.into_inner()
+    pub fn finish(self) -> KnownCredentials {
+        let identity = self.last_good_identity();
+        KnownCredentials { materials: self.read.into_inner(), identity }
     }
 
     fn parse(
@@ -136,7 +135,7 @@ impl<'a> Credentials<'a> {
         hasher.part(chain.fingerprint().as_bytes()).part(key.fingerprint().as_bytes());
         let fingerprint = hasher.finish();
         let known = self.read.borrow().get(&fingerprint).cloned();
-        let material = match known.or_else(|| self.previous.get(&fingerprint).cloned()) {
+        let material = match known.or_else(|| self.previous.materials.get(&fingerprint).cloned()) {
             Some(known) => known,
             None => Arc::new(Material::parse(chain.bytes, key.bytes)?),
         };
@@ -228,39 +227,6 @@ impl<'a> Credentials<'a> {
         lists
     }
 
-    /// The mesh identity (`--identity`) if it is good at `now` (Unix seconds): it is never served
-    /// expired.
-    pub fn identity(&self, now: i64) -> Result<MeshIdentity, CredentialError> {
-        let identity = self.any_identity()?;
-        if identity.material.leaf().not_after <= now {
-            let place = self.settings.identity.display().to_string();
-            return Err(CredentialError::IdentityExpired(place));
-        }
-        Ok(identity)
-    }
-
-    /// The mesh identity, though it may have expired.
-    pub fn any_identity(&self) -> Result<MeshIdentity, CredentialError> {
-        let folder = &self.settings.identity;
-        if self.settings.identity_is_sent && self.files.file(&folder.join(IDENTITY_CHAIN)).is_none()
-        {
-            return Err(CredentialError::IdentityAwaited(folder.display().to_string()));
-        }
-        let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
-        let key = self.file(&folder.join(IDENTITY_KEY))?;
-        let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?.bytes)?;
-        let list = folder.join(IDENTITY_CRL);
-        let crls = match self.files.file(&list) {
-            Some(_) => {
-                let crls = Crls::parse(self.file(&list)?.bytes)?.incomplete();
-                self.note(&list.display().to_string(), &crls, Vec::new());
-                crls
-            }
-            None => Crls::default(),
-        };
-        Ok(MeshIdentity { material: self.parse(cert, key)?, roots, crls })
-    }
-
     fn find<'n>(&self, written: &'n str) -> Result<(&'n str, Parts<'a>), CredentialError> {
         let name = credential_name(written, &self.settings.namespace)
             .ok_or_else(|| CredentialError::Foreign(written.to_owned()))?;
@@ -318,7 +284,7 @@ mod tests {
             }
         }
         let settings = CompileSettings::default();
-        look(&Credentials::new(&parsed.set, &store, &settings, &Materials::default()))
+        look(&Credentials::new(&parsed.set, &store, &settings, &KnownCredentials::default()))
             .map(drop)
             .map_err(|error| error.explain())
     }

@@ -127,9 +127,10 @@ pub fn wanted(set: &ResourceSet, settings: &CompileSettings) -> Vec<Wanted> {
         .filter(|secret| *secret.meta.namespace == *settings.namespace)
         .map(|secret| &*secret.meta.name)
         .collect();
-    for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT, IDENTITY_CRL] {
+    for name in [IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT] {
         list.add(settings.identity.join(name), Wanted::File);
     }
+    list.add(settings.mesh_lists(), Wanted::File);
     for gateway in &set.gateways {
         for tls in gateway.spec.servers.iter().filter_map(|server| server.tls.as_ref()) {
             list.server(tls);

@@ -23,6 +23,7 @@ use crate::snapshot::forwarded::{ClientCertForwarding, Forwarded, Said, TrustedP
 use crate::snapshot::listener::ListenAddress;
 use crate::tls::roots::Roots;
 
+use super::files::IDENTITY_CRL;
 use super::policies;
 
 /// What this process is before.
@@ -77,6 +78,8 @@ pub struct CompileSettings {
     pub identity: PathBuf,
     /// Whether the identity is sent, and may not have come yet.
     pub identity_is_sent: bool,
+    /// File of the mesh's revocation lists when they do not come with the identity (`--identity-crl`).
+    pub identity_crl: Option<PathBuf>,
     /// `MeshConfig.enableAutoMtls`.
     pub auto_mtls: bool,
     /// `MeshConfig.connectTimeout`: TCP and TLS connecting together.
@@ -109,6 +112,13 @@ pub struct TlsDefaults {
     pub ecdh_curves: Vec<String>,
 }
 
+impl CompileSettings {
+    /// File of the mesh's revocation lists.
+    pub fn mesh_lists(&self) -> PathBuf {
+        self.identity_crl.clone().unwrap_or_else(|| self.identity.join(IDENTITY_CRL))
+    }
+}
+
 impl Default for CompileSettings {
     fn default() -> Self {
         Self {
@@ -127,6 +137,7 @@ impl Default for CompileSettings {
             certs: "certs".into(),
             identity: "certs/identity".into(),
             identity_is_sent: false,
+            identity_crl: None,
             auto_mtls: true,
             connect_timeout: limit::CONNECT_TIME,
             tcp_keepalive: None,

@@ -174,7 +174,6 @@ codes! {
         "fetch its issuer's new one: what was revoked since is let in, what this one lists is not";
     REVOCATION_LIST_DUE = "PC049", Warning, "a tenth of a revocation list's time is left",
         "fetch its issuer's new one; it is taken up without a restart";
-
     KEYS_UNUSABLE = "PC050", Error, "a token rule has no usable key",
         "correct jwks or jwksUri; tokens of this issuer are refused until then";
     INVALID_TOKEN_RULE = "PC051", Error, "a token rule cannot be used",
@@ -184,6 +183,8 @@ codes! {
         "correct the resource, or remove it";
     REVOCATION_LIST_MISSING = "PC053", Warning, "a CA has no revocation list beside those of others",
         "add its list, an empty one too; its certificates are refused until then";
+    REVOCATION_LIST_NONE = "PC054", Info, "nobody of the mesh counts as revoked",
+        "name the file with the list in --identity-crl, if there is one";
 
     FIELD_NOT_ACTED_ON = "PC060", Warning, "the field is known and not acted on",
         "remove it, or do not rely on it";

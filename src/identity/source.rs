@@ -28,6 +28,9 @@ pub struct CertificateService {
     pub token: PathBuf,
     /// File with the roots of the service's own certificate.
     pub roots: PathBuf,
+    /// File with the revocation lists of the mesh's authorities, which the service does not give; need not
+    /// be there.
+    pub lists: PathBuf,
 }
 
 /// Text that says no source.
@@ -39,6 +42,8 @@ pub struct InvalidSource;
 const DEFAULT_TOKEN: &str = "/var/run/secrets/tokens/istio-token";
 /// Where Istio puts the roots of its CA.
 const DEFAULT_ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
+/// Where Istio mounts its ConfigMap `istio-ca-crl`.
+const DEFAULT_LISTS: &str = "/var/run/secrets/istio/crl/ca-crl.pem";
 
 impl FromStr for IdentitySource {
     type Err = InvalidSource;
@@ -62,9 +67,13 @@ impl FromStr for IdentitySource {
             if rustls::pki_types::ServerName::try_from(host).is_err() {
                 return Err(InvalidSource);
             }
-            let (token, roots) = (DEFAULT_TOKEN.into(), DEFAULT_ROOTS.into());
-            let service = CertificateService { host: host.to_owned(), port, token, roots };
-            return Ok(Self::CertificateService(service));
+            return Ok(Self::CertificateService(CertificateService {
+                host: host.to_owned(),
+                port,
+                token: DEFAULT_TOKEN.into(),
+                roots: DEFAULT_ROOTS.into(),
+                lists: DEFAULT_LISTS.into(),
+            }));
         }
         if text.is_empty() || text.starts_with("sds:") {
             return Err(InvalidSource);

@@ -68,6 +68,8 @@ impl Mesh {
                 socket("token"),
                 "--identity-roots".into(),
                 socket("ca/root-cert.pem"),
+                "--identity-crl".into(),
+                socket("ca/ca-crl.pem"),
             ],
         }
     }
@@ -192,6 +194,23 @@ fn check_does_not_ask_the_source_and_says_so() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("PC047") && said.contains("sds:unix:nobody.sock"), "{said}");
+    assert!(!said.contains("PC054"), "{said}");
+}
+
+#[test]
+fn check_says_that_a_certificate_service_gives_no_list() {
+    let site = Site::new();
+    site.config("all", &gateway("mesh", 443, "HTTPS", "mesh.com", "mode: ISTIO_MUTUAL"));
+    let check = |file: &str, told: bool| {
+        let arguments = ["check", "--identity", "ca:istiod:15012", "--identity-crl", file];
+        let said = String::from_utf8(site.command(&arguments).stdout).unwrap();
+        assert_eq!(said.contains("PC054") && said.contains(file), told, "{said}");
+    };
+    site.write("blank.pem", "\n");
+    site.write("list.pem", site.mesh.revoke(&[1]).0);
+    check("missing.pem", true);
+    check("blank.pem", true);
+    check("list.pem", false);
 }
 
 /// Connections, each with a handshake at the gateway and one at the backend, one after the other.

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::client::{Http, mesh_tls_of, proven, shake};
-use crate::gateway::{Gateway, PATIENCE};
+use crate::gateway::{Gateway, PATIENCE, Site};
 use crate::identity::{Mesh, echo_leaf};
 use crate::pki::Leaf;
 use crate::scripted::{Scripted, Step};
-use crate::sidecar::{FRONT, declared, mode, of_the_mesh, start, status};
+use crate::sidecar::{FRONT, declared, mode, of_the_mesh, start, start_in, status};
 
 /// How soon what was revoked ends.
 const BOUND: Duration = Duration::from_secs(5);
@@ -60,10 +60,33 @@ async fn a_sidecar_refuses_who_is_on_the_list_and_ends_what_it_has_open() {
     );
     assert_eq!(status(&bad, port, "/").await, None);
     assert_eq!(status(&good, port, "/").await, Some(200));
-    // One that cannot be read lets nobody in, and ends nothing.
+    // While one cannot be read the last good one holds.
     renewed("nonsense".to_owned());
-    assert_eq!(status(&good, port, "/").await, None);
+    sidecar.process.tells("the mesh identity cannot be renewed");
+    assert_eq!(status(&bad, port, "/").await, None);
+    assert_eq!(status(&good, port, "/").await, Some(200));
     assert_eq!(live.get("http://cart/").await.status, 200);
+    // So does the rest of the identity, and a list that is good is taken up though that is broken.
+    renewed(site.mesh.revoke(&[20, 21]).0);
+    assert_eq!(status(&good, port, "/").await, None);
+    sidecar.process.reload(|| site.write("certs/identity/key.pem", "nonsense"));
+    renewed(site.mesh.revoke(&[20]).0);
+    assert_eq!(status(&bad, port, "/").await, None);
+    assert_eq!(status(&good, port, "/").await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_read_at_the_start_lets_nobody_in() {
+    let application = Backend::http1().await;
+    let site = Site::new();
+    site.write(LIST, "nonsense");
+    let declared = declared("http", application.port) + &mode("STRICT");
+    let sidecar = start_in(site, &declared, application.port, &[]);
+    let mesh = &sidecar.site.mesh;
+    let client = of_the_mesh(mesh, Some(&mesh.leaf(&[FRONT], 20)), &["istio", "http/1.1"]);
+    assert_eq!(status(&client, sidecar.port, "/").await, None);
+    sidecar.process.reload(|| sidecar.site.write(LIST, mesh.revoke(&[9000]).0));
+    assert_eq!(status(&client, sidecar.port, "/").await, Some(200));
 }
 
 fn ending_request() -> http::Request<http_body_util::Full<bytes::Bytes>> {
@@ -148,6 +171,11 @@ async fn check_source(kind: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_workload_api_lists_is_refused() {
     check_source("workload").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_file_beside_a_certificate_service_lists_is_refused() {
+    check_source("ca").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,11 @@ pub fn start(config: &str, application: u16) -> Sidecar {
 
 /// The same with further flags.
 pub fn start_with(config: &str, application: u16, more: &[&str]) -> Sidecar {
-    let site = Site::new();
+    start_in(Site::new(), config, application, more)
+}
+
+/// The same in a folder that has something already.
+pub fn start_in(site: Site, config: &str, application: u16, more: &[&str]) -> Sidecar {
     let own = site.workload("shop", "cart", 9);
     site.write("certs/identity/key.pem", &own.key);
     site.write("certs/identity/cert-chain.pem", &own.chain);
