@@ -12,6 +12,7 @@ mod fetcher;
 mod location;
 mod proxies;
 mod store;
+mod telling;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::backend::Backend;
 use crate::client::Http;
 use crate::fixture::{Issuer, issuer, stranger};
-use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+use crate::gateway::{Gateway, Site, free_port, gateway, routes, service, to};
 use crate::keys::KeyServer;
 
 const RULES: &str = "---
@@ -166,7 +166,7 @@ async fn a_route_is_chosen_by_what_the_token_says_and_never_by_a_forged_header()
 #[tokio::test]
 async fn a_down_issuer_harms_only_its_own_tokens_and_never_the_start() {
     let keys = KeyServer::start(issuer().key_set("RS256", "k1")).await;
-    let dead = crate::gateway::free_port();
+    let dead = free_port();
     let (_site, _backend, gateway) = start(&format!(
         "    - {{issuer: 'https://up', jwksUri: 'http://127.0.0.1:{}/jwks'}}\n    - {{issuer: \
          'https://down', jwksUri: 'http://127.0.0.1:{dead}/jwks'}}\n",
@@ -294,4 +294,28 @@ async fn explain_takes_kept_keys_and_says_which_it_had() {
     assert!(rule.contains("1 key inline"), "{rule}");
     let (_, rule) = explained(&site, "https://none:", &good, &[]);
     assert!(rule.contains("no usable key"), "{rule}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_set_that_cannot_be_fetched_is_told_when_that_changes() {
+    let port = free_port();
+    let rules = format!("    - {{issuer: 'https://i', jwksUri: 'http://127.0.0.1:{port}/jwks'}}\n");
+    let (_site, _backend, gateway) = start(&rules).await;
+    let failures = || {
+        let metrics = gateway.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("portcullis_jwks_failures_total"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    gateway.tells("a key set cannot be fetched");
+    gateway.wait("it fails on", || failures() > 3);
+    let told = |text: &str| gateway.err().matches(text).count();
+    assert_eq!(told("a key set cannot be fetched"), 1, "{}", gateway.err());
+    assert!(gateway.err().contains("no connection to"), "{}", gateway.err());
+    assert_eq!(told("can be fetched again"), 0);
+    let keys = KeyServer::start_at(port, issuer().key_set("RS256", "k1")).await;
+    gateway.tells("a key set can be fetched again");
+    let bearer = format!("Bearer {}", token(issuer(), "https://i", |_| {}));
+    let mut http = Http::plain(gateway.port(80)).await;
+    assert_eq!(http.ask("http://a.com/", &[("authorization", &bearer)]).await.status, 200);
+    assert_eq!((keys.fetches(), told("can be fetched again")), (1, 1));
 }

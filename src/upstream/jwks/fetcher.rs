@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::connect::Way;
 use super::fetch::{Client, FetchError, Fetched};
 use super::store::Store;
+use super::telling::Telling;
 use crate::auth::jwt::{DeclaredEndpoints, InvalidKeySet, IssuerKeys, KeyLocation, KeyState};
 use crate::base::limit;
 use crate::telemetry::keys::JwksMetrics;
@@ -83,6 +84,7 @@ impl Fetcher {
     /// Runs until dropped; dropping it ends a fetch under way and leaves the keys as they are.
     pub(super) async fn run(mut self) {
         let mut failures_in_a_row = 0;
+        let mut telling = Telling::default();
         loop {
             let started = Instant::now();
             let Terms { timeout, endpoints } = self.terms.borrow_and_update().clone();
@@ -90,6 +92,9 @@ impl Fetcher {
             let age = match self.client.fetch(&self.location, way, timeout).await {
                 Ok(fetched) => {
                     failures_in_a_row = 0;
+                    if telling.succeeded() {
+                        tracing::info!(uri = %self.location, "a key set can be fetched again");
+                    }
                     let document = fetched.document.clone();
                     let age = self.accept(fetched);
                     self.keep(document).await;
@@ -97,7 +102,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     failures_in_a_row += 1;
-                    self.refuse(&error, failures_in_a_row);
+                    self.refuse(&error, failures_in_a_row, &mut telling);
                     self.retry_after(failures_in_a_row)
                 }
             };
@@ -173,7 +178,7 @@ impl Fetcher {
         age.mul_f64(1.0 - JITTER * fastrand::f64())
     }
 
-    fn refuse(&self, error: &FetchError, failures_in_a_row: u32) {
+    fn refuse(&self, error: &FetchError, failures_in_a_row: u32, telling: &mut Telling) {
         let unusable = matches!(error, FetchError::KeySet(InvalidKeySet::NoUsableKey(_)));
         if unusable && !self.is_ready() {
             self.keys.publish(KeyState::Unusable);
@@ -181,8 +186,11 @@ impl Fetcher {
         self.metrics.failed(error.class());
         let class = error.class();
         let error = chain(error);
-        if failures_in_a_row == 1 {
-            tracing::warn!(uri = %self.location, error, "a key set cannot be fetched");
+        if telling.failed(&error, Instant::now()) {
+            tracing::warn!(
+                uri = %self.location, error, failures_in_a_row, kept = self.is_ready(),
+                "a key set cannot be fetched"
+            );
         } else {
             tracing::debug!(
                 uri = %self.location, error, failures_in_a_row,
