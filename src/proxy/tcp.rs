@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
 
 use super::caller;
 use super::connection::{Connection, Established};
@@ -16,9 +17,10 @@ use crate::auth::authz::{Denial, Remark};
 use crate::balance::hash_policy::{HashFacts, HashPolicy};
 use crate::base::id::Origin;
 use crate::decide::connection::{ConnectionFacts, admit, remarks};
-use crate::decide::reject::Reject;
+use crate::decide::reject::{Answer, Reject};
 use crate::net::copy::{self, End, Moved, Side};
 use crate::net::liveness::{Liveness, Order};
+use crate::net::rewind::Rewind;
 use crate::snapshot::cluster::Cluster;
 use crate::snapshot::listener::TcpBlock;
 use crate::telemetry::destination::StreamBytes;
@@ -28,7 +30,7 @@ use crate::upstream::pool::{AcquireError, Demand, RawStream, Wanted};
 
 /// A socket below everything else.
 pub trait Raw: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The TCP socket, for the kernel to copy from.
+    /// The TCP socket, for what only the kernel knows.
     fn tcp(&self) -> Option<&TcpStream>;
 }
 
@@ -78,6 +80,7 @@ async fn asked(
     connection: &Connection,
     block: &TcpBlock,
     facts: &ConnectionFacts<'_>,
+    socket: Option<&TcpStream>,
     record: RequestRecord,
 ) -> Option<RequestRecord> {
     let refused = tokio::select! {
@@ -89,9 +92,21 @@ async fn asked(
             let refusal = Refusal { flag: "-", details: STOPPED, reason: STOPPED, origin: None };
             refused(record, &refusal)
         }
+        () = reset(socket) => {
+            let Answer { flag, details, code, .. } = Reject::ClientGone.answer();
+            refused(record, &Refusal { flag, details, reason: code, origin: None })
+        }
     };
     refused.finish_refused(&connection.registered.worker.telemetry);
     None
+}
+
+/// Waits until a client resets its connection: one that ended its own direction may await an answer.
+async fn reset(socket: Option<&TcpStream>) {
+    match socket {
+        Some(socket) => drop(socket.ready(Interest::ERROR).await),
+        None => std::future::pending().await,
+    }
 }
 
 fn externally_refused(mut record: RequestRecord, why: &Refused<'_>) -> RequestRecord {
@@ -114,7 +129,7 @@ pub async fn plain<S: Raw>(
     mut stream: S,
     first: Vec<u8>,
 ) {
-    let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
+    let Some(opened) = Box::pin(open(&connection, &block, stream.tcp())).await else { return };
     let Opened { mut upstream, record, counted, until } = opened;
     let connection = connection.established(&block);
     let moved = Moved::counted(counted);
@@ -146,11 +161,13 @@ async fn pass<S: Raw>(
 }
 
 /// Passes on the plaintext of a stream whose TLS ended here.
-pub async fn terminated<S>(connection: Connection, block: Arc<TcpBlock>, mut stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let Some(opened) = Box::pin(open(&connection, &block)).await else { return };
+pub async fn terminated<S: Raw>(
+    connection: Connection,
+    block: Arc<TcpBlock>,
+    mut stream: TlsStream<Rewind<S>>,
+) {
+    let socket = stream.get_ref().0.stream().tcp();
+    let Some(opened) = Box::pin(open(&connection, &block, socket)).await else { return };
     let Opened { mut upstream, record, counted, until } = opened;
     let connection = connection.established(&block);
     let moved = Moved::counted(counted);
@@ -159,7 +176,11 @@ where
     finish(&connection, record, &moved, &over);
 }
 
-async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
+async fn open(
+    connection: &Connection,
+    block: &TcpBlock,
+    socket: Option<&TcpStream>,
+) -> Option<Opened> {
     let facts = ConnectionFacts {
         client: connection.client.as_deref(),
         source: connection.peer.ip(),
@@ -180,7 +201,7 @@ async fn open(connection: &Connection, block: &TcpBlock) -> Option<Opened> {
     }
     if connection.snapshot.authorization.asks() {
         // Boxed: most gateways ask nobody.
-        record = Box::pin(asked(connection, block, &facts, record)).await?;
+        record = Box::pin(asked(connection, block, &facts, socket, record)).await?;
     }
     let origin = Some(&block.origin);
     let cluster = block.destinations.pick(fastrand::u32(..)).copied().flatten();

@@ -1,11 +1,14 @@
 //! Providers of external authorization that are asked about connections whose bytes are passed on.
 
+use std::time::Duration;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Response, request};
 use portcullis::grpc::ext_authz::{AttributeContext, CheckRequest, CheckResponse, Status};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 use crate::backend::Backend;
 use crate::client::{connect, proven, raw, shake, tls};
@@ -191,4 +194,74 @@ async fn a_stream_lives_while_its_provider_can_be_asked_and_ends_when_nobody_can
     gateway.wait("it is logged", || gateway.out().contains("tightened_authorization"));
     assert!(raw(gateway.port(9000), REQUEST).await.is_empty());
     assert_eq!((provider.asked(), plain.connections()), (1, 2));
+}
+
+/// A provider that accepts and never answers; tells how many connections it was asked over.
+async fn silent() -> (u16, mpsc::UnboundedReceiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, accepted) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = sender.send(stream);
+        }
+    });
+    (port, accepted)
+}
+
+/// Connections that have no destination yet, or have one.
+fn open_streams(gateway: &Gateway) -> u64 {
+    let metrics = gateway.metrics();
+    let lines = metrics.lines().filter(|line| line.starts_with("portcullis_connections_active{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// A client resets its connection while a provider is asked that may take ten minutes.
+async fn check_reset(secured: bool) {
+    let (port, mut asked) = silent().await;
+    let world = start(&mesh("envoyExtAuthzGrpc", ""), "GRPC", port, "{}").await;
+    let World { site, gateway, plain, .. } = &world;
+    let reset = |stream: &TcpStream| {
+        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+    };
+    let provider;
+    if secured {
+        let leaf = site.clients.leaf(&["spiffe://clients/ns/a/sa/b"], 1);
+        let client = tls(&site.edge, Some(&leaf), &[]);
+        let stream = shake(&client, gateway.port(8443), "allowed.com").await.unwrap();
+        provider = asked.recv().await;
+        reset(stream.get_ref().0);
+    } else {
+        let stream = connect(gateway.port(9000)).await;
+        provider = asked.recv().await;
+        reset(&stream);
+    }
+    gateway.wait("it is told", || gateway.out().contains("\"client_gone\""));
+    let line = gateway.out();
+    assert!(line.contains("\"DC\"") && line.contains("downstream_remote_disconnect"), "{line}");
+    gateway.wait("nothing is open", || open_streams(gateway) == 0);
+    assert!(provider.is_some() && plain.connections() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_resets_its_connection_is_asked_about_no_longer() {
+    check_reset(false).await;
+    check_reset(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ends_its_direction_waits_for_the_provider_and_no_longer() {
+    let (port, _asked) = silent().await;
+    let mesh = mesh("envoyExtAuthzGrpc", ", timeout: 0.5s");
+    let world = start(&mesh, "GRPC", port, "{}").await;
+    let World { gateway, plain, .. } = &world;
+    let mut stream = connect(gateway.port(9000)).await;
+    stream.write_all(REQUEST).await.unwrap();
+    stream.shutdown().await.unwrap();
+    gateway.wait("it is told", || gateway.out().contains("external_authorization_failed"));
+    gateway.wait("nothing is open", || open_streams(gateway) == 0);
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert_eq!((rest.len(), plain.connections()), (0, 0));
+    assert!(!gateway.out().contains("client_gone"));
 }
