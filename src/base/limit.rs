@@ -192,7 +192,7 @@ limits! {
     JWKS_MISSING_TIME: Duration = Duration::from_secs(1), "1 s";
     /// At most one fetch in this time for a key id that the set does not hold.
     JWKS_UNKNOWN_KEY_TIME: Duration = Duration::from_secs(5), "5 s";
-    /// A failure to fetch a key set is told after the last one that was not before this time.
+    /// A failure to fetch a key set is told no sooner than this after the last one that was.
     JWKS_TOLD_TIME: Duration = Duration::from_mins(1), "1 min";
     /// A failure to fetch a key set that lasts, for one reason, is told again after this time.
     JWKS_REMINDER_TIME: Duration = Duration::from_mins(10), "10 min";
