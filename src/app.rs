@@ -31,7 +31,7 @@ use crate::identity::{Feed, IdentitySource};
 use crate::net::listener::explained;
 use crate::probe::Prober;
 use crate::proxy::worker::{Command, Parts};
-use crate::reload::{Loader, RootError};
+use crate::reload::{Loader, MeshFiles, RootError};
 use crate::resources::MeshConfig;
 use crate::resources::mesh_config::AccessLogEncoding;
 use crate::snapshot::cell::SnapshotCell;
@@ -226,10 +226,12 @@ impl Signals {
 
 /// Loads what the operator named, as `run` and `check` do.
 pub fn loader(inputs: &Inputs) -> Result<Loader, RootError> {
-    let (config, mesh_config) = (inputs.config.clone(), inputs.mesh_config.clone());
+    let config = inputs.config.clone();
+    let files =
+        MeshFiles { config: inputs.mesh_config.clone(), networks: inputs.mesh_networks.clone() };
     let (inputs, system_roots) = (inputs.clone(), system_roots());
     let settle = move |mesh: &MeshConfig| compile_settings(&inputs, mesh, system_roots.clone());
-    Loader::new(config, mesh_config, Box::new(settle))
+    Loader::new(config, files, Box::new(settle))
 }
 
 /// What compiling needs to know: defaults, then MeshConfig, then what the operator said.
@@ -291,7 +293,7 @@ fn watched(inputs: &Inputs) -> Vec<std::path::PathBuf> {
     {
         roots.push(folder.clone());
     }
-    roots.extend(inputs.mesh_config.clone());
+    roots.extend(inputs.mesh_config.iter().chain(&inputs.mesh_networks).cloned());
     roots
 }
 

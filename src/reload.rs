@@ -4,6 +4,7 @@
 //! read changes nothing; equal bytes are never compiled twice.
 
 mod credentials;
+mod followed;
 mod known;
 mod mesh;
 
@@ -27,7 +28,7 @@ use crate::source::writing::Writing;
 
 use known::KnownFiles;
 use mesh::Mesh;
-pub use mesh::Settle;
+pub use mesh::{MeshFiles, Settle};
 
 /// A configuration that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -84,17 +85,13 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Loads `roots` (`--config`) with the settings that follow from a MeshConfig (`--mesh-config`),
-    /// which is read at once.
-    pub fn new(
-        roots: Vec<PathBuf>,
-        mesh_config: Option<PathBuf>,
-        settle: Settle,
-    ) -> Result<Self, RootError> {
+    /// Loads `roots` (`--config`) with the settings that follow from what is said of the mesh, which is
+    /// read at once.
+    pub fn new(roots: Vec<PathBuf>, mesh: MeshFiles, settle: Settle) -> Result<Self, RootError> {
         let mut reader = Reader::default();
         Ok(Self {
             roots,
-            mesh: Mesh::new(mesh_config, settle, &mut reader)?,
+            mesh: Mesh::new(mesh, settle, &mut reader)?,
             reader,
             known: KnownFiles::default(),
             writing: Writing::default(),
@@ -132,7 +129,7 @@ impl Loader {
 
     /// The MeshConfig in use; one that sets nothing when none was named.
     pub fn mesh_config(&self) -> &MeshConfig {
-        &self.mesh.config
+        &self.mesh.config.value
     }
 
     /// Reads everything and compiles it as the snapshot `generation` at `now` (Unix seconds); nothing
@@ -194,7 +191,7 @@ impl Loader {
                 self.roots.first().map(|root| nothing_found(root, &self.mesh.settings.role)),
             );
         }
-        diagnostics.extend(self.mesh.diagnostics.iter().cloned());
+        diagnostics.extend(self.mesh.diagnostics().cloned());
         diagnostics.extend(assembled.parsed.diagnostics.iter().cloned());
         diagnostics.append(&mut output.diagnostics);
         diag::sort(&mut diagnostics);
@@ -222,9 +219,7 @@ impl Loader {
         last: Generation,
     ) -> Assembled {
         let mut hasher = Hasher::default();
-        if let Some(mesh) = self.mesh.fingerprint() {
-            hasher.part(mesh.as_bytes());
-        }
+        self.mesh.digest(&mut hasher);
         self.known.update(files, unreadable, &self.writing.unfinished(), &mut hasher);
         let fingerprint = hasher.finish();
         match self.assembled.take() {

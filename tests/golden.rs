@@ -12,10 +12,11 @@ use portcullis::auth::jwt::{IssuerKeys, JwksSource, KeyState};
 use portcullis::base::id::Generation;
 use portcullis::compile::settings::CompileSettings;
 use portcullis::diag::render;
-use portcullis::reload::Loader;
+use portcullis::reload::{Loader, MeshFiles};
 use portcullis::snapshot::view;
 
-/// Compiles `tests/golden/NAME.yaml` and compares with `NAME.expected`.
+/// Compiles `tests/golden/NAME.yaml`, with `NAME.networks` where there is one, and compares with
+/// `NAME.expected`.
 fn check(name: &str) {
     let config = format!("tests/golden/{name}.yaml");
     let settings = CompileSettings {
@@ -24,7 +25,9 @@ fn check(name: &str) {
         ..CompileSettings::default()
     };
     let settle = Box::new(move |mesh: &_| settings.clone().with_mesh(mesh));
-    let mut loader = Loader::new(vec![config.into()], None, settle).unwrap();
+    let networks = Path::new("tests/golden").join(format!("{name}.networks"));
+    let mesh = MeshFiles { config: None, networks: networks.exists().then_some(networks) };
+    let mut loader = Loader::new(vec![config.into()], mesh, settle).unwrap();
     let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
     let first = loader.load(&keys, Generation(1), 0).unwrap().expect("the first load is new");
     let read = |path: &str| fs::read(path).ok().map(Into::into);

@@ -32,6 +32,8 @@ pub struct Inputs {
     pub identity: IdentitySource,
     /// File with Istio's `MeshConfig`.
     pub mesh_config: Option<PathBuf>,
+    /// File with Istio's `MeshNetworks`.
+    pub mesh_networks: Option<PathBuf>,
     /// Address of listeners whose server has no `bind`; `None` is every address, IPv6 and IPv4.
     pub bind: Option<IpAddr>,
     /// Pairs of the port that a Gateway names and the port that is bound instead.

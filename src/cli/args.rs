@@ -57,6 +57,11 @@ pub(super) struct InputArgs {
     #[arg(long, env = "PORTCULLIS_MESH_CONFIG", value_name = "FILE", help_heading = WHAT)]
     mesh_config: Option<PathBuf>,
 
+    /// Istio's MeshNetworks: endpoints of other networks are reached through the gateways of those; the
+    /// label topology.istio.io/network of --labels says which network is this gateway's own
+    #[arg(long, env = "PORTCULLIS_MESH_NETWORKS", value_name = "FILE", help_heading = WHAT)]
+    mesh_networks: Option<PathBuf>,
+
     /// Namespace this gateway runs in; Gateways and Secrets are looked up from there
     #[arg(
         long,
@@ -135,6 +140,7 @@ impl InputArgs {
             certs: self.certs.clone(),
             identity: self.identity(),
             mesh_config: self.mesh_config.clone(),
+            mesh_networks: self.mesh_networks.clone(),
             bind: self.bind,
             port_map: self.port_map.iter().map(|map| (map.from, map.to)).collect(),
             namespace: self.namespace.clone(),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::limit;
-use crate::resources::Labels;
 use crate::resources::destination_rule::{
     H2UpgradePolicy, LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting,
 };
@@ -15,6 +14,7 @@ use crate::resources::gateway::TlsProtocol;
 use crate::resources::mesh_config::{
     ExtensionProvider, ForwardClientCertDetails, MeshConfig, NormalizationType,
 };
+use crate::resources::{Labels, MeshNetworks};
 use crate::route::path::Normalization;
 use crate::route::retry::RetryPolicy;
 
@@ -56,6 +56,8 @@ pub struct CompileSettings {
     pub root_namespace: String,
     /// Labels of the workload (`--labels`).
     pub labels: Labels,
+    /// Networks and their gateways (`--mesh-networks`).
+    pub networks: MeshNetworks,
     /// `--trust-domain`.
     pub trust_domain: String,
     /// `MeshConfig.trustDomainAliases`.
@@ -126,6 +128,7 @@ impl Default for CompileSettings {
             namespace: "istio-system".into(),
             root_namespace: "istio-system".into(),
             labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+            networks: MeshNetworks::default(),
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),
             locality: String::new(),

@@ -2,7 +2,7 @@
 //!
 //! `IST` codes are Istio's own, used where the meaning is the same; `PC` codes are this gateway's:
 //! 00x reading, 01x fields, 02x TLS material, 03x listeners and hosts, 04x routes and clusters,
-//! 05x tokens and authorization, 06x known and not acted on.
+//! 05x tokens and authorization, 06x known and not acted on, 07x networks.
 //!
 //! **Invariant**: an id is used once and never given a second meaning.
 
@@ -192,6 +192,14 @@ codes! {
         "remove it, or do not rely on it";
     VALUE_NOT_ACTED_ON = "PC062", Warning, "the value is known and not acted on",
         "write another value, or do not rely on this one";
+
+    UNKNOWN_NETWORK = "PC070", Warning, "an endpoint's network is one that no MeshNetworks name",
+        "name the network in --mesh-networks, or correct it; until then the address is connected to as it is";
+    NETWORK_GATEWAY_UNUSABLE = "PC071", Error, "a gateway of a network cannot be used as written",
+        "write its address and port: a network without a gateway is connected to directly";
+    NO_WAY_INTO_NETWORK = "PC072", Warning,
+        "endpoints are left out because their network's gateways pass on the mesh's TLS alone",
+        "have them speak the mesh's TLS: serviceAccount, or the label security.istio.io/tlsMode: istio";
 }
 
 /// The code with an id.

@@ -1,85 +1,77 @@
-//! MeshConfig over time: settings follow it, and a broken one changes nothing.
+//! MeshConfig and MeshNetworks over time, and the settings that follow from them.
 
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 
 use super::RootError;
-use crate::base::hash::Fingerprint;
+use super::followed::Followed;
+use crate::base::hash::Hasher;
 use crate::compile::settings::CompileSettings;
 use crate::diag::Diagnostic;
-use crate::resources::{MeshConfig, parse_mesh_config};
-use crate::source::files;
+use crate::resources::{MeshConfig, MeshNetworks, parse_mesh_config, parse_mesh_networks};
 use crate::source::reader::Reader;
 
 /// How settings follow from MeshConfig and from what the operator said, which wins.
 pub type Settle = Box<dyn Fn(&MeshConfig) -> CompileSettings + Send>;
 
-/// The file, and what it led to.
+/// The files that say what holds for the whole mesh.
+#[derive(Clone, Debug, Default)]
+pub struct MeshFiles {
+    /// Istio's MeshConfig (`--mesh-config`).
+    pub config: Option<PathBuf>,
+    /// Istio's MeshNetworks (`--mesh-networks`).
+    pub networks: Option<PathBuf>,
+}
+
+/// The files, and what they led to.
 pub(super) struct Mesh {
-    path: Option<PathBuf>,
+    pub(super) config: Followed<MeshConfig>,
+    networks: Followed<MeshNetworks>,
     settle: Settle,
-    read: Option<Fingerprint>,
-    /// The last one that could be used.
-    pub(super) config: MeshConfig,
-    /// What follows from it.
+    /// What follows from them.
     pub(super) settings: CompileSettings,
-    /// Findings of the file as it is now.
-    pub(super) diagnostics: Vec<Diagnostic>,
 }
 
 impl Mesh {
-    /// Reads the file for the first time, when one is named; it must be usable.
+    /// Reads the files for the first time; those that are named must be usable.
     pub(super) fn new(
-        path: Option<PathBuf>,
+        files: MeshFiles,
         settle: Settle,
         reader: &mut Reader,
     ) -> Result<Self, RootError> {
-        let config = MeshConfig::default();
-        let settings = settle(&config);
-        let mut mesh = Self { path, settle, read: None, config, settings, diagnostics: Vec::new() };
-        if !mesh.update(reader)? {
-            let why = mesh.diagnostics.iter().find_map(|finding| {
-                Some(format!("{}: {}", finding.location.as_ref()?, finding.message))
-            });
-            return Err(mesh.unreadable(why.unwrap_or_default()));
-        }
+        let config = ("--mesh-config", parse_mesh_config as _);
+        let config = Followed::new(files.config, config, reader)?;
+        let networks = ("--mesh-networks", parse_mesh_networks as _);
+        let networks = Followed::new(files.networks, networks, reader)?;
+        let settings = CompileSettings::default();
+        let mut mesh = Self { config, networks, settle, settings };
+        mesh.settle();
         Ok(mesh)
     }
 
-    /// Reads the file again; says whether it can be used.
-    pub(super) fn update(&mut self, reader: &mut Reader) -> Result<bool, RootError> {
-        let Some(path) = &self.path else { return Ok(true) };
-        let found = files::read(std::slice::from_ref(path), reader);
-        let Some((file, fingerprint)) = found.files.first() else {
-            let why =
-                found.diagnostics.first().map_or("it is not a file", |finding| &finding.message);
-            return Err(self.unreadable(why));
-        };
-        if self.read == Some(*fingerprint) {
-            return Ok(true);
+    /// Reads the files again.
+    pub(super) fn update(&mut self, reader: &mut Reader) -> Result<(), RootError> {
+        let config = self.config.update(reader)?;
+        let networks = self.networks.update(reader)?;
+        if config || networks {
+            self.settle();
         }
-        let (config, diagnostics) = parse_mesh_config(file);
-        self.read = Some(*fingerprint);
-        self.diagnostics = diagnostics;
-        let usable = config.is_some();
-        if let Some(config) = config {
-            self.settings = (self.settle)(&config);
-            self.config = config;
-        }
-        Ok(usable)
+        Ok(())
     }
 
-    /// Digest of the file as it was read last.
-    pub(super) fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.read.as_ref()
+    fn settle(&mut self) {
+        let networks = self.networks.value.clone();
+        self.settings = CompileSettings { networks, ..(self.settle)(&self.config.value) };
     }
 
-    fn unreadable(&self, why: impl fmt::Display) -> RootError {
-        RootError {
-            path: self.path.clone().unwrap_or_default(),
-            cause: io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
-            flag: "--mesh-config",
+    /// Findings of the files as they are now.
+    pub(super) fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.config.diagnostics.iter().chain(&self.networks.diagnostics)
+    }
+
+    /// Adds the files as they were read last.
+    pub(super) fn digest(&self, hasher: &mut Hasher) {
+        for file in [self.config.fingerprint(), self.networks.fingerprint()].into_iter().flatten() {
+            hasher.part(file.as_bytes());
         }
     }
 }

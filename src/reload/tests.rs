@@ -16,9 +16,13 @@ impl Folder {
         fs::create_dir(&config).unwrap();
         let settings = CompileSettings { certs: dir.path().join("certs"), ..Default::default() };
         let settle: Settle = Box::new(move |mesh| settings.clone().with_mesh(mesh));
-        let mesh = dir.path().join("mesh.yaml");
-        fs::write(&mesh, "").unwrap();
-        let loader = Loader::new(vec![config], Some(mesh), settle).unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, "").unwrap();
+            Some(path)
+        };
+        let mesh = MeshFiles { config: file("mesh.yaml"), networks: file("networks.yaml") };
+        let loader = Loader::new(vec![config], mesh, settle).unwrap();
         Self { dir, loader }
     }
 
@@ -247,6 +251,33 @@ fn mesh_config_is_followed_and_a_broken_one_changes_nothing() {
     let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
     let error = folder.loader.load(&keys, Generation(1), 0).unwrap_err().to_string();
     assert!(error.contains("mesh.yaml") && error.contains("--mesh-config"), "{error}");
+}
+
+#[test]
+fn mesh_networks_are_followed_and_broken_ones_change_nothing() {
+    let mut folder = Folder::new();
+    folder.write("config/a.yaml", &gateway(80));
+    assert!(folder.load().is_some());
+    let names = |folder: &Folder| {
+        let networks = &folder.loader.mesh.settings.networks.networks;
+        networks.keys().cloned().collect::<Vec<_>>()
+    };
+    folder.write("networks.yaml", "networks: {n1: {gateways: [{address: 192.0.2.1}]}}\n");
+    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC071"])));
+    assert_eq!(names(&folder), ["n1"]);
+    folder.write("networks.yaml", "networks: {n2: {gateways: [{address: 192.0.2.1, port: 0}]}}\n");
+    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC011"])));
+    assert_eq!(names(&folder), ["n1"]);
+    fs::remove_file(folder.dir.path().join("networks.yaml")).unwrap();
+    let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
+    let error = folder.loader.load(&keys, Generation(1), 0).unwrap_err().to_string();
+    assert!(error.contains("networks.yaml") && error.contains("--mesh-networks"), "{error}");
+    let path = folder.dir.path().join("networks.yaml");
+    fs::write(&path, "networks: 1\n").unwrap();
+    let mesh = MeshFiles { config: None, networks: Some(path) };
+    let settle: Settle = Box::new(|mesh| CompileSettings::default().with_mesh(mesh));
+    let error = Loader::new(vec![], mesh, settle).err().unwrap().to_string();
+    assert!(error.contains("networks.yaml:1:11"), "{error}");
 }
 
 #[test]
