@@ -31,6 +31,7 @@ pub mod listeners;
 mod locality;
 mod mesh_tls;
 pub mod names;
+pub mod networks;
 pub mod peers;
 pub mod policies;
 pub mod references;
@@ -151,6 +152,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let credentials = Credentials::new(set, files, settings, &previous.credentials);
     let services = Services::new(set, settings, &mut findings);
     unsupported::tell(set, &mut findings);
+    networks::tell(set, settings, &mut findings);
     annotations::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
     unreachable::tell(set, &mut findings);

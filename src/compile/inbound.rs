@@ -154,7 +154,8 @@ impl InboundPass<'_, '_> {
         let mut hasher = Hasher::default();
         hasher.part(name.as_bytes()).part(format!("{address}{protocol:?}").as_bytes());
         let member = balance::Member { weight: 1, level: 0, locality: 0 };
-        let endpoint = Endpoint { address: Address::Socket(address), member, tls: false };
+        let endpoint =
+            Endpoint { address: Address::Socket(address), member, tls: false, through: None };
         let policy = Policy::default();
         Cluster {
             name: name.into(),

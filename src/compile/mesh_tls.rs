@@ -19,7 +19,7 @@ pub(super) fn wants_mesh(
 ) -> bool {
     let port = match &member.place {
         Place::Address(Address::Socket(socket)) => socket.port(),
-        Place::Name(_, port) => *port,
+        Place::Name(_, port) | Place::Unknown(port) => *port,
         Place::Address(_) => 0,
     };
     settings.auto_mtls

@@ -16,6 +16,7 @@ use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
 use super::names::{exported, public};
+use super::networks::Networks;
 use super::settings::CompileSettings;
 pub use members::{Member, Place};
 use unusable::Unusable;
@@ -105,6 +106,7 @@ pub struct Services<'a> {
     by_host: ByHost<'a>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a Resource<EndpointSlice>>>,
     unusable: Unusable,
+    networks: Networks<'a>,
     set: &'a ResourceSet,
     cluster_domain: &'a str,
 }
@@ -156,7 +158,8 @@ impl<'a> Services<'a> {
             }
         }
         let unusable = Unusable::new(set, &by_host, findings);
-        Self { by_host, slices, unusable, set, cluster_domain: &settings.cluster_domain }
+        let (networks, cluster_domain) = (Networks::new(settings), &*settings.cluster_domain);
+        Self { by_host, slices, unusable, networks, set, cluster_domain }
     }
 
     /// A service by its full name, of those that namespace `viewer` sees: that of namespace `from`
@@ -177,6 +180,11 @@ impl<'a> Services<'a> {
     /// The entry that cannot be used and because of which nothing is sent to a service.
     pub fn refusing(&self, service: &Service) -> Option<&Origin> {
         self.unusable.find(service)
+    }
+
+    /// The networks that endpoints are in.
+    pub fn networks(&self) -> &Networks<'a> {
+        &self.networks
     }
 
     /// Every service that a namespace sees, by host.

@@ -224,7 +224,7 @@ impl RulePass<'_, '_> {
                 Some((socket.ip().to_string().into(), socket.port()))
             }
             Place::Name(name, port) => Some(((*name).into(), port)),
-            Place::Address(Address::Unix(_)) => None,
+            Place::Address(Address::Unix(_)) | Place::Unknown(_) => None,
         };
         let places: Arc<[_]> =
             services.members(service, written).into_iter().filter_map(place).collect();

@@ -8,7 +8,7 @@ use crate::resources::destination_rule::{
     DestinationRule, LoadBalancer, OutlierDetection, SimpleLoadBalancer, TrafficPolicy,
 };
 use crate::resources::virtual_service::VirtualService;
-use crate::resources::{Resource, ResourceSet, WorkloadEntry};
+use crate::resources::{Resource, ResourceSet};
 
 use super::findings::{Findings, at};
 
@@ -50,20 +50,6 @@ pub fn tell(set: &ResourceSet, findings: &mut Findings) {
             let instead = "clients reach the service through this gateway's routes, by its hosts";
             noted(entry, "spec.addresses".to_owned(), instead, findings);
         }
-        for (index, endpoint) in entry.spec.endpoints.iter().enumerate() {
-            workload(entry, &format!("spec.endpoints[{index}]"), endpoint, findings);
-        }
-    }
-    for entry in &set.workload_entries {
-        workload(entry, "spec", &entry.spec, findings);
-    }
-}
-
-fn workload<T>(resource: &Resource<T>, path: &str, entry: &WorkloadEntry, findings: &mut Findings) {
-    if !entry.network.is_empty() {
-        let instead = "no MeshNetworks are read: the address is connected to as it is, as Istio does \
-                       for a network without gateways";
-        not_acted_on(resource, format!("{path}.network"), instead, findings);
     }
 }
 

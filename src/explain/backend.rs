@@ -137,8 +137,11 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
             .map(|endpoint| {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
                 let share = share(&endpoint.member);
+                let through = through(endpoint.through.as_deref());
                 match &endpoint.address {
-                    Address::Socket(socket) => format!("endpoint {socket}{plain}{share}"),
+                    Address::Socket(socket) => {
+                        format!("endpoint {socket}{plain}{through}{share}")
+                    }
                     Address::Unix(path) => {
                         format!("endpoint unix://{}{plain}{share}", path.display())
                     }
@@ -148,7 +151,9 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
         Endpoints::Dns(list) => list
             .iter()
             .map(|one| {
-                format!("endpoints of {}:{} by DNS{}", one.name, one.port, share(&one.member))
+                let through = through(one.through.as_deref());
+                let share = share(&one.member);
+                format!("endpoints of {}:{} by DNS{through}{share}", one.name, one.port)
             })
             .collect(),
         Endpoints::LogicalDns(one) => {
@@ -176,6 +181,12 @@ fn differ(endpoints: &Endpoints) -> bool {
         Endpoints::Dns(list) => uneven(list.iter().map(|one| one.member.weight).collect()),
         Endpoints::LogicalDns(_) => false,
     }
+}
+
+/// What stands in place of the endpoint.
+fn through(network: Option<&str>) -> String {
+    let said = |network| format!(", through the gateway of network {network}");
+    network.map_or_else(String::new, said)
 }
 
 fn priority(level: u8) -> String {

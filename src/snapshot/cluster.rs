@@ -256,6 +256,8 @@ pub struct Endpoint {
     /// Whether it is spoken to through the cluster's TLS (false for a plaintext endpoint of a
     /// cluster with automatic mutual TLS).
     pub tls: bool,
+    /// The network that it is a gateway of, in place of endpoints there; nothing for an endpoint.
+    pub through: Option<Arc<str>>,
 }
 
 /// An endpoint with a name.
@@ -269,6 +271,8 @@ pub struct DnsEndpoint {
     pub member: Member,
     /// As [`Endpoint::tls`].
     pub tls: bool,
+    /// As [`Endpoint::through`].
+    pub through: Option<Arc<str>>,
 }
 
 /// How connections to a cluster are secured.

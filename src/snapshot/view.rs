@@ -3,6 +3,7 @@
 //! **Invariant:** no key, token or certificate body; equal snapshots give equal text.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ use crate::base::limit;
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
-    Cluster, ClusterId, DnsEndpoint, Endpoints, Limits, Sni, UpstreamTls,
+    Cluster, ClusterId, DnsEndpoint, Endpoint, Endpoints, Limits, Sni, UpstreamTls,
 };
 use crate::snapshot::forwarded::{Forwarded, TrustedProxies};
 use crate::snapshot::inbound::Spoken;
@@ -221,10 +222,18 @@ fn cluster(cluster: &Cluster) -> Value {
             format!(" weight {weight} level {level} locality {locality}")
         }
     };
-    let named = |e: &DnsEndpoint| format!("{}:{}{}", e.name, e.port, share(&e.member));
+    let through = |network: &Option<Arc<str>>| {
+        network.as_ref().map_or_else(String::new, |network| format!(" through {network}"))
+    };
+    let named = |e: &DnsEndpoint| {
+        format!("{}:{}{}{}", e.name, e.port, share(&e.member), through(&e.through))
+    };
     let endpoints: Vec<String> = match &cluster.endpoints {
         Endpoints::Static(list) => {
-            list.iter().map(|e| format!("{:?}{}", e.address, share(&e.member))).collect()
+            let known = |e: &Endpoint| {
+                format!("{:?}{}{}", e.address, share(&e.member), through(&e.through))
+            };
+            list.iter().map(known).collect()
         }
         Endpoints::Dns(list) => list.iter().map(named).collect(),
         Endpoints::LogicalDns(one) => vec![named(one)],

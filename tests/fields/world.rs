@@ -12,7 +12,7 @@ use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Output, Reuse, compile};
 use portcullis::diag::{Code, Diagnostic, Severity, catalog};
 use portcullis::resources::mesh_config::{ExtAuthzHttp, ExtensionProvider};
-use portcullis::resources::{ConfigFile, parse};
+use portcullis::resources::{ConfigFile, parse, parse_mesh_networks};
 use portcullis::snapshot::listener::{Chain, Servers, Termination};
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
 });
 
 fn settings() -> CompileSettings {
+    let networks = b"networks: {n1: {gateways: [{address: 192.0.2.8, port: 15443}]}}";
+    let networks = ConfigFile { path: "networks.yaml".into(), bytes: networks[..].into() };
     let asked = ExtAuthzHttp { service: "ext.internal".into(), port: 80, ..Default::default() };
     CompileSettings {
         extension_providers: vec![ExtensionProvider {
@@ -44,6 +46,7 @@ fn settings() -> CompileSettings {
         certs: "certs".into(),
         identity: "identity".into(),
         locality: "r/z/s".into(),
+        networks: parse_mesh_networks(&networks).0.unwrap(),
         ..CompileSettings::default()
     }
 }

@@ -50,6 +50,7 @@ mod lifecycle;
 mod limits;
 mod listeners;
 mod mirror;
+mod networks;
 mod observability;
 mod outlier;
 mod pairs;

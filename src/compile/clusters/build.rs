@@ -1,5 +1,6 @@
 //! What a cluster is made of: endpoints, balance, limits, protocol and security.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{ClusterPass, Target, Use};
@@ -12,10 +13,11 @@ use crate::compile::destination_rules::{Policy, UNTIL_MENDED};
 use crate::compile::findings::{Findings, at};
 use crate::compile::mesh_tls::{server_names, speaks_mesh, wants_mesh};
 use crate::compile::names::selects;
+use crate::compile::networks::{Reached, Way};
 use crate::compile::services::{Member, Port, Service, Speaks};
 use crate::compile::upstream_tls::{Peer, Secured};
 use crate::compile::{balancing, connection_pool, endpoints, locality, server_tls};
-use crate::diag::{Diagnostic, catalog};
+use crate::diag::{Diagnostic, Location, catalog};
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode, H2UpgradePolicy};
 use crate::snapshot::cluster::{Cluster, Protocol};
 
@@ -35,11 +37,6 @@ impl<'a> ClusterPass<'a> {
         if usage == Use::Sealed {
             members.retain(speaks_mesh);
         }
-        let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
-        let places = locality::Setting::of(balancer, self.settings);
-        let (standings, localities) =
-            locality::standings(places, outliers.is_some(), self.settings, &members);
-        let balance = balancing::balance(balancer, outliers, localities);
         let protocol = protocol(port, usage, &policy, self.settings.upgrade_to_http2);
         let tunnelled = policy.tunnel.is_some() && usage == Use::Tcp;
         let spoken = if tunnelled {
@@ -47,11 +44,20 @@ impl<'a> ClusterPass<'a> {
         } else {
             protocol
         };
-        let (flags, secured, finding) =
+        let (ways, secured, finding) =
             self.security(target, (subset, usage, spoken), &policy, &members);
         if let Some(finding) = finding {
             findings.add(finding);
         }
+        let labels = self.labels(service, &members, &secured);
+        let Reached { members, encrypted, left_out } =
+            self.services.networks().reached(&members, &ways);
+        tell_left_out(service, port, &left_out, findings);
+        let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
+        let places = locality::Setting::of(balancer, self.settings);
+        let (standings, localities) =
+            locality::standings(places, outliers.is_some(), self.settings, &members);
+        let balance = balancing::balance(balancer, outliers, localities);
         let (host, number) = (service.host.as_str(), port.number);
         let name = format!("outbound|{number}|{subset}|{host}");
         let connection = connection_pool::rules(&policy, self.settings.tcp_keepalive.as_ref());
@@ -67,7 +73,7 @@ impl<'a> ClusterPass<'a> {
             key: hasher.finish(),
             origin: service.origin.clone(),
             rules: target.rules(),
-            endpoints: endpoints::endpoints(service.discovery, reachable, &standings, &flags),
+            endpoints: endpoints::endpoints(service.discovery, reachable, &standings, &encrypted),
             balance: balance.unwrap_or_default(),
             hash: balancing::hash(balancer),
             outliers: outliers.map(balancing::outliers),
@@ -77,7 +83,7 @@ impl<'a> ClusterPass<'a> {
             connection,
             tunnel: connection_pool::tunnel(&policy, spoken == Protocol::Http2)
                 .filter(|_| tunnelled),
-            labels: self.labels(service, &members, &secured),
+            labels,
             tls: secured.tls,
             connect_timeout: connection_pool::connect(pool)
                 .unwrap_or(self.settings.connect_timeout),
@@ -86,20 +92,20 @@ impl<'a> ClusterPass<'a> {
         }
     }
 
-    /// Which endpoints are spoken to through TLS, and what it demands; and what is
-    /// wrong with it.
+    /// How each endpoint is spoken to, and what its TLS demands; and what is wrong with it.
     fn security(
         &mut self,
         target: &Target<'_, 'a>,
         (subset, usage, protocol): (&str, Use, Protocol),
         policy: &Policy<'_>,
         members: &[Member],
-    ) -> (Vec<bool>, Secured, Option<Diagnostic>) {
+    ) -> (Vec<Way>, Secured, Option<Diagnostic>) {
+        let all_fail = || vec![Way { encrypted: true, mesh: true }; members.len()];
         let written = policy.tls.filter(|_| usage != Use::Sealed);
         let refusing = self.refusing(target.service).filter(|_| usage != Use::Sealed);
         if let Some(origin) = refusing {
             let message = format!("{origin} cannot be used, and what it demands is not known");
-            return (vec![true; members.len()], Secured::broken(&message), None);
+            return (all_fail(), Secured::broken(&message), None);
         }
         let governing = target.governing.as_ref();
         if let Some((rule, field)) = governing.zip(written).and_then(|(g, tls)| g.unread(tls)) {
@@ -107,14 +113,14 @@ impl<'a> ClusterPass<'a> {
                 "TLS settings with a field that does not exist may demand less than they say";
             let finding = at(rule, field, &catalog::POLICY_FAILS_CLOSED, message);
             let finding = finding.help(UNTIL_MENDED);
-            return (vec![true; members.len()], Secured::broken(message), Some(finding));
+            return (all_fail(), Secured::broken(message), Some(finding));
         }
-        let flags: Vec<bool> =
-            members.iter().map(|member| self.encrypted(target, (usage, policy), member)).collect();
-        let automatic = automatic(flags.contains(&true));
+        let ways: Vec<Way> =
+            members.iter().map(|member| self.way(target, (usage, policy), member)).collect();
+        let automatic = automatic(ways.iter().any(|one| one.encrypted));
         let tls = written.unwrap_or(&automatic);
         let (secured, error) = self.secure(target, (subset, protocol), tls, members);
-        (flags, secured, error.map(|error| untrusted(target, &error)))
+        (ways, secured, error.map(|error| untrusted(target, &error)))
     }
 
     /// The resource that cannot be used and because of which nothing is sent to a service.
@@ -122,17 +128,23 @@ impl<'a> ClusterPass<'a> {
         self.rules.refusing(service).or_else(|| self.services.refusing(service))
     }
 
-    /// Whether an endpoint is spoken to through TLS.
-    fn encrypted(
+    /// How an endpoint is spoken to.
+    fn way(
         &self,
         target: &Target<'_, 'a>,
         (usage, policy): (Use, &Policy<'_>),
         member: &Member,
-    ) -> bool {
+    ) -> Way {
         match (usage, policy.tls) {
-            (Use::Sealed, _) => false,
-            (_, Some(tls)) => tls.mode != ClientTlsMode::Disable,
-            (_, None) => wants_mesh(self.settings, &self.peers, target.service, member),
+            (Use::Sealed, _) => Way { encrypted: false, mesh: true },
+            (_, Some(tls)) => Way {
+                encrypted: tls.mode != ClientTlsMode::Disable,
+                mesh: tls.mode == ClientTlsMode::IstioMutual,
+            },
+            (_, None) => {
+                let mesh = wants_mesh(self.settings, &self.peers, target.service, member);
+                Way { encrypted: mesh, mesh }
+            }
         }
     }
 
@@ -164,6 +176,26 @@ impl<'a> ClusterPass<'a> {
             (self.own_name(), &self.settings.cluster_domain),
         );
         self.known_labels(labels)
+    }
+}
+
+/// Tells of endpoints that their networks' gateways cannot pass on to.
+fn tell_left_out(
+    service: &Service,
+    port: &Port,
+    left_out: &BTreeMap<String, usize>,
+    findings: &mut Findings,
+) {
+    let Origin { resource, file, line } = &service.origin;
+    for (network, count) in left_out {
+        let message = format!(
+            "{count} of the endpoints of \"{}\" at port {} are left out: they do not speak the mesh's TLS, \
+             and the gateways of their network \"{network}\" pass on nothing else",
+            service.host, port.number
+        );
+        let finding = Diagnostic::new(&catalog::NO_WAY_INTO_NETWORK, message);
+        let location = Location::new(file.clone(), *line, 1);
+        findings.add(finding.at(location).resource(resource.clone()));
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{KubeService, Port, Service, Services, Source};
 use crate::compile::names::selects;
+use crate::compile::networks;
 use crate::compile::selection::unread;
 use crate::resources::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
 use crate::resources::{Labels, Resource};
@@ -26,6 +27,10 @@ pub struct Member {
     pub namespace: String,
     /// `region/zone/subzone`, later parts may be missing; empty when unknown.
     pub locality: String,
+    /// The network it is in; empty when unknown.
+    pub network: String,
+    /// The network that it is a gateway of; nothing for an endpoint.
+    pub through: Option<Arc<str>>,
 }
 
 #[cfg(test)]
@@ -39,17 +44,21 @@ impl Member {
             service_account: String::new(),
             namespace: "shop".to_owned(),
             locality: String::new(),
+            network: String::new(),
+            through: None,
         }
     }
 }
 
 /// Where an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// At an address.
     Address(Address),
     /// Behind a name.
     Name(Arc<str>, u16),
+    /// At a port of its network, whose gateways alone know where.
+    Unknown(u16),
 }
 
 impl Services<'_> {
@@ -98,14 +107,22 @@ impl Services<'_> {
         for (endpoint, labels) in &list {
             let number = endpoint.ports.get(&port.name).and_then(|n| u16::try_from(*n).ok());
             let number = number.unwrap_or(port.target);
-            if let Some(place) = place(&endpoint.address, number, dns) {
+            let place = match endpoint.address.as_str() {
+                "" if !endpoint.network.is_empty() => Some(Place::Unknown(number)),
+                address => place(address, number, dns),
+            };
+            if let Some(place) = place {
+                let of_the_address = self.networks.of(&endpoint.address);
+                let network = Some(endpoint.network.as_str()).filter(|name| !name.is_empty());
                 out.push(Member {
                     place,
                     weight: endpoint.weight.max(1),
-                    labels: labels.clone(),
+                    labels: labelled(labels.clone(), network.unwrap_or(of_the_address)),
                     service_account: endpoint.service_account.clone(),
                     namespace: namespace.to_owned(),
                     locality: locality(endpoint, labels),
+                    network: endpoint.network.clone(),
+                    through: None,
                 });
             }
         }
@@ -117,6 +134,8 @@ impl Services<'_> {
                 service_account: String::new(),
                 namespace: namespace.to_owned(),
                 locality: String::new(),
+                network: String::new(),
+                through: None,
             });
         }
     }
@@ -136,19 +155,30 @@ impl Services<'_> {
                 }
                 for address in &endpoint.addresses {
                     if let Some(place) = place(address, number, false) {
+                        let network = self.networks.of(address);
                         out.push(Member {
                             place,
                             weight: 1,
-                            labels: Labels::new(),
+                            labels: labelled(Labels::new(), network),
                             service_account: String::new(),
                             namespace: namespace.to_owned(),
                             locality: String::new(),
+                            network: network.to_owned(),
+                            through: None,
                         });
                     }
                 }
             }
         }
     }
+}
+
+/// An endpoint's labels with the one that names its network, as Istio adds it.
+fn labelled(mut labels: Labels, network: &str) -> Labels {
+    if !network.is_empty() {
+        labels.entry(networks::LABEL.to_owned()).or_insert_with(|| network.to_owned());
+    }
+    labels
 }
 
 /// An endpoint's own word, else its label, which has dots for slashes.

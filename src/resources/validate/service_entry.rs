@@ -143,7 +143,8 @@ fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
         if entry.network.is_empty() {
             return findings.error(&place, "an address is needed");
         }
-        let message = "an endpoint known by its network alone gets no traffic from this gateway";
+        let message =
+            "without an address the endpoint is reached through its network's gateways alone";
         return findings.warning(&place, message);
     }
     let socket = text.strip_prefix("unix://");
