@@ -91,3 +91,73 @@ fn used<'m>(members: &'m [Member], standings: &[Standing], encrypted: &[bool]) -
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member at `NAME`, or at an address, from `PLACE WEIGHT LEVEL NETWORK`; a network's gateway where
+    /// there is one, and a member without load where the level is `-`.
+    fn read(text: &str) -> (Member, Standing) {
+        let parts: Vec<_> = text.split(' ').collect();
+        let place = match parts[0].parse() {
+            Ok(socket) => Place::Address(Address::Socket(socket)),
+            Err(_) => Place::Name(parts[0].into(), 80),
+        };
+        let weight = parts[1].parse().unwrap();
+        let through = parts.get(3).map(|name| (*name).into());
+        let level = parts[2].parse().ok();
+        let standing =
+            Standing { level: level.unwrap_or_default(), locality: 0, used: level.is_some() };
+        (Member { place, weight, through, ..Member::example() }, standing)
+    }
+
+    fn check(discovery: Discovery, members: &[&str], kind: &str, expected: &[&str]) {
+        let (members, standings): (Vec<_>, Vec<_>) = members.iter().map(|text| read(text)).unzip();
+        let found = endpoints(discovery, &members, &standings, &vec![true; members.len()]);
+        let through = |network: &Option<Arc<str>>| {
+            network.as_ref().map_or_else(String::new, |name| format!(" {name}"))
+        };
+        let share = |share: &balance::Member| format!("{} {}", share.weight, share.level);
+        let named = |e: &DnsEndpoint| {
+            format!("{}:{} {}{}", e.name, e.port, share(&e.member), through(&e.through))
+        };
+        let (seen, shown): (_, Vec<String>) = match &found {
+            Endpoints::Static(list) => {
+                let known = |e: &Endpoint| {
+                    format!("{} {}{}", e.address, share(&e.member), through(&e.through))
+                };
+                ("static", list.iter().map(known).collect())
+            }
+            Endpoints::Dns(list) => ("dns", list.iter().map(named).collect()),
+            Endpoints::LogicalDns(one) => ("logical", vec![named(one)]),
+        };
+        assert_eq!((seen, shown), (kind, expected.iter().map(|one| (*one).to_owned()).collect()));
+    }
+
+    #[test]
+    fn names_are_resolved_as_the_service_says() {
+        use Discovery::{Dns, Listed, LogicalDns};
+        check(Listed, &["10.0.0.1:80 1 0", "a 1 0"], "static", &["10.0.0.1:80 1 0"]);
+        check(Listed, &["10.0.0.1:80 1 -"], "static", &[]);
+        check(Dns, &["10.0.0.1:80 2 1", "a 1 0"], "dns", &["a:80 1 0", "10.0.0.1:80 2 1"]);
+        check(LogicalDns, &["a 1 0"], "logical", &["a:80 1 0"]);
+    }
+
+    #[test]
+    fn names_of_gateways_are_resolved_whatever_the_service_says() {
+        use Discovery::{Listed, LogicalDns};
+        let members = ["10.0.0.1:80 1 0", "stray 1 0", "gate 2 0 n2"];
+        check(Listed, &members, "dns", &["gate:80 2 0 n2", "10.0.0.1:80 1 0"]);
+        check(LogicalDns, &["g 1 0 n2", "h 1 0 n2"], "dns", &["g:80 1 0 n2", "h:80 1 0 n2"]);
+        check(LogicalDns, &["192.0.2.1:1 1 0 n2"], "static", &["192.0.2.1:1 1 0 n2"]);
+    }
+
+    #[test]
+    fn a_gateway_stands_with_the_nearest_of_what_is_behind_it() {
+        let members = ["192.0.2.1:1 5 2 n2", "192.0.2.1:1 2 1 n2", "192.0.2.1:1 3 1 n2"];
+        check(Discovery::Listed, &members, "static", &["192.0.2.1:1 5 1 n2"]);
+        let members = ["192.0.2.1:1 2 1 n2", "192.0.2.1:1 7 2 n2", "192.0.2.1:1 4 - n2"];
+        check(Discovery::Listed, &members, "static", &["192.0.2.1:1 2 1 n2"]);
+    }
+}

@@ -200,6 +200,11 @@ impl ListenerPass<'_, '_> {
         let origin = server.gateway.origin(&server.field);
         let mut services = HostIndex::default();
         let clusters = &mut *self.routes.clusters;
+        if clusters.services().networks().own_is_missed() {
+            let message = "it is not known which network this gateway is in";
+            let mode = format!("{}.tls.mode", server.field);
+            self.findings.add(at(server.gateway, mode, &catalog::OWN_NETWORK_UNSAID, message));
+        }
         for service in clusters.services().visible(&self.routes.settings.namespace) {
             if !server.hosts.iter().any(|(_, host)| host.matches(&service.host)) {
                 continue;

@@ -81,6 +81,11 @@ impl<'a> Networks<'a> {
         found.map_or("", |(_, name)| *name)
     }
 
+    /// Whether this gateway does not say which network it is in, and it matters.
+    pub(super) fn own_is_missed(&self) -> bool {
+        self.own.is_empty() && !self.gateways.is_empty()
+    }
+
     /// The gateways that an endpoint's network is reached through; nothing when it is reached directly.
     fn gateways(&self, network: &str) -> Option<&[Place]> {
         let elsewhere = !network.is_empty() && network != self.own;

@@ -200,6 +200,9 @@ codes! {
     NO_WAY_INTO_NETWORK = "PC072", Warning,
         "endpoints are left out because their network's gateways pass on the mesh's TLS alone",
         "have them speak the mesh's TLS: serviceAccount, or the label security.istio.io/tlsMode: istio";
+    OWN_NETWORK_UNSAID = "PC073", Warning,
+        "a gateway that passes on the mesh's TLS does not say which network it is in",
+        "add topology.istio.io/network=NAME to --labels; until then it reaches each network that has gateways through those, its own too";
 }
 
 /// The code with an id.
