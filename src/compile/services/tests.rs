@@ -1,5 +1,5 @@
 use super::*;
-use crate::resources::{ConfigFile, parse};
+use crate::resources::{ConfigFile, parse, parse_mesh_networks};
 use crate::snapshot::cluster::Address;
 
 fn check(spec: &str) -> Vec<Place> {
@@ -26,6 +26,33 @@ fn listed_endpoints_have_their_own_ports() {
     let spec = "  resolution: STATIC\n  endpoints: [{address: 10.0.0.1}, {address: 10.0.0.2, \
                 ports: {http: 8080}}]\n";
     assert_eq!(check(spec), [socket("10.0.0.1:80"), socket("10.0.0.2:8080")]);
+}
+
+#[test]
+fn an_endpoints_own_network_counts_and_blocks_label_it() {
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  \
+                hosts: [a.example]\n  resolution: STATIC\n  ports: [{number: 80, name: http, protocol: \
+                HTTP}]\n  endpoints: [{address: 10.0.0.1}, {network: n2}, {address: 10.0.0.2, network: \
+                n2, labels: {topology.istio.io/network: own}}, {address: 192.0.2.1}]\n";
+    let parsed = parse(&[ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() }]);
+    let networks = b"networks: {n1: {endpoints: [{fromCidr: 10.0.0.0/8}]}}";
+    let networks = ConfigFile { path: "networks.yaml".into(), bytes: networks[..].into() };
+    let networks = parse_mesh_networks(&networks).0.unwrap();
+    let settings = CompileSettings { networks, ..CompileSettings::default() };
+    let services = Services::new(&parsed.set, &settings, &mut Findings::default());
+    let service = services.find("a.example", "default", "istio-system").unwrap();
+    let members = services.members(service, &service.ports[0]);
+    let label = |member: &Member| member.labels.values().next().cloned().unwrap_or_default();
+    let seen: Vec<_> =
+        members.iter().map(|one| (one.place.clone(), one.network.as_str(), label(one))).collect();
+    let at = |text: &str, network: &'static str, label: &str| (socket(text), network, label.into());
+    let expected = [
+        at("10.0.0.1:80", "", "n1"),
+        (Place::Unknown(80), "n2", "n2".into()),
+        at("10.0.0.2:80", "n2", "own"),
+        at("192.0.2.1:80", "", ""),
+    ];
+    assert_eq!(seen, expected);
 }
 
 #[test]
