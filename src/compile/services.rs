@@ -4,7 +4,7 @@ mod members;
 mod unusable;
 mod workload;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::base::id::Origin;
 use crate::diag::catalog;
@@ -112,7 +112,7 @@ pub struct Services<'a> {
 }
 
 /// Those who define a host, the oldest first.
-type ByHost<'a> = HashMap<String, Vec<(Service, Source<'a>)>>;
+type ByHost<'a> = BTreeMap<String, Vec<(Service, Source<'a>)>>;
 
 #[derive(Clone, Copy)]
 enum Source<'a> {
