@@ -197,13 +197,13 @@ async fn a_stream_lives_while_its_provider_can_be_asked_and_ends_when_nobody_can
 }
 
 /// A provider that accepts and never answers; tells how many connections it was asked over.
-async fn silent() -> (u16, mpsc::UnboundedReceiver<TcpStream>) {
+async fn silent() -> (u16, mpsc::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (sender, accepted) = mpsc::unbounded_channel();
+    let (sender, accepted) = mpsc::channel(8);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let _ = sender.send(stream);
+            let _ = sender.send(stream).await;
         }
     });
     (port, accepted)

@@ -169,12 +169,12 @@ mod tests {
             Self { mesh, leaf, list, settings: CompileSettings::default() }
         }
 
-        /// Loads key and list as given after `last`; codes, and the digest of the lists in force if there is an
+        /// Loads key and list as given after `before`; codes, and the digest of the lists in force if there is an
         /// identity.
         fn load(
             &self,
             (key, list): (&str, Option<&str>),
-            last: &KnownCredentials,
+            before: &KnownCredentials,
         ) -> (KnownCredentials, Vec<&'static str>, Option<Crls>) {
             let mut store = FileStore::default();
             let mut put = |name: &str, text: &str| {
@@ -188,7 +188,7 @@ mod tests {
                 put(IDENTITY_CRL, list);
             }
             let set = parse(&[]).set;
-            let credentials = Credentials::new(&set, &store, &self.settings, last);
+            let credentials = Credentials::new(&set, &store, &self.settings, before);
             let mut findings = Findings::default();
             credentials.tell_mesh(&mut findings);
             let crls = credentials.identity(0).ok().map(|identity| identity.crls);
@@ -201,11 +201,11 @@ mod tests {
         let world = World::new();
         let (key, list) = (world.leaf.key.as_str(), Some(world.list.as_str()));
         let none = KnownCredentials::default();
-        let (last, told, crls) = world.load((key, list), &none);
+        let (before, told, crls) = world.load((key, list), &none);
         let crls = crls.unwrap();
         assert!(told.is_empty());
         let check = |key: &str, list: Option<&str>, code: &[&str], expected: &Crls| {
-            let (_, told, found) = world.load((key, list), &last);
+            let (_, told, found) = world.load((key, list), &before);
             let same = found.is_some_and(|found| found.revoked() == expected.revoked());
             assert!(same && told == code, "{told:?}");
             let (_, told, found) = world.load((key, list), &none);
@@ -224,9 +224,9 @@ mod tests {
     #[test]
     fn the_last_good_is_served_no_longer_than_it_is_valid() {
         let world = World::new();
-        let (last, ..) = world.load((&world.leaf.key, None), &KnownCredentials::default());
+        let (before, ..) = world.load((&world.leaf.key, None), &KnownCredentials::default());
         let (set, store) = (parse(&[]).set, FileStore::default());
-        let credentials = Credentials::new(&set, &store, &world.settings, &last);
+        let credentials = Credentials::new(&set, &store, &world.settings, &before);
         let end = credentials.any_identity().unwrap().material.leaf().not_after;
         assert!(credentials.identity(end - 1).is_ok());
         let over = credentials.identity(end).unwrap_err();
