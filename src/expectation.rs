@@ -121,6 +121,7 @@ fn compare(expected: &Expected, outcome: &Outcome) -> Vec<Difference> {
     let pairs = [
         ("action", expected.action.clone(), action),
         ("status", number(expected.status), number(outcome.status)),
+        ("grpcStatus", number(expected.grpc_status), number(outcome.grpc_status)),
         ("reason", expected.reason.clone(), outcome.reason.map(str::to_owned)),
         ("server", expected.server.clone(), outcome.server.clone()),
         ("host", expected.host.clone(), outcome.host.clone()),

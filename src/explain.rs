@@ -139,9 +139,12 @@ pub struct Step {
 pub struct Outcome {
     /// `forward`, `redirect`, `respond`, `reject`, `stream` or `close`.
     pub action: &'static str,
-    /// Status of an answer that the gateway makes itself.
+    /// Status of an answer that the gateway makes itself, as it is sent: 200 to clients that speak gRPC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Its `grpc-status`, for such a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
     /// Reason code of a refusal, as in the access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,

@@ -82,6 +82,14 @@ pub enum Outcome<'a> {
     Reject(Reject),
 }
 
+impl Outcome<'_> {
+    /// Whether the token and the policies let the request pass, so that a rule, or that there is none,
+    /// decides.
+    pub fn is_routed(&self) -> bool {
+        !matches!(self, Self::Reject(Reject::Jwt(_) | Reject::Denied(_)))
+    }
+}
+
 /// Decides what a [server](serving_block) does with a request that it serves.
 pub fn decide<'a>(
     snapshot: &'a Snapshot,

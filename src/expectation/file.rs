@@ -58,8 +58,10 @@ pub struct Request {
 pub struct Expected {
     /// `forward`, `redirect`, `respond`, `reject`, `stream` or `close`.
     pub action: Option<String>,
-    /// Status of an answer that the gateway makes itself.
+    /// Status of an answer that the gateway makes itself; 200 to clients that speak gRPC.
     pub status: Option<u16>,
+    /// Its `grpc-status`, for such a client.
+    pub grpc_status: Option<u16>,
     /// Reason code of a refusal, as in the access log.
     pub reason: Option<String>,
     /// The server block, as `explain` names it; `http/PORT` for plaintext.

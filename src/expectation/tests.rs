@@ -29,6 +29,7 @@ fn each_field_that_differs_is_told() {
         &Expected { action: Some("reject".to_owned()), status: Some(403), ..Expected::default() },
         &[("action", "reject", Some("forward")), ("status", "403", None)],
     );
+    check(&Expected { grpc_status: Some(7), ..Expected::default() }, &[("grpcStatus", "7", None)]);
     check(
         &Expected { clusters: Some(vec!["red".to_owned()]), ..Expected::default() },
         &[("clusters", "red", Some("red, unknown"))],

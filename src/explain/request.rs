@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, StatusCode};
 
 use super::head::read;
 use super::{Explanation, Question, backend, place, policy, token};
@@ -13,8 +13,9 @@ use crate::decide::external::{providers, selects};
 use crate::decide::grpc_web::Call;
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
+use crate::decide::reply::{Dialect, Status};
 use crate::decide::request::{
-    Decision, Outcome, RequestFacts, decide, judged_headers, routing_head, rule_verdicts,
+    Decision, Outcome, RequestFacts, decide, is_grpc, judged_headers, routing_head, rule_verdicts,
 };
 use crate::route::matcher::RequestHead;
 use crate::snapshot::listener::{Listener, ServerBlock};
@@ -38,6 +39,33 @@ pub(super) fn tell(
     arrived: &Arrived<'_>,
 ) {
     tale.outcome.server = Some(arrived.block.key.to_string());
+    let grpc = is_grpc(&question.headers);
+    let mut dialect = if grpc { Dialect::Grpc } else { Dialect::Http };
+    decided(tale, snapshot, question, arrived, &mut dialect);
+    sent(tale, dialect);
+}
+
+/// Tells how an answer of the gateway's own reaches a client that speaks gRPC.
+fn sent(tale: &mut Explanation, dialect: Dialect) {
+    let http = tale.outcome.status.and_then(|status| StatusCode::from_u16(status).ok());
+    let Some(http) = http else { return };
+    let sent = Status { http, grpc: tale.outcome.grpc_status }.sent(dialect);
+    tale.outcome.status = Some(sent.http.as_u16());
+    tale.outcome.grpc_status = sent.grpc;
+    if let Some(grpc) = sent.grpc {
+        let text = format!("the answer is sent as {} with grpc-status {grpc}", sent.http.as_u16());
+        tale.step("grpc", text);
+    }
+}
+
+/// Tells the decisions, and what becomes of the client's dialect.
+fn decided(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    question: &Question,
+    arrived: &Arrived<'_>,
+    dialect: &mut Dialect,
+) {
     let Some((mut request, head, server)) = read(tale, snapshot, question, arrived) else { return };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let client = arrived.identity.as_ref().map(peer);
@@ -77,26 +105,30 @@ pub(super) fn tell(
         return refuse(tale, "access", reject);
     }
     routes(tale, &decision, &routing_head(seen, &decision.verdict));
-    if matches!(decision.outcome, Outcome::Forward(..)) {
-        grpc_web(tale, arrived.block, request.headers_mut());
+    if grpc_web(tale, arrived.block, request.headers_mut()) {
+        *dialect = Dialect::GrpcWeb;
+    }
+    if let Outcome::Preflight(_) = decision.outcome {
+        *dialect = Dialect::Http;
     }
     outcome(tale, snapshot, &decision, &head, request);
 }
 
-/// Tells of a call of gRPC-Web, and makes its head gRPC's where the data path does.
-fn grpc_web(tale: &mut Explanation, block: &ServerBlock, headers: &mut HeaderMap) {
+/// Tells of a call of gRPC-Web, and makes its head gRPC's where the data path does: whether it does.
+fn grpc_web(tale: &mut Explanation, block: &ServerBlock, headers: &mut HeaderMap) -> bool {
     let mut translated = headers.clone();
-    let Some(call) = Call::begin(&mut translated) else { return };
+    let Some(call) = Call::begin(&mut translated) else { return false };
     if !block.grpc_web {
-        let text = "passed on as it is: the server's port is not of protocol GRPC-WEB";
+        let text = "treated as it is: the server's port is not of protocol GRPC-WEB";
         tale.step("grpc-web", text).by(&block.origin);
-        return;
+        return false;
     }
     let form = |text: bool| if text { "base64" } else { "binary" };
     let (asked, answer) = (form(call.text), form(call.answer_in_text));
     let text = format!("becomes gRPC; its body is {asked}, the answer's will be {answer}");
     tale.step("grpc-web", text).by(&block.origin);
     *headers = translated;
+    true
 }
 
 /// Whether a request goes on after its providers, none of which is really asked.
@@ -256,12 +288,14 @@ fn redirected(tale: &mut Explanation, status: u16, location: String) {
 }
 
 pub(super) fn refuse(tale: &mut Explanation, step: &'static str, reject: &Reject) {
-    let (status, code) = (reject.status().as_u16(), reject.answer().code);
+    let Status { http, grpc } = reject.reply();
+    let (status, code) = (http.as_u16(), reject.answer().code);
     let told = tale.step(step, format!("{status}: {code}"));
     if let Some(origin) = reject.origin() {
         told.by(origin);
     }
     tale.outcome.action = "reject";
     tale.outcome.status = Some(status);
+    tale.outcome.grpc_status = grpc;
     tale.outcome.reason = Some(code);
 }

@@ -27,8 +27,10 @@ pub fn text(explanation: &Explanation) -> String {
 fn summary(explanation: &Explanation) -> String {
     let outcome = &explanation.outcome;
     let status = outcome.status.map(|status| format!(" {status}")).unwrap_or_default();
+    let grpc = outcome.grpc_status.map(|status| format!(" grpc-status {status}"));
+    let grpc = grpc.unwrap_or_default();
     let reason = outcome.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     let to: Vec<_> = outcome.clusters.iter().filter_map(|share| share.cluster.as_deref()).collect();
     let to = if to.is_empty() { String::new() } else { format!(" to {}", to.join(" or ")) };
-    format!("{}{status}{reason}{to}", outcome.action)
+    format!("{}{status}{grpc}{reason}{to}", outcome.action)
 }

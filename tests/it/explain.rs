@@ -273,7 +273,7 @@ fn calls_of_grpc_web_are_told() {
     assert_eq!(decision, "becomes gRPC; its body is base64, the answer's will be binary");
     assert!(by.starts_with("Gateway istio-system/w"), "{by}");
     let (decision, by) = asked(83, "application/grpc-web");
-    assert!(decision.starts_with("passed on as it is"), "{decision}");
+    assert!(decision.starts_with("treated as it is"), "{decision}");
     assert!(by.starts_with("Gateway istio-system/h"), "{by}");
     assert_eq!(asked(82, "application/grpc").0, "");
 }

@@ -1,5 +1,5 @@
 //! What gRPC clients get of answers that the gateway makes itself: a head alone, with the gRPC status that
-//! Envoy maps the HTTP status to.
+//! Envoy maps the HTTP status to; and that `explain` tells it.
 
 use serde_json::json;
 
@@ -20,7 +20,7 @@ metadata: {name: t, namespace: istio-system}
 spec: {jwtRules: [{issuer: 'https://i', jwks: '";
 
 /// Rules of `a.com`: a path, and what is done there.
-const RULES: [(&str, &str); 9] = [
+const RULES: [(&str, &str); 14] = [
     ("/nobody", "route: [{destination: {host: nobody.shop.internal}}]"),
     ("/empty", "route: [{destination: {host: empty.shop.internal}}]"),
     ("/gone", "route: [{destination: {host: gone.shop.internal}}]"),
@@ -33,11 +33,20 @@ const RULES: [(&str, &str); 9] = [
     ("/429", "fault: {abort: {httpStatus: 429, percentage: {value: 100}}}"),
     ("/500", "fault: {abort: {httpStatus: 500, percentage: {value: 100}}}"),
     ("/exhausted", "fault: {abort: {grpcStatus: RESOURCE_EXHAUSTED, percentage: {value: 100}}}"),
+    ("/fine", "directResponse: {status: 200, body: {string: '100 % ~'}}"),
+    ("/nothing", "directResponse: {status: 204}"),
+    ("/shut", "directResponse: {status: 403, body: {string: closed}}"),
+    (
+        "/own",
+        "directResponse: {status: 503}, headers: {response: {set: {grpc-status: '9', content-type: \
+         text/html, content-length: '7'}}}",
+    ),
+    ("/moved", "redirect: {uri: /new}"),
 ];
 
 fn start(echo: &Backend) -> (Site, Gateway) {
     let rule = |(path, does): (&str, &str)| {
-        let to = if does.contains("route:") {
+        let to = if !does.starts_with("fault") {
             ""
         } else {
             ", route: [{destination: {host: echo.shop.internal}}]"
@@ -66,11 +75,22 @@ async fn call(http: &mut Http, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 #[tokio::test]
-async fn each_status_has_its_grpc_status() {
+async fn each_status_has_its_grpc_status_and_is_told() {
     let echo = Backend::http1().await;
-    let (_site, gateway) = start(&echo);
+    let (site, gateway) = start(&echo);
     let old = json!({"iss": "https://i", "sub": "a", "exp": 1});
     let old = format!("Bearer {}", issuer().token(&json!({"alg": "RS256", "kid": "k1"}), &old));
+    let told = |path: &str, kind: &str| {
+        let (url, kind) = (format!("http://a.com{path}"), format!("content-type: {kind}"));
+        let token = format!("authorization: {old}");
+        let header = if path == "/token" { token } else { "x-a: 1".to_owned() };
+        let headers = ["--header", &kind, "--header", &header, "-o", "json"];
+        let asked = ["explain", &url, "--method", "POST"];
+        let told = site.command(&[&asked[..], &headers[..]].concat()).stdout;
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        let number = |name: &str| told["outcome"][name].as_u64();
+        (number("status"), number("grpc_status"))
+    };
     let (port, grpc) = (gateway.port(80), ("content-type", "application/grpc+proto"));
     for mut http in [Http::plain(port).await, Http::plain2(port).await] {
         for (path, status, mapped) in [
@@ -85,6 +105,10 @@ async fn each_status_has_its_grpc_status() {
             ("/429", 429, "14"),
             ("/500", 500, "2"),
             ("/exhausted", 429, "8"),
+            ("/fine", 200, "2"),
+            ("/nothing", 204, "2"),
+            ("/shut", 403, "7"),
+            ("/moved", 301, "2"),
         ] {
             let token = ("authorization", &*old);
             let besides = if path == "/token" { &[token][..] } else { &[] };
@@ -95,9 +119,21 @@ async fn each_status_has_its_grpc_status() {
             let seen = (reply.status.as_u16(), reply.header("grpc-status"));
             assert_eq!(seen, (200, mapped), "{path}: {reply:?}");
             assert_eq!(reply.header("content-type"), "application/grpc", "{path}");
-            assert_eq!(reply.header("grpc-message"), plain.text(), "{path}");
+            let said = plain.text().replace('%', "%25").replace('~', "%7E");
+            assert_eq!(reply.header("grpc-message"), said, "{path}");
+            assert_eq!(reply.headers.contains_key("grpc-message"), !said.is_empty(), "{path}");
+            assert_eq!(reply.header("location"), plain.header("location"), "{path}");
+            if !matches!(path, "/empty" | "/gone" | "/late") && matches!(http, Http::One(_)) {
+                let (status, mapped) = (u64::from(status), mapped.parse().ok());
+                assert_eq!(told(path, "text/plain"), (Some(status), None), "{path}");
+                assert_eq!(told(path, grpc.1), (Some(200), mapped), "{path}");
+            }
             assert!(reply.body.is_empty() && reply.trailers.is_none(), "{path}: {reply:?}");
         }
+        // The rule's own status counts, and nothing else that it says of the form.
+        let reply = call(&mut http, "/own", &[grpc]).await;
+        let seen = (reply.header("grpc-status"), reply.header("content-type"));
+        assert_eq!((seen, reply.text()), (("9", "application/grpc"), ""), "{reply:?}");
         let reply = call(&mut http, "/never", &[grpc, ("grpc-timeout", "50m")]).await;
         assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "4"), "{reply:?}");
     }

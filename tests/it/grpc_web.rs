@@ -72,7 +72,8 @@ async fn backend() -> u16 {
 fn before(protocol: &str, (kind, port): (&str, u16)) -> (Site, Gateway) {
     let rules = to("echo").replace(
         "[{route",
-        "[{corsPolicy: {allowOrigins: [{exact: 'https://b.com'}], allowMethods: [POST], allowHeaders: \
+        "[{match: [{uri: {exact: /moved}}], redirect: {uri: /}}, {match: [{uri: {exact: /shut}}], \
+         directResponse: {status: 403, body: {string: closed}}}, {corsPolicy: {allowOrigins: [{exact: 'https://b.com'}], allowMethods: [POST], allowHeaders: \
          [x-grpc-web, content-type], exposeHeaders: [grpc-status, grpc-message]}, route",
     );
     let site = Site::new();
@@ -151,6 +152,18 @@ async fn what_fails_is_told_as_a_status_of_grpc() {
     let seen = (reply.status.as_u16(), reply.header("grpc-status"), reply.header("content-type"));
     assert_eq!(seen, (404, "12", WEB));
     assert_eq!(reply.text(), "");
+    // What the gateway answers itself where a rule is looked for.
+    for (path, status, mapped, said) in
+        [("/moved", 301, "2", "Moved Permanently"), ("/shut", 403, "7", "closed")]
+    {
+        let reply = call(&mut http, path, (WEB, WEB), HELLO).await;
+        let seen =
+            (reply.status.as_u16(), reply.header("grpc-status"), reply.header("content-type"));
+        assert_eq!((seen, reply.text()), ((status, mapped, WEB), ""), "{path}");
+        assert_eq!(reply.header("grpc-message"), said);
+        let page = call(&mut http, path, ("text/plain", WEB), HELLO).await;
+        assert_eq!((page.status.as_u16(), page.header("grpc-status")), (status, ""), "{path}");
+    }
     for bad in ["AAA", "AA*A", "=AAA"] {
         let mut http = Http::plain(gateway.port(80)).await;
         let reply = call(&mut http, "/s/m", (TEXT, TEXT), bad).await;

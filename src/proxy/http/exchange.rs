@@ -22,6 +22,7 @@ use crate::base::id::Origin;
 use crate::decide::grpc_web::Call;
 use crate::decide::head::Head;
 use crate::decide::reject::Reject;
+use crate::decide::reply::Dialect;
 use crate::decide::request::{is_grpc, serving_block};
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::decide::websocket;
@@ -149,6 +150,15 @@ impl Exchange {
     /// Whether the client asked by gRPC.
     pub fn is_grpc(&self) -> bool {
         self.record.protocol == Protocol::Grpc
+    }
+
+    /// What the client reads answers as.
+    pub(super) fn dialect(&self) -> Dialect {
+        match (self.is_grpc(), self.web) {
+            (_, Some(_)) => Dialect::GrpcWeb,
+            (true, None) => Dialect::Grpc,
+            (false, None) => Dialect::Http,
+        }
     }
 
     /// Whether the client speaks HTTP/2.

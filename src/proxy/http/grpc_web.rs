@@ -10,9 +10,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 
-use super::respond::grpc_of;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::decide::grpc_web::Call;
+use crate::decide::reply::grpc_of;
 use crate::decide::request::is_grpc;
 
 /// Marks the message that holds the trailers.

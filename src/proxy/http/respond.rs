@@ -1,5 +1,7 @@
 //! Answers of our own making.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -12,7 +14,7 @@ use super::head::RequestValues;
 use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::decide::reject::Reject;
-use crate::route::fault::Abort;
+use crate::decide::reply::Status;
 use crate::route::headers::HeaderOps;
 use crate::route::rewrite::Redirect;
 use crate::snapshot::Snapshot;
@@ -37,23 +39,9 @@ pub fn reject(
         ask_for_token(&mut exchange, snapshot);
     }
     let body = reject.body();
+    let Status { http, grpc } = reject.reply();
     let mut response = Response::new(());
-    if let Some(call) = exchange.web {
-        *response.status_mut() = reject.status();
-        let message = HeaderValue::from_str(&body).ok().filter(|body| !body.is_empty());
-        call.fail(response.headers_mut(), reject.status(), message);
-        return finish(exchange, snapshot, response, Bytes::new());
-    }
-    if exchange.is_grpc() {
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(reject)));
-        if let Ok(message) = HeaderValue::from_str(&body) {
-            headers.insert(GRPC_MESSAGE, message);
-        }
-        return finish(exchange, snapshot, response, Bytes::new());
-    }
-    *response.status_mut() = reject.status();
+    *response.status_mut() = http;
     if !body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
     }
@@ -63,7 +51,11 @@ pub fn reject(
     if reject.ends_connection() && !exchange.is_http2() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    finish(exchange, snapshot, response, Bytes::from(body.into_owned()))
+    let body = match body {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    };
+    local(exchange, snapshot, response, (grpc, body))
 }
 
 /// Refuses a request that a provider did not let pass, in its words where it has some.
@@ -80,22 +72,12 @@ pub fn refusal(
     let Denied { status, headers, body } = *denied;
     let mut response = Response::new(());
     *response.headers_mut() = headers;
-    if exchange.is_grpc() {
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_of(status)));
-        let message: String = percent_encode(&body, GRPC_MESSAGE_SET).collect();
-        if let Ok(message) = HeaderValue::try_from(message) {
-            headers.insert(GRPC_MESSAGE, message);
-        }
-        return finish(exchange, snapshot, response, Bytes::new());
-    }
     *response.status_mut() = status;
-    finish(exchange, snapshot, response, body)
+    local(exchange, snapshot, response, (None, body))
 }
 
-/// What gRPC's `grpc-message` has to escape (gRPC over HTTP/2, `Percent-Encoded`).
-const GRPC_MESSAGE_SET: &AsciiSet = &CONTROLS.add(b'%');
+/// What Envoy escapes in `grpc-message` (gRPC over HTTP/2, `Percent-Encoded`, has `~` as it is).
+const GRPC_MESSAGE_SET: &AsciiSet = &CONTROLS.add(b'%').add(b'~');
 
 /// Says in the answer how to prove who one is, without the tokens that the request has in its query.
 fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
@@ -109,35 +91,13 @@ fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
     exchange.say_besides(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]));
 }
 
-/// The status of a call that is refused.
-fn grpc_status(reject: &Reject) -> u16 {
-    match reject {
-        Reject::Jwt(failure) => u16::from(failure.reason.grpc_status()),
-        Reject::Fault(Abort::Grpc(status)) => *status,
-        Reject::GrpcDeadline => 4,
-        _ => grpc_of(reject.status()),
-    }
-}
-
-/// Envoy's mapping from HTTP to gRPC.
-pub(super) fn grpc_of(status: StatusCode) -> u16 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
-}
-
 /// Answers with the same URL under HTTPS.
 pub fn https_redirect(exchange: Box<Exchange>, snapshot: &Snapshot) -> Response<ResponseBody> {
     let response = located(&exchange, &Redirect::to_https());
-    finish(noted(exchange, "https_redirect"), snapshot, response, Bytes::new())
+    local(noted(exchange, "https_redirect"), snapshot, response, (None, Bytes::new()))
 }
 
-/// Answers a CORS preflight.
+/// Answers a CORS preflight, whatever it says that its content is.
 pub fn preflight(
     exchange: Box<Exchange>,
     snapshot: &Snapshot,
@@ -158,7 +118,7 @@ pub fn redirect(
     let mut response = located(&exchange, redirect);
     operations
         .apply(response.headers_mut(), &RequestValues::of(&exchange, &exchange.request, None));
-    finish(noted(exchange, "redirect"), snapshot, response, Bytes::new())
+    local(noted(exchange, "redirect"), snapshot, response, (None, Bytes::new()))
 }
 
 /// Answers with a route's fixed content.
@@ -174,7 +134,7 @@ pub fn direct(
     }
     let values = RequestValues::of(&exchange, &exchange.request, None);
     content.response_headers.apply(response.headers_mut(), &values);
-    finish(noted(exchange, "direct_response"), snapshot, response, content.body.clone())
+    local(noted(exchange, "direct_response"), snapshot, response, (None, content.body.clone()))
 }
 
 fn located(exchange: &Exchange, to: &Redirect) -> Response<()> {
@@ -192,6 +152,36 @@ fn noted(mut exchange: Box<Exchange>, reason: &'static str) -> Box<Exchange> {
     exchange.record.reason = Some(reason);
     exchange.record.details = "direct_response".into();
     exchange
+}
+
+/// Answers in the client's words: with a gRPC status of its own where it has one, and a body.
+fn local(
+    exchange: Box<Exchange>,
+    snapshot: &Snapshot,
+    mut response: Response<()>,
+    (grpc, body): (Option<u16>, Bytes),
+) -> Response<ResponseBody> {
+    let dialect = exchange.dialect();
+    let sent = Status { http: response.status(), grpc }.sent(dialect);
+    let Some(grpc) = sent.grpc else { return finish(exchange, snapshot, response, body) };
+    *response.status_mut() = sent.http;
+    let said = !body.is_empty() && !exchange.is_head();
+    let message = said.then(|| percent_encode(&body, GRPC_MESSAGE_SET).collect::<String>());
+    let message = message.and_then(|message| HeaderValue::try_from(message).ok());
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    match (exchange.web, message) {
+        (Some(call), message) => call.fail(headers, sent.http, message),
+        (None, message) => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            // What a rule writes counts, as in Envoy.
+            if headers.get(GRPC_STATUS).is_none_or(HeaderValue::is_empty) {
+                headers.insert(GRPC_STATUS, HeaderValue::from(grpc));
+            }
+            message.map(|message| headers.insert(GRPC_MESSAGE, message));
+        }
+    }
+    finish(exchange, snapshot, response, Bytes::new())
 }
 
 fn finish(

@@ -111,11 +111,11 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         // Boxed: most requests need no room for a timer.
         Box::pin(tokio::time::sleep(delay)).await;
     }
+    if serving.block.grpc_web && outcome.is_routed() {
+        exchange.translate();
+    }
     match outcome {
         Outcome::Forward(rule, destination) => {
-            if serving.block.grpc_web {
-                exchange.translate();
-            }
             let work = forward::Work { snapshot: &snapshot, rule, destination, plan, random };
             forward::forward(exchange, work).await
         }
