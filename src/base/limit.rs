@@ -44,6 +44,8 @@ limits! {
     REGEX_BYTES: usize = 1024, "1,024 bytes";
     /// Compiled size of one regular expression.
     REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
+    /// Format of a time in a header (`%START_TIME(...)%`).
+    TIME_FORMAT_BYTES: usize = 256, "256 bytes";
     /// Rules of one host from which they are indexed: below, a scan is as fast.
     INDEXED_RULES: usize = 16, "16 rules";
     /// Rules of the policies of one action from which they are indexed: a look-up costs what three or four take

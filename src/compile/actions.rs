@@ -7,32 +7,44 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::base::pattern::search;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{self as vs, DerivePort};
-use crate::route::headers::{HeaderOps, Template};
+use crate::route::headers::{HeaderOps, Side, Site, Template};
 use crate::route::rewrite::{PathRewrite, Redirect, RedirectPort, substitution};
 use crate::route::weight::Weighted;
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward};
 
+use super::clusters::Written;
 use super::routes::{Broken, Find, Rule};
 
+/// A match of a rule, as its action sees it; the whole rule where it has none.
+#[derive(Clone, Copy)]
+pub(super) struct One<'a> {
+    /// The path it is for.
+    pub(super) uri: Option<&'a StringMatch>,
+    /// The name of its route.
+    pub(super) name: &'a str,
+}
+
+impl<'a> One<'a> {
+    fn site(self, side: Side) -> Site<'a> {
+        Site { route: self.name, side }
+    }
+}
+
 impl Rule<'_> {
-    /// The action of the rule for a match on a path; one that cannot be used leads nowhere.
-    pub(super) fn action(&mut self, uri: Option<&StringMatch>, find: &mut Find<'_>) -> Action {
-        self.written_action(uri, find).unwrap_or_else(|Broken| Action::Forward(Forward::nowhere()))
+    /// The action of the rule for a match; one that cannot be used leads nowhere.
+    pub(super) fn action(&mut self, one: One<'_>, find: &mut Find<'_>) -> Action {
+        self.written_action(one, find).unwrap_or_else(|Broken| Action::Forward(Forward::nowhere()))
     }
 
-    fn written_action(
-        &mut self,
-        uri: Option<&StringMatch>,
-        find: &mut Find<'_>,
-    ) -> Result<Action, Broken> {
+    fn written_action(&mut self, one: One<'_>, find: &mut Find<'_>) -> Result<Action, Broken> {
         let rule = self.written;
         if rule.delegate.is_some() {
             return Ok(Action::Forward(Forward::nowhere()));
         }
         if let Some(redirect) = &rule.redirect {
-            let operations =
-                self.operations(".headers.response", response(rule.headers.as_deref()))?;
-            return Ok(Action::Redirect(self.redirect(redirect, uri)?, operations));
+            let site = one.site(Side::Response);
+            let operations = self.operations("", rule.headers.as_deref(), site)?;
+            return Ok(Action::Redirect(self.redirect(redirect, one.uri)?, operations));
         }
         if let Some(direct) = &rule.direct_response {
             let status = u16::try_from(direct.status).ok();
@@ -46,11 +58,11 @@ impl Rule<'_> {
                     (None, None) => Bytes::new(),
                 }
             });
-            let response_headers =
-                self.operations(".headers.response", response(rule.headers.as_deref()))?;
+            let site = one.site(Side::Response);
+            let response_headers = self.operations("", rule.headers.as_deref(), site)?;
             return Ok(Action::Respond(DirectResponse { status, body, response_headers }));
         }
-        self.forward(uri, find).map(Action::Forward)
+        self.forward(one, find).map(Action::Forward)
     }
 
     fn redirect(
@@ -88,21 +100,16 @@ impl Rule<'_> {
         Ok(Redirect { status, path, authority, scheme, port })
     }
 
-    fn forward(
-        &mut self,
-        uri: Option<&StringMatch>,
-        find: &mut Find<'_>,
-    ) -> Result<Forward, Broken> {
+    fn forward(&mut self, one: One<'_>, find: &mut Find<'_>) -> Result<Forward, Broken> {
         let rule = self.written;
         let path = match &rule.rewrite {
             None => None,
-            Some(rewrite) => self.rewrite(rewrite, uri)?,
+            Some(rewrite) => self.rewrite(rewrite, one.uri)?,
         };
+        let (asks, answers) = (one.site(Side::Request), one.site(Side::Response));
         let rewritten = rule.rewrite.as_ref().map_or("", |rewrite| rewrite.authority.as_str());
-        let mut own_request =
-            self.operations(".headers.request", request(rule.headers.as_deref()))?;
-        let own_response =
-            self.operations(".headers.response", response(rule.headers.as_deref()))?;
+        let mut own_request = self.operations("", rule.headers.as_deref(), asks)?;
+        let own_response = self.operations("", rule.headers.as_deref(), answers)?;
         let own_host = take_host(&mut own_request);
         let authority = HeaderValue::from_str(rewritten).ok().filter(|value| !value.is_empty());
         let single = rule.route.len() == 1;
@@ -110,14 +117,14 @@ impl Rule<'_> {
         for (index, route) in rule.route.iter().enumerate() {
             let field = format!(".route[{index}]");
             let headers = route.headers.as_deref();
-            let mut to = self.operations(&format!("{field}.headers.request"), request(headers))?;
-            let back = self.operations(&format!("{field}.headers.response"), response(headers))?;
+            let mut to = self.operations(&field, headers, asks)?;
+            let back = self.operations(&field, headers, answers)?;
             let host = take_host(&mut to);
             let Some(destination) = &route.destination else {
                 return Err(self.broken(&field, "a destination is missing"));
             };
             let place = format!("{}{field}.destination", self.field);
-            let cluster = find(self.resource, destination, &place, self.scope.port);
+            let cluster = find(&self.destination((destination, &place), "requests get 503"));
             let weight = u32::try_from(route.weight).unwrap_or(0);
             destinations.push((
                 weight,
@@ -142,6 +149,15 @@ impl Rule<'_> {
             cors: self.cors()?,
             mirrors: self.mirrors(find),
         })
+    }
+
+    /// A destination at a place, and what comes of it while it names nobody.
+    pub(super) fn destination<'r>(
+        &'r self,
+        (destination, field): (&'r vs::Destination, &'r str),
+        effect: &'static str,
+    ) -> Written<'r> {
+        Written { resource: self.resource, destination, field, listener: self.scope.port, effect }
     }
 
     fn rewrite(
@@ -171,17 +187,23 @@ impl Rule<'_> {
 
     fn operations(
         &mut self,
-        field: &str,
-        written: Option<&vs::HeaderOperations>,
+        of: &str,
+        headers: Option<&vs::Headers>,
+        site: Site<'_>,
     ) -> Result<HeaderOps, Broken> {
+        let (written, whose) = match site.side {
+            Side::Request => (headers.and_then(|headers| headers.request.as_ref()), "request"),
+            Side::Response => (headers.and_then(|headers| headers.response.as_ref()), "response"),
+        };
         let Some(written) = written else { return Ok(HeaderOps::default()) };
+        let field = &format!("{of}.headers.{whose}");
         let mut out = HeaderOps::default();
         for name in written.remove.iter().filter(|name| !is_fixed(name)) {
             out.remove.push(self.header_name(field, name)?);
         }
         for (list, target) in [(&written.set, &mut out.set), (&written.add, &mut out.add)] {
             for (name, value) in list.iter().filter(|(name, _)| !is_fixed(name)) {
-                let value = Template::parse(value)
+                let value = Template::parse(value, site)
                     .map_err(|error| self.broken(field, error.to_string()))?;
                 target.push((self.header_name(field, name)?, value));
             }
@@ -207,14 +229,6 @@ fn prefix(uri: Option<&StringMatch>, replacement: &str) -> PathRewrite {
         _ => 1,
     };
     PathRewrite::Prefix { matched, replacement: replacement.into() }
-}
-
-fn request(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
-    headers.and_then(|headers| headers.request.as_ref())
-}
-
-fn response(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
-    headers.and_then(|headers| headers.response.as_ref())
 }
 
 /// A literal `host` operation rewrites the authority.

@@ -48,13 +48,20 @@ pub struct Written<'r> {
     pub field: &'r str,
     /// `servers[].port.number` of the Gateway.
     pub listener: u16,
+    /// What comes of it while it names nobody: `requests get 503`.
+    pub effect: &'static str,
 }
 
 impl Written<'_> {
     /// A finding about a part of the destination that names nothing.
     pub(super) fn missing(&self, part: &str, message: String, help: &str) -> Diagnostic {
         let field = format!("{}.{part}", self.field);
-        at(self.resource, field, &catalog::REFERENCE_NOT_FOUND, message).help(help)
+        at(self.resource, field, &catalog::REFERENCE_NOT_FOUND, message).help(self.until(help))
+    }
+
+    /// What to do, and what happens until then.
+    pub(super) fn until(&self, help: &str) -> String {
+        format!("{help}; until then {}", self.effect)
     }
 }
 
@@ -167,12 +174,12 @@ impl<'a> ClusterPass<'a> {
                         "{} is not exported to the gateway's namespace, {gateway}",
                         hidden.origin.resource
                     ),
-                    "add the gateway's namespace to its exportTo; until then requests get 503",
+                    "add the gateway's namespace to its exportTo",
                 ),
                 None => written.missing(
                     "host",
                     format!("\"{host}\" is no known service"),
-                    "define it with a ServiceEntry or Service; until then requests get 503",
+                    "define it with a ServiceEntry or Service",
                 ),
             });
             return None;
@@ -192,7 +199,7 @@ impl<'a> ClusterPass<'a> {
             findings.add(written.missing(
                 "subset",
                 format!("\"{host}\" has no subset \"{name}\""),
-                "define the subset in a DestinationRule for this host; until then requests get 503",
+                "define the subset in a DestinationRule for this host",
             ));
             return None;
         }
@@ -270,7 +277,7 @@ impl<'a> ClusterPass<'a> {
         if !empty {
             return;
         }
-        let Written { resource, destination, field, .. } = written;
+        let Written { resource, destination, field, effect, .. } = written;
         let (code, part, what) = if destination.subset.is_empty() {
             (&catalog::CLUSTER_WITHOUT_ENDPOINTS, "host", destination.host.as_str())
         } else {
@@ -279,7 +286,7 @@ impl<'a> ClusterPass<'a> {
         let message = format!("\"{what}\" has no endpoint");
         findings.add(
             at(resource, format!("{field}.{part}"), code, message)
-                .help("requests get 503 until it has one"),
+                .help(format!("{effect} until it has one")),
         );
     }
 

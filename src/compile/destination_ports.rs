@@ -22,12 +22,12 @@ impl PortProblem {
             Self::Unknown(number) => written.missing(
                 "port",
                 format!("\"{host}\" has no port {number}"),
-                "name one of the service's ports; until then requests get 503",
+                "name one of the service's ports",
             ),
             Self::None => written.missing(
                 "port",
                 format!("\"{host}\" has no port"),
-                "give the service a port; until then requests get 503",
+                "give the service a port",
             ),
             Self::Several => at(
                 written.resource,
@@ -35,7 +35,7 @@ impl PortProblem {
                 &catalog::PORT_SELECTOR_REQUIRED,
                 format!("\"{host}\" has several ports"),
             )
-            .help("add destination.port.number; until then requests get 503"),
+            .help(written.until("add destination.port.number")),
         }
     }
 }

@@ -87,7 +87,8 @@ impl Rule<'_> {
         for (field, destination, percentage) in all {
             let share = percentage.map_or(Share::ALL, |percent| Share::percent(percent.value));
             let field = format!("{}{field}", self.field);
-            let cluster = find(self.resource, destination, &field, self.scope.port);
+            let written = self.destination((destination, &field), "nobody gets a copy");
+            let cluster = find(&written);
             if let Some(cluster) = cluster.filter(|_| !share.is_none()) {
                 out.push(Mirror { share, cluster });
             }

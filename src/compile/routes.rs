@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::diag::catalog;
 use crate::resources::Resource;
-use crate::resources::virtual_service::{self as vs, HttpMatch, HttpRoute, VirtualService};
+use crate::resources::virtual_service::{HttpMatch, HttpRoute, VirtualService};
 use crate::route::matcher::RequestMatch;
 use crate::snapshot::cluster::ClusterId;
 use crate::snapshot::route::{Action, Forward, Route};
 
+use super::actions::One;
+use super::clusters::Written;
 use super::conditions::{InvalidCondition, claim_field, condition};
 use super::delegates::PlacedRule;
 use super::findings::{Findings, at};
@@ -28,8 +30,7 @@ pub struct Scope<'a> {
 }
 
 /// Finds the cluster of a destination, or tells why there is none.
-pub type Find<'f> =
-    dyn FnMut(&Resource<VirtualService>, &vs::Destination, &str, u16) -> Option<ClusterId> + 'f;
+pub type Find<'f> = dyn FnMut(&Written<'_>) -> Option<ClusterId> + 'f;
 
 /// What cannot be used; it was told.
 pub(super) struct Broken;
@@ -99,18 +100,23 @@ impl Rule<'_> {
 
     fn compile(&mut self, matches: &[(usize, &HttpMatch)], find: &mut Find<'_>) -> Vec<Arc<Route>> {
         if matches.is_empty() {
-            let action = self.action(None, find);
-            return vec![self.route(("", ""), RequestMatch::default(), action)];
+            let name = self.written.name.clone();
+            let action = self.action(One { uri: None, name: &name }, find);
+            return vec![self.route(name, "", RequestMatch::default(), action)];
         }
         let mut out = Vec::new();
         for (index, entry) in matches {
+            let name = match (self.written.name.as_str(), entry.name.as_str()) {
+                (name, "") | ("", name) => name.to_owned(),
+                (rule, entry) => format!("{rule}.{entry}"),
+            };
+            let one = One { uri: entry.uri.as_ref(), name: &name };
             let (condition, action) = match self.condition(*index, entry) {
-                (condition, Ok(())) => (condition, self.action(entry.uri.as_ref(), find)),
+                (condition, Ok(())) => (condition, self.action(one, find)),
                 (readable, Err(Broken)) => (readable, Action::Forward(Forward::nowhere())),
             };
             let all = condition.is_catch_all();
-            let texts = (entry.name.as_str(), entry.stat_prefix.as_str());
-            out.push(self.route(texts, condition, action));
+            out.push(self.route(name, &entry.stat_prefix, condition, action));
             if all {
                 break;
             }
@@ -120,14 +126,11 @@ impl Rule<'_> {
 
     fn route(
         &self,
-        (match_name, counted): (&str, &str),
+        name: String,
+        counted: &str,
         condition: RequestMatch,
         action: Action,
     ) -> Arc<Route> {
-        let name = match (self.written.name.as_str(), match_name) {
-            (name, "") | ("", name) => name.to_owned(),
-            (rule, entry) => format!("{rule}.{entry}"),
-        };
         let origin = self.resource.origin(self.field);
         let counted = (!counted.is_empty()).then(|| counted.into());
         Arc::new(Route { name: name.into(), counted, origin, condition, action })
@@ -173,7 +176,7 @@ mod tests {
         let scope =
             Scope { settings: &settings, gateway: ("shop", "gw"), port: 443, tokens: false };
         let mut findings = Findings::default();
-        let find: &mut Find<'_> = &mut |_, _, _, _| Some(ClusterId(0));
+        let find: &mut Find<'_> = &mut |_| Some(ClusterId(0));
         let rules = delegates::rules(&parsed.set.virtual_services[0], &parsed.set, &mut findings);
         let routes = http_routes(&rules, &scope, find, &mut findings);
         (routes, findings.finish().iter().map(|d| d.code.id).collect())

@@ -142,7 +142,8 @@ fn destinations(
     for (index, route) in written.iter().enumerate() {
         let Some(destination) = &route.destination else { continue };
         let field = format!("{field}.route[{index}].destination");
-        let written = Written { resource, destination, field: &field, listener: port };
+        let effect = "its connections are closed";
+        let written = Written { resource, destination, field: &field, listener: port, effect };
         let id = clusters.destination(&written, Use::Tcp, findings);
         choices.push((u32::try_from(route.weight).unwrap_or(0), id));
     }

@@ -9,7 +9,7 @@ use crate::resources::gateway::Server;
 use crate::snapshot::route::{Route, RouteTable, VirtualHost};
 
 use super::bindings::{Bindings, Bound};
-use super::clusters::{ClusterPass, Use, Written};
+use super::clusters::{ClusterPass, Use};
 use super::delegates;
 use super::findings::Findings;
 use super::gateways::ServerDraft;
@@ -92,10 +92,8 @@ impl<'p, 'a> RoutePass<'p, 'a> {
         }
         let clusters = &mut *self.clusters;
         let mut missing = Findings::default();
-        let find: &mut Find<'_> = &mut |resource, destination, field, listener| {
-            let written = Written { resource, destination, field, listener };
-            clusters.destination(&written, Use::Http, &mut missing)
-        };
+        let find: &mut Find<'_> =
+            &mut |written| clusters.destination(written, Use::Http, &mut missing);
         let rules = delegates::rules(bound.resource, self.set, findings);
         let routes = http_routes(&rules, &scope, find, findings);
         findings.extend(missing);

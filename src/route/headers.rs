@@ -7,6 +7,9 @@ use std::borrow::Cow;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use super::time_format::InvalidTimeFormat;
+use super::variable::{Variable, command};
+
 /// The operations of one step.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderOps {
@@ -36,71 +39,6 @@ pub enum Part {
     Variable(Variable),
 }
 
-/// What can stand between percent signs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Variable {
-    /// `DOWNSTREAM_REMOTE_ADDRESS`: the client's address and port.
-    RemoteAddress,
-    /// `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`.
-    RemoteIp,
-    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS`: the peer's, whoever it speaks for.
-    PeerAddress,
-    /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT`.
-    PeerIp,
-    /// `DOWNSTREAM_LOCAL_ADDRESS`.
-    LocalAddress,
-    /// `DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT`.
-    LocalIp,
-    /// `DOWNSTREAM_LOCAL_PORT`.
-    LocalPort,
-    /// `REQUESTED_SERVER_NAME`: the SNI.
-    ServerName,
-    /// `PROTOCOL`: `HTTP/1.1` or `HTTP/2`.
-    Protocol,
-    /// `START_TIME`, RFC 3339 with milliseconds.
-    StartTime,
-    /// `DOWNSTREAM_PEER_URI_SAN`.
-    PeerUriSan,
-    /// `DOWNSTREAM_PEER_SUBJECT`.
-    PeerSubject,
-    /// `DOWNSTREAM_PEER_CERT`: its PEM, percent-encoded.
-    PeerCertificate,
-    /// `DOWNSTREAM_PEER_FINGERPRINT_256`: SHA-256 of its DER, in hexadecimal.
-    PeerFingerprint,
-    /// `DOWNSTREAM_TLS_VERSION`: `TLSv1.2` or `TLSv1.3`.
-    TlsVersion,
-    /// `UPSTREAM_HOST`.
-    UpstreamHost,
-    /// `REQ(name?other):20`: a part of the request as received, or another where it has none; so many
-    /// bytes of it.
-    Request {
-        /// What is looked for first.
-        part: RequestPart,
-        /// What is taken without it.
-        other: Option<RequestPart>,
-        /// Bytes at most.
-        most: Option<usize>,
-    },
-}
-
-/// What `REQ(…)` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestPart {
-    /// A header.
-    Header(HeaderName),
-    /// `:method`, `:path`, `:authority` or `:scheme`.
-    Pseudo(&'static str),
-}
-
-impl RequestPart {
-    fn parse(name: &str) -> Option<Self> {
-        match [":method", ":path", ":authority", ":scheme"].into_iter().find(|own| *own == name) {
-            Some(pseudo) => Some(Self::Pseudo(pseudo)),
-            None => HeaderName::from_bytes(name.as_bytes()).ok().map(Self::Header),
-        }
-    }
-}
-
 /// A header value that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
@@ -113,6 +51,30 @@ pub enum InvalidTemplate {
     /// A variable that this gateway does not know.
     #[error("variable \"%{0}%\" is not known here")]
     UnknownVariable(String),
+    /// A variable of answers in a request.
+    #[error("variable \"%{0}%\" has no value in a request: it can stand in headers.response alone")]
+    NoAnswerYet(String),
+    /// A time that cannot be written so.
+    #[error("variable \"%{0}%\": {1}")]
+    Time(String, InvalidTimeFormat),
+}
+
+/// Where a template stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The rule's name, as the access log has it; empty for none.
+    pub route: &'a str,
+    /// Whose headers they are.
+    pub side: Side,
+}
+
+/// Whose headers a template is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A request's.
+    Request,
+    /// An answer's.
+    Response,
 }
 
 /// Gives variables their values.
@@ -123,28 +85,32 @@ pub trait Values {
 
 impl Template {
     /// Compiles a value as written in YAML.
-    pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
+    pub fn parse(text: &str, site: Site<'_>) -> Result<Self, InvalidTemplate> {
+        let bad = || InvalidTemplate::BadValue(text.to_owned());
+        HeaderValue::from_str(text).map_err(|_| bad())?;
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('%') {
             literal.push_str(before);
-            let (name, tail) = after
-                .split_once('%')
-                .ok_or_else(|| InvalidTemplate::Unterminated(text.to_owned()))?;
+            let (name, tail) =
+                command(after).ok_or_else(|| InvalidTemplate::Unterminated(text.to_owned()))?;
             rest = tail;
-            if name.is_empty() {
-                literal.push('%');
-                continue;
+            match name {
+                "" => literal.push('%'),
+                // Known before any request; without a name it is what Envoy writes for no value.
+                "ROUTE_NAME" if site.route.is_empty() => literal.push('-'),
+                "ROUTE_NAME" => literal.push_str(site.route),
+                name => {
+                    let variable = Variable::parse(name, site.side)?;
+                    if !literal.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut literal).into()));
+                    }
+                    parts.push(Part::Variable(variable));
+                }
             }
-            if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal).into()));
-            }
-            parts.push(Part::Variable(Variable::parse(name)?));
         }
         literal.push_str(rest);
-        let bad = || InvalidTemplate::BadValue(text.to_owned());
-        HeaderValue::from_str(text).map_err(|_| bad())?;
         if parts.is_empty() {
             return HeaderValue::from_str(&literal).map(Self::Literal).map_err(|_| bad());
         }
@@ -171,49 +137,6 @@ impl Template {
                 HeaderValue::try_from(out).ok().filter(|value| !value.is_empty())
             }
         }
-    }
-}
-
-impl Variable {
-    fn parse(name: &str) -> Result<Self, InvalidTemplate> {
-        let unknown = || InvalidTemplate::UnknownVariable(name.to_owned());
-        if let Some(request) = name.strip_prefix("REQ(") {
-            return Self::of_request(request).ok_or_else(unknown);
-        }
-        Ok(match name {
-            "DOWNSTREAM_REMOTE_ADDRESS" => Self::RemoteAddress,
-            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Self::RemoteIp,
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Self::PeerAddress,
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Self::PeerIp,
-            "DOWNSTREAM_LOCAL_ADDRESS" => Self::LocalAddress,
-            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Self::LocalIp,
-            "DOWNSTREAM_LOCAL_PORT" => Self::LocalPort,
-            "REQUESTED_SERVER_NAME" => Self::ServerName,
-            "PROTOCOL" => Self::Protocol,
-            "START_TIME" => Self::StartTime,
-            "DOWNSTREAM_PEER_URI_SAN" => Self::PeerUriSan,
-            "DOWNSTREAM_PEER_SUBJECT" => Self::PeerSubject,
-            "DOWNSTREAM_PEER_CERT" => Self::PeerCertificate,
-            "DOWNSTREAM_PEER_FINGERPRINT_256" => Self::PeerFingerprint,
-            "DOWNSTREAM_TLS_VERSION" => Self::TlsVersion,
-            "UPSTREAM_HOST" => Self::UpstreamHost,
-            _ => return Err(unknown()),
-        })
-    }
-
-    /// What follows `REQ(`.
-    fn of_request(text: &str) -> Option<Self> {
-        let (names, most) = text.rsplit_once(')')?;
-        let most = match most.strip_prefix(':') {
-            Some(number) => Some(number.parse().ok()?),
-            None if most.is_empty() => None,
-            None => return None,
-        };
-        let (part, other) = match names.split_once('?') {
-            Some((part, other)) => (part, Some(RequestPart::parse(other)?)),
-            None => (names, None),
-        };
-        Some(Self::Request { part: RequestPart::parse(part)?, other, most })
     }
 }
 
@@ -256,9 +179,12 @@ impl HeaderOps {
 
 #[cfg(test)]
 mod tests {
+    use super::super::variable::RequestPart;
     use super::*;
 
     struct Client;
+
+    const ANSWER: Site<'_> = Site { route: "shop", side: Side::Response };
 
     impl Values for Client {
         fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
@@ -275,7 +201,7 @@ mod tests {
     fn ops(remove: &[&str], set: &[(&str, &str)], add: &[(&str, &str)]) -> HeaderOps {
         let pairs = |list: &[(&str, &str)]| {
             list.iter()
-                .map(|(n, v)| (n.parse().unwrap(), Template::parse(v).unwrap()))
+                .map(|(n, v)| (n.parse().unwrap(), Template::parse(v, ANSWER).unwrap()))
                 .collect::<Vec<_>>()
         };
         HeaderOps {
@@ -319,17 +245,37 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_name_is_filled_in_before_any_request() {
+        let check = |text: &str, route: &str, expected: &str| {
+            let parsed = Template::parse(text, Site { route, side: Side::Request });
+            assert_eq!(parsed, Ok(Template::Literal(expected.parse().unwrap())), "{text}");
+        };
+        check("%ROUTE_NAME%", "a.b", "a.b");
+        check("of %ROUTE_NAME% 100%%", "", "of - 100%");
+        let parsed = Template::parse("%ROUTE_NAME%", Site { route: "a\nb", side: Side::Request });
+        assert!(matches!(parsed, Err(InvalidTemplate::BadValue(_))));
+    }
+
+    #[test]
     fn bad_templates_are_refused() {
-        assert!(matches!(Template::parse("50%"), Err(InvalidTemplate::Unterminated(_))));
-        assert!(matches!(Template::parse("%NOPE%"), Err(InvalidTemplate::UnknownVariable(_))));
-        assert!(matches!(Template::parse("a\nb"), Err(InvalidTemplate::BadValue(_))));
-        for bad in ["bad name", "a?", "?b", ":status", "a?b?c"] {
-            let parsed = Template::parse(&format!("%REQ({bad})%"));
+        let parse = |text: &str| Template::parse(text, ANSWER);
+        assert!(matches!(parse("50%"), Err(InvalidTemplate::Unterminated(_))));
+        assert!(matches!(parse("%START_TIME(%Y)"), Err(InvalidTemplate::UnknownVariable(_))));
+        assert!(matches!(parse("a\nb"), Err(InvalidTemplate::BadValue(_))));
+        for bad in [
+            "NOPE",
+            "ROUTE_NAME()",
+            "RESPONSE_CODE():1",
+            "REQ(a",
+            "START_TIME(%s",
+            "START_TIME(%s):3",
+        ] {
+            let parsed = parse(&format!("%{bad}%"));
             assert!(matches!(parsed, Err(InvalidTemplate::UnknownVariable(_))), "{bad}");
         }
-        for bad in ["REQ(a", "REQ(a)x", "REQ(a):", "REQ(a):-1", "REQ(a):x"] {
-            let parsed = Template::parse(&format!("%{bad}%"));
-            assert!(matches!(parsed, Err(InvalidTemplate::UnknownVariable(_))), "{bad}");
-        }
+        assert!(matches!(parse("%START_TIME(%Q)%"), Err(InvalidTemplate::Time(..))));
+        let request = Site { side: Side::Request, ..ANSWER };
+        let parsed = Template::parse("%RESPONSE_CODE%", request);
+        assert!(matches!(parsed, Err(InvalidTemplate::NoAnswerYet(_))));
     }
 }

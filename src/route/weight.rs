@@ -39,6 +39,18 @@ impl<T> Weighted<T> {
         self.choices.get(index).map(|(_, choice)| choice)
     }
 
+    /// The least number for which a choice is picked that is wanted; nothing when none is.
+    pub fn number_for(&self, wanted: impl Fn(&T) -> bool) -> Option<u32> {
+        let before = std::iter::once(0).chain(self.choices.iter().map(|(upto, _)| *upto));
+        let (_, first) = self.choices.iter().zip(before).find(|((_, choice), _)| wanted(choice))?;
+        u32::try_from((u64::from(first) << 32).div_ceil(u64::from(self.total))).ok()
+    }
+
+    /// The sum of all weights.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
     /// Every choice with its weight.
     pub fn shares(&self) -> impl Iterator<Item = (u32, &T)> {
         let before = std::iter::once(0).chain(self.choices.iter().map(|(upto, _)| *upto));
@@ -64,6 +76,18 @@ mod tests {
         assert!((999..=1001).contains(&count('a')));
         assert_eq!(count('z'), 0);
         assert_eq!(weighted.pick(u32::MAX), Some(&'b'));
+    }
+
+    #[test]
+    fn a_number_is_found_for_each_choice() {
+        let weighted = Weighted::new(vec![(1, 'a'), (5, 'b'), (0, 'z'), (1, 'c')]).unwrap();
+        for (wanted, least) in [('a', true), ('b', false), ('c', false)] {
+            let number = weighted.number_for(|choice| *choice == wanted).unwrap();
+            assert_eq!(weighted.pick(number), Some(&wanted));
+            assert_eq!(number == 0, least);
+            assert!(least || weighted.pick(number - 1) != Some(&wanted));
+        }
+        assert_eq!(weighted.number_for(|choice| *choice == 'z'), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Certificates of servers, and what is asked of clients beyond their CA.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use percent_encoding::percent_decode_str;
 use portcullis::base::hash::Fingerprint;
 use rustls::SignatureScheme;
@@ -196,7 +198,9 @@ async fn header_templates_tell_of_the_clients_certificate_and_the_endpoint() {
                  '%DOWNSTREAM_TLS_VERSION%', x-ip: '%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% \
                  %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%', x-part: '%REQ(x-none?:path):5% \
                  %REQ(x-none?x-no)% %REQ(:method?x-peer):99%'}}, response: {set: {x-from: \
-                 '%UPSTREAM_HOST%'}}}
+                 '%UPSTREAM_HOST%', x-code: '%RESPONSE_CODE% of %ROUTE_NAME%', x-came: \
+                 '%START_TIME(%s.%3f)%', x-day: '%START_TIME%'}}}
+    name: shop
     route: [{destination: {host: echo.shop.internal}}]
 ";
     site.config(
@@ -209,8 +213,13 @@ async fn header_templates_tell_of_the_clients_certificate_and_the_endpoint() {
     let own = site.clients.leaf(&["alice"], 1);
     let config = tls(&site.edge, Some(&own), &["h2"]);
     let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().floor();
     let reply = http.ask("https://a.com/some/path", &[("x-peer", "forged")]).await;
     assert_eq!(reply.header("x-from"), format!("127.0.0.1:{}", echo.port));
+    assert_eq!(reply.header("x-code"), "200 of shop");
+    let came: f64 = reply.header("x-came").parse().unwrap();
+    assert!((before..before + 60.0).contains(&came), "{before} {came}");
+    assert!(reply.header("x-day").starts_with("20") && reply.header("x-day").len() == 24);
     let told = &reply.json()["headers"];
     // The certificate has no subject.
     assert_eq!(told["x-peer"], "-");

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::attempt::head_of;
 use super::body::{Expiry, ResponseBody};
 use super::exchange::Exchange;
-use super::head::{Plan, RequestValues};
+use super::head::{Answered, Plan, RequestValues};
 use super::request_body::Gate;
 use super::upload::Fault;
 use super::websocket::Handshake;
@@ -83,8 +83,8 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             }
             finish_head(&work, &mut response, millis, (switched, exchange.is_http2()));
             if let Some(received) = received {
-                let upstream = lease.peer();
-                let values = RequestValues::of(&exchange, &received, upstream);
+                let answer = Answered { status: Some(response.status()), upstream: lease.peer() };
+                let values = RequestValues::of(&exchange, &received, answer);
                 for step in &work.destination.response_headers {
                     step.apply(response.headers_mut(), &values);
                 }
@@ -182,7 +182,7 @@ fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepa
     let received = (asked || answered).then(|| Box::new(head_of(&exchange.request)));
     if let Some(received) = received.as_ref().filter(|_| asked) {
         let mut headers = std::mem::take(exchange.request.headers_mut());
-        let values = RequestValues::of(exchange, received, None);
+        let values = RequestValues::of(exchange, received, Answered::default());
         for step in &destination.request_headers {
             step.apply(&mut headers, &values);
         }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use http::header::HeaderMap;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Version};
+use time::OffsetDateTime;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::HttpConnection;
@@ -14,7 +16,8 @@ use crate::auth::jwt::Verdict;
 use crate::base::hash::Fingerprint;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::decide::head::Head;
-use crate::route::headers::{RequestPart, Values, Variable};
+use crate::route::headers::Values;
+use crate::route::variable::{RequestPart, Variable};
 use crate::snapshot::Snapshot;
 
 /// What a prepared request still needs to know.
@@ -62,17 +65,24 @@ pub struct RequestValues<'a> {
     pub query: Option<&'a str>,
     /// Its version.
     pub version: Version,
-    /// The endpoint that answered it.
+    /// When it came.
+    pub began: Instant,
+    /// Its answer's status and the endpoint that gave it, as far as there are any.
+    pub answer: Answered,
+}
+
+/// What is known of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answered {
+    /// Its status; nothing for values of requests.
+    pub status: Option<StatusCode>,
+    /// The endpoint that gave it.
     pub upstream: Option<SocketAddr>,
 }
 
 impl<'a> RequestValues<'a> {
-    /// Those of a request with this head, answered by `upstream`.
-    pub fn of<B>(
-        exchange: &'a Exchange,
-        request: &'a Request<B>,
-        upstream: Option<SocketAddr>,
-    ) -> Self {
+    /// Those of a request with this head, and of its answer.
+    pub fn of<B>(exchange: &'a Exchange, request: &'a Request<B>, answer: Answered) -> Self {
         Self {
             head: &exchange.head,
             connection: exchange.connection(),
@@ -80,7 +90,8 @@ impl<'a> RequestValues<'a> {
             headers: request.headers(),
             query: request.uri().query(),
             version: request.version(),
-            upstream,
+            began: exchange.record.start,
+            answer,
         }
     }
 }
@@ -117,10 +128,12 @@ impl Values for RequestValues<'_> {
             } else {
                 "HTTP/1.1"
             })),
-            Variable::StartTime => time::OffsetDateTime::now_utc()
-                .format(&time::format_description::well_known::Rfc3339)
-                .ok()
-                .map(Cow::Owned),
+            Variable::StartTime(format) => {
+                // No clock is read where nothing asks.
+                let came = OffsetDateTime::now_utc() - self.began.elapsed();
+                format.write(came).map(Cow::Owned)
+            }
+            Variable::ResponseCode => text(self.answer.status?.as_str().to_owned()),
             Variable::Request { part, other, most } => {
                 let value = self
                     .part(part)
@@ -146,7 +159,7 @@ impl Values for RequestValues<'_> {
                 text(Fingerprint::of(leaf).to_string())
             }
             Variable::TlsVersion => self.connection.client.version().map(Cow::Borrowed),
-            Variable::UpstreamHost => text(self.upstream?.to_string()),
+            Variable::UpstreamHost => text(self.answer.upstream?.to_string()),
         }
     }
 }

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::external::{Denied, Refusal};
-use super::head::RequestValues;
+use super::head::{Answered, RequestValues};
 use crate::auth::jwt::challenge;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS, X_ENVOY_OVERLOADED};
 use crate::decide::reject::Reject;
@@ -116,8 +116,9 @@ pub fn redirect(
     operations: &HeaderOps,
 ) -> Response<ResponseBody> {
     let mut response = located(&exchange, redirect);
-    operations
-        .apply(response.headers_mut(), &RequestValues::of(&exchange, &exchange.request, None));
+    let answer = Answered { status: Some(redirect.status), upstream: None };
+    let values = RequestValues::of(&exchange, &exchange.request, answer);
+    operations.apply(response.headers_mut(), &values);
     local(noted(exchange, "redirect"), snapshot, response, (None, Bytes::new()))
 }
 
@@ -132,7 +133,8 @@ pub fn direct(
     if !content.body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
     }
-    let values = RequestValues::of(&exchange, &exchange.request, None);
+    let answer = Answered { status: Some(content.status), upstream: None };
+    let values = RequestValues::of(&exchange, &exchange.request, answer);
     content.response_headers.apply(response.headers_mut(), &values);
     local(noted(exchange, "direct_response"), snapshot, response, (None, content.body.clone()))
 }
