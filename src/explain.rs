@@ -185,8 +185,11 @@ pub struct Outcome {
 pub struct Share {
     /// The cluster; nothing when its service is not known.
     pub cluster: Option<String>,
-    /// Its weight.
+    /// Its weight, of those of all.
     pub weight: u32,
+    /// Reason code of what the gateway answers in its place, as far as that is known already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
 }
 
 /// Answers a question about a snapshot.

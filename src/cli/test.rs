@@ -121,7 +121,7 @@ A test is a request and what shall become of it; what is not expected is not loo
         claims: {iss: https://issuer.example.com, sub: alice, aud: shop}      # or token
         clientCert: ../client.pem                     # from this file's folder
       expect:
-        action: forward             # redirect, respond, reject, stream, close; and status, reason
+        action: forward             # redirect, respond, reject, stream, close; and status, grpcStatus, reason
         route: cart                 # and server, host, policy, principal
         path: /cart                 # and authority, location
         clusters: [outbound|80||cart.shop.internal]

@@ -6,8 +6,8 @@ fn check(expected: &Expected, fields: &[(&str, &str, Option<&str>)]) {
         action: "forward",
         host: Some("a.com".to_owned()),
         clusters: vec![
-            Share { cluster: Some("red".to_owned()), weight: 1 },
-            Share { cluster: None, weight: 2 },
+            Share { cluster: Some("red".to_owned()), weight: 1, reason: None },
+            Share { cluster: None, weight: 2, reason: None },
         ],
         ..Outcome::default()
     };

@@ -5,9 +5,11 @@ use std::num::NonZeroU32;
 use super::{Explanation, Share, Step, place, policy};
 use crate::balance::Member;
 use crate::base::limit;
+use crate::decide::reject::Reject;
+use crate::route::weight::Weighted;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Address, Cluster, ClusterId, Endpoints, Sni, UpstreamTls};
-use crate::snapshot::route::Forward;
+use crate::snapshot::route::{Destination, Forward};
 
 /// Endpoints that are named; of more, their number is said.
 const NAMED_ENDPOINTS: usize = 16;
@@ -30,11 +32,40 @@ pub(super) fn forward(
     tale.outcome.action = "forward";
     tale.outcome.path = Some(target.into_owned());
     tale.outcome.authority = Some(authority.to_owned());
-    for (weight, destination) in forward.destinations.shares() {
-        let step = cluster(tale, snapshot, destination.cluster, weight);
+    destinations(tale, snapshot, &forward.destinations);
+}
+
+/// Every destination with its share, and of which the outcome tells where they come to different things.
+pub(super) fn destinations(
+    tale: &mut Explanation,
+    snapshot: &Snapshot,
+    all: &Weighted<Destination>,
+) {
+    for (weight, destination) in all.shares() {
+        let part = Part { weight, total: all.total(), without: "503" };
+        let step = cluster(tale, snapshot, destination.cluster, &part);
         step.considered(policy::operations("request", &destination.request_headers));
         step.considered(policy::operations("response", &destination.response_headers));
     }
+    let nowhere = all.shares().filter(|(_, one)| one.cluster.is_none());
+    let nowhere: u32 = nowhere.map(|(weight, _)| weight).sum();
+    if nowhere > 0 && nowhere < all.total() {
+        let code = Reject::ClusterNotFound.answer().code;
+        let text = format!(
+            "as told for the destinations that exist; {nowhere} of {} requests get 503: {code}",
+            all.total()
+        );
+        tale.step("answer", text);
+    }
+}
+
+/// A destination's part.
+pub(super) struct Part {
+    pub(super) weight: u32,
+    /// The weights of all.
+    pub(super) total: u32,
+    /// What comes of it where there is nobody.
+    pub(super) without: &'static str,
 }
 
 /// One destination.
@@ -42,13 +73,21 @@ pub(super) fn cluster<'a>(
     tale: &'a mut Explanation,
     snapshot: &Snapshot,
     id: Option<ClusterId>,
-    weight: u32,
+    part: &Part,
 ) -> &'a mut Step {
+    let Part { weight, total, without } = *part;
     let cluster = id.and_then(|id| snapshot.cluster(id));
     let name = cluster.map(|cluster| cluster.name.to_string());
-    tale.outcome.clusters.push(Share { cluster: name, weight });
+    let reason = match cluster.map(|cluster| &cluster.endpoints) {
+        None => Some(Reject::ClusterNotFound.answer().code),
+        Some(Endpoints::Static(list)) if list.is_empty() => {
+            Some(Reject::NoHealthyUpstream.answer().code)
+        }
+        Some(_) => None,
+    };
+    tale.outcome.clusters.push(Share { cluster: name, weight, reason });
     let Some(cluster) = cluster else {
-        let text = format!("an unknown service, weight {weight}: 503");
+        let text = format!("an unknown service, weight {weight} of {total}: {without}");
         return tale.step("destination", text);
     };
     let facts = [
@@ -61,7 +100,7 @@ pub(super) fn cluster<'a>(
     ];
     let tunnel = cluster.tunnel.as_ref().map(|tunnel| format!("through a proxy, by {tunnel}"));
     let outliers = cluster.outliers.as_ref().map(|policy| format!("ejected are {policy}"));
-    tale.step("destination", format!("{}, weight {weight}", cluster.name))
+    tale.step("destination", format!("{}, weight {weight} of {total}", cluster.name))
         .by(&cluster.origin)
         .considered(cluster.rules.iter().map(|rule| format!("as {} says", place(rule))))
         .considered(facts)
@@ -72,7 +111,7 @@ pub(super) fn cluster<'a>(
         .considered(outliers)
         .considered(bounds(cluster))
         .considered(tunnel)
-        .considered(endpoints(&cluster.endpoints))
+        .considered(endpoints(&cluster.endpoints, without))
 }
 
 /// What bounds it, where anything does.
@@ -125,7 +164,7 @@ fn security(cluster: &Cluster) -> String {
     }
 }
 
-fn endpoints(endpoints: &Endpoints) -> Vec<String> {
+fn endpoints(endpoints: &Endpoints, without: &str) -> Vec<String> {
     let differ = differ(endpoints);
     let share = |member: &Member| {
         let weight = if differ { format!(", weight {}", member.weight) } else { String::new() };
@@ -161,7 +200,7 @@ fn endpoints(endpoints: &Endpoints) -> Vec<String> {
         }
     };
     match all.len() {
-        0 => vec!["no endpoint: 503".to_owned()],
+        0 => vec![format!("no endpoint: {without}")],
         1..=NAMED_ENDPOINTS => all,
         count => {
             let rest = format!("and {} more", count - NAMED_ENDPOINTS);

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use http::Uri;
 
+use super::backend::{self, Part};
 use super::request::{self, Arrived};
-use super::{Explanation, InvalidQuestion, Question, backend, policy};
+use super::{Explanation, InvalidQuestion, Question, policy};
 use crate::auth::authz::Peer;
 use crate::base::host::without_port;
 use crate::decide::connection::{ConnectionFacts, admit, choose, peer, remarks, rule_verdicts};
@@ -302,7 +303,9 @@ fn stream(
         tale.step("provider", text).by(selected.origin).considered([failing]);
     }
     tale.outcome.action = "stream";
+    let total = block.destinations.total();
     for (weight, id) in block.destinations.shares() {
-        backend::cluster(tale, snapshot, *id, weight);
+        let part = Part { weight, total, without: "the connection is closed" };
+        backend::cluster(tale, snapshot, *id, &part);
     }
 }

@@ -18,8 +18,9 @@ use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, is_grpc, judged_headers, routing_head, rule_verdicts,
 };
 use crate::route::matcher::RequestHead;
+use crate::route::weight::Weighted;
 use crate::snapshot::listener::{Listener, ServerBlock};
-use crate::snapshot::route::{Action, Route};
+use crate::snapshot::route::{Action, Destination, Route};
 use crate::snapshot::{Authorization, Snapshot};
 use crate::tls::identity::PeerIdentity;
 
@@ -85,6 +86,10 @@ fn decided(
         random: 0,
     };
     let decision = decide(snapshot, server, &facts);
+    let decision = match telling(&decision) {
+        Some(random) => decide(snapshot, server, &RequestFacts { random, ..facts }),
+        None => decision,
+    };
     if asked(tale, snapshot, &facts) == Asked::Refused {
         return;
     }
@@ -112,6 +117,21 @@ fn decided(
         *dialect = Dialect::Http;
     }
     outcome(tale, snapshot, &decision, &head, request);
+}
+
+/// Of several destinations one that exists is told; the number with which a request goes there, where it
+/// went to another.
+fn telling(decision: &Decision<'_>) -> Option<u32> {
+    let Outcome::Reject(Reject::ClusterNotFound) = decision.outcome else { return None };
+    destinations(decision)?.number_for(|one| one.cluster.is_some())
+}
+
+/// Where the rule of a decision sends requests.
+fn destinations<'a>(decision: &Decision<'a>) -> Option<&'a Weighted<Destination>> {
+    match &decision.route?.action {
+        Action::Forward(forward) => Some(&forward.destinations),
+        Action::Redirect(..) | Action::Respond(_) => None,
+    }
 }
 
 /// Tells of a call of gRPC-Web, and makes its head gRPC's where the data path does: whether it does.
@@ -244,6 +264,9 @@ fn outcome(
     };
     match &decision.outcome {
         Outcome::Reject(Reject::ClusterNotFound) => {
+            if let Some(all) = destinations(decision).filter(|all| all.iter().count() > 1) {
+                backend::destinations(tale, snapshot, all);
+            }
             refuse(tale, "answer", &Reject::ClusterNotFound);
         }
         Outcome::Reject(reject) => refuse(tale, "answer", reject),

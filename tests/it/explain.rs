@@ -115,7 +115,7 @@ fn what_a_rule_does_besides_is_told() {
         "up to 3 retries on gateway-error 418, 2s for each try",
         "12.5 % are mirrored to outbound|80||green.shop.internal",
         "allowOrigins has 1 form,",
-        "outbound|80||red.shop.internal, weight 25",
+        "outbound|80||red.shop.internal, weight 25 of 100",
         "one client, one endpoint: by header x-user",
         "HTTP/1.1, by a ring of 1024 places",
         "HTTP/1.1, by LEAST_REQUEST",
@@ -140,6 +140,61 @@ fn what_a_rule_does_besides_is_told() {
     let preflight =
         told(&site, &[&["http://a.com/x", "--method", "OPTIONS"], &headers[..]].concat());
     assert!(preflight["steps"].to_string().contains("access-control-allow-methods: PATCH"));
+}
+
+#[test]
+fn of_several_destinations_one_that_exists_is_told() {
+    let site = Site::new();
+    let ask = |destinations: &[(&str, u8)]| {
+        let one = |(name, weight): &(&str, u8)| {
+            format!("{{destination: {{host: {name}.shop.internal}}, weight: {weight}}}")
+        };
+        let list: Vec<_> = destinations.iter().map(one).collect();
+        let rules = format!("  http: [{{route: [{}]}}]\n", list.join(", "));
+        site.config(
+            "all",
+            &(gateway("g", 80, "HTTP", "a.com", "")
+                + &routes("r", "istio-system/g", "a.com", &rules)
+                + &service("red", "HTTP", 9)
+                + &endpoints("empty", "HTTP", &[])),
+        );
+        told(&site, &["http://a.com/x"])
+    };
+    let check = |seen: &Value, shares: &[(&str, u8, &str)], (action, answer): (&str, &str)| {
+        let one = |(cluster, weight, reason): &(&str, u8, &str)| {
+            let cluster =
+                (!cluster.is_empty()).then(|| format!("outbound|80||{cluster}.shop.internal"));
+            let mut share = serde_json::json!({"cluster": cluster, "weight": weight});
+            if !reason.is_empty() {
+                share["reason"] = (*reason).into();
+            }
+            share
+        };
+        let expected: Value = shares.iter().map(one).collect();
+        let clusters = seen["outcome"]["clusters"].as_array().cloned();
+        assert_eq!(Value::from(clusters.unwrap_or_default()), expected, "{seen:#}");
+        assert_eq!(seen["outcome"]["action"], action, "{seen:#}");
+        assert_eq!(step(seen, "answer").0, answer);
+    };
+    let gone = "cluster_not_found";
+    let part =
+        "as told for the destinations that exist; 30 of 100 requests get 503: cluster_not_found";
+    check(
+        &ask(&[("none", 30), ("red", 70)]),
+        &[("", 30, gone), ("red", 70, "")],
+        ("forward", part),
+    );
+    check(
+        &ask(&[("empty", 60), ("none", 30), ("red", 10)]),
+        &[("empty", 60, "no_endpoint"), ("", 30, gone), ("red", 10, "")],
+        ("forward", part),
+    );
+    check(&ask(&[("red", 1)]), &[("red", 1, "")], ("forward", ""));
+    let none = ask(&[("none", 30), ("nobody", 70)]);
+    let all = [("", 30, gone), ("", 70, gone)];
+    check(&none, &all, ("reject", "503: cluster_not_found"));
+    assert_eq!(step(&none, "destination").0, "an unknown service, weight 70 of 100: 503");
+    check(&ask(&[("none", 1)]), &[], ("reject", "503: cluster_not_found"));
 }
 
 #[test]
@@ -204,6 +259,7 @@ fn connections_and_refusals_are_told() {
     let seen = told(&site, &["tls://p.com:443"]);
     let proxy = "through a proxy, by CONNECT to far.example:443 over HTTP/1.1";
     assert!(seen["steps"].to_string().contains(proxy), "{seen:#}");
+    assert!(step(&seen, "destination").0.ends_with(", weight 1 of 1"), "{seen:#}");
     site.config(
         "access",
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
