@@ -3,16 +3,20 @@
 //! Istio says both for a whole mesh (`gatewayTopology`). Here [`PROXIES`] of a Gateway lists the addresses
 //! of the proxies before its servers, instead of their number; and [`DETAILS`] says what becomes of
 //! `x-forwarded-client-cert`: one mode for all of its servers, or `PORT=MODE` by port name. Servers of a
-//! plaintext port are one, and what they disagree about is held as strictly as can be.
+//! plaintext port say it each of their hosts, and what they disagree about is held as strictly as can be.
 //!
 //! **Invariant:** what cannot be read opens nothing: such a proxy is not trusted, and the header is removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use crate::base::host::HostPattern;
 use crate::diag::{Severity, catalog};
 use crate::resources::{Gateway, Resource};
-use crate::snapshot::forwarded::{ClientCertForwarding, Forwarded, Said, TrustedProxies};
+use crate::route::hosts::HostIndex;
+use crate::snapshot::forwarded::{ByHost, ClientCertForwarding, Forwarded, Said, TrustedProxies};
 
 use super::annotations::{block, field, listed, names_port, refuse, refuse_blocks};
 use super::findings::{Findings, at};
@@ -41,48 +45,78 @@ pub(super) fn forwarded(draft: &ServerDraft<'_>, mesh: &Arc<Forwarded>) -> Arc<F
     })
 }
 
-/// What the servers of a plaintext port say; where they disagree, nobody is trusted and nothing is told.
+/// What the servers of a plaintext port say, each of its hosts; where they disagree about one host, nobody
+/// is trusted and nothing is told.
 pub(super) fn of_port(
     servers: &[ServerDraft<'_>],
     mesh: &Arc<Forwarded>,
     findings: &mut Findings,
-) -> Arc<Forwarded> {
-    let Some((first, later)) = servers.split_first() else { return mesh.clone() };
-    let own = forwarded(first, mesh);
-    let mut held = own.clone();
-    for server in later {
-        let other = forwarded(server, mesh);
-        let mut tell = |what: &str| {
-            let message = format!("{} says otherwise {what} on this port", first.gateway.id);
-            let port = format!("{}.port", server.field);
-            let finding = at(server.gateway, port, &catalog::INVALID_ANNOTATION, message);
-            findings.add(finding.severity(Severity::Error).help(
-                "give Gateways of one plaintext port the same annotations; until then it trusts \
-                 nobody, or removes the header",
-            ));
-        };
-        if other.proxies.value != own.proxies.value {
-            tell("whose word on the client is taken");
-            let by = other.proxies.by.clone().or_else(|| own.proxies.by.clone());
-            let value = TrustedProxies::Blocks(Box::default());
-            Arc::make_mut(&mut held).proxies = Said { value, by };
-        }
-        if other.client_cert.value != own.client_cert.value {
-            tell("what becomes of client certificates");
-            let by = other.client_cert.by.clone().or_else(|| own.client_cert.by.clone());
-            Arc::make_mut(&mut held).client_cert =
-                Said { value: ClientCertForwarding::Sanitize, by };
+) -> ByHost {
+    let said: Vec<_> = servers.iter().map(|server| forwarded(server, mesh)).collect();
+    let Some(first) = said.first() else { return ByHost::all(mesh.clone()) };
+    if said.iter().all(|own| agree(own, first)) {
+        return ByHost::all(first.clone());
+    }
+    let mut hosts = HostIndex::default();
+    for (server, own) in servers.iter().zip(&said) {
+        for (_, host) in &server.hosts {
+            let held: &mut Arc<Forwarded> = hosts.entry(host, || own.clone());
+            if agree(held, own) {
+                continue;
+            }
+            let other = servers.iter().find(|other| other.hosts.iter().any(|(_, own)| own == host));
+            let other = other.map_or_else(String::new, |other| other.gateway.id.to_string());
+            disagree((server, host, &other), held, own, findings);
         }
     }
-    held
+    let strict = Forwarded {
+        proxies: Said { value: TrustedProxies::Blocks(Box::default()), by: None },
+        client_cert: Said { value: ClientCertForwarding::Sanitize, by: None },
+    };
+    ByHost { rest: Arc::new(strict), hosts: Some(hosts) }
+}
+
+fn agree(one: &Forwarded, other: &Forwarded) -> bool {
+    one.proxies.value == other.proxies.value && one.client_cert.value == other.client_cert.value
+}
+
+/// Tells that a server says otherwise of a host than another did, and holds the stricter.
+fn disagree(
+    (server, host, other): (&ServerDraft<'_>, &HostPattern, &str),
+    held: &mut Arc<Forwarded>,
+    own: &Forwarded,
+    findings: &mut Findings,
+) {
+    let mut tell = |what: &str| {
+        let message = format!("{other} has \"{host}\" on this port too, and says otherwise {what}");
+        let port = format!("{}.port", server.field);
+        let finding = at(server.gateway, port, &catalog::INVALID_ANNOTATION, message);
+        findings.add(finding.severity(Severity::Error).help(
+            "give Gateways of one host and plaintext port the same annotations; until then nobody \
+             is trusted, or the header is removed",
+        ));
+    };
+    let held = Arc::make_mut(held);
+    if own.proxies.value != held.proxies.value {
+        tell("whose word on the client is taken");
+        let by = own.proxies.by.clone().or_else(|| held.proxies.by.clone());
+        held.proxies = Said { value: TrustedProxies::Blocks(Box::default()), by };
+    }
+    if own.client_cert.value != held.client_cert.value {
+        tell("what becomes of client certificates");
+        let by = own.client_cert.by.clone().or_else(|| held.client_cert.by.clone());
+        held.client_cert = Said { value: ClientCertForwarding::Sanitize, by };
+    }
 }
 
 /// Tells of what cannot be followed.
 pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
     refuse_blocks(gateway, PROXIES, findings);
-    let mut wide = listed(gateway, PROXIES).filter_map(block).filter(|net| net.prefix_len() == 0);
-    if let Some(wide) = wide.next() {
-        let message = format!("{wide} is everybody: whoever connects can choose its address");
+    let blocks: Vec<_> = listed(gateway, PROXIES).filter_map(block).collect();
+    if let Some(wide) = too_wide(&blocks) {
+        let message = format!(
+            "{wide} is more than any private network: whoever connects from there can choose its address"
+        );
         let finding = at(gateway, field(PROXIES), &catalog::INVALID_ANNOTATION, message);
         findings.add(finding.help("list the addresses of the proxies before this gateway alone"));
     }
@@ -106,6 +140,16 @@ pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
     }
 }
 
+/// A block that all of these make together and no private network is as wide as: 10.0.0.0/8 (RFC 1918) and
+/// fc00::/7 (RFC 4193) are the widest.
+fn too_wide(blocks: &[IpNet]) -> Option<IpNet> {
+    let widest = |block: &IpNet| match block {
+        IpNet::V4(_) => 8,
+        IpNet::V6(_) => 7,
+    };
+    IpNet::aggregate(&blocks.to_vec()).into_iter().find(|block| block.prefix_len() < widest(block))
+}
+
 /// What a Gateway says of a port: by its name, or else of all.
 fn entry(gateway: &Resource<Gateway>, port: &str) -> Option<ClientCertForwarding> {
     let of = |name: &str| entries(gateway).find(|(port, _)| *port == name);
@@ -122,4 +166,27 @@ fn entries(gateway: &Resource<Gateway>) -> impl Iterator<Item = (&str, &str)> {
 
 fn mode(text: &str) -> Option<ClientCertForwarding> {
     ClientCertForwarding::ALL.into_iter().find(|mode| mode.name() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_judged_together() {
+        let check = |blocks: &[&str], expected: Option<&str>| {
+            let parsed: Vec<_> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+            let found = too_wide(&parsed).map(|block| block.to_string());
+            assert_eq!(found.as_deref(), expected, "{blocks:?}");
+        };
+        check(&["10.0.0.0/8", "192.168.0.0/16", "fc00::/7"], None);
+        check(&["0.0.0.0/0"], Some("0.0.0.0/0"));
+        check(&["::/0", "10.0.0.0/8"], Some("::/0"));
+        check(&["0.0.0.0/1", "128.0.0.0/1"], Some("0.0.0.0/0"));
+        check(&["128.0.0.0/1", "10.0.0.0/8"], Some("128.0.0.0/1"));
+        check(&["10.0.0.0/8", "11.0.0.0/8"], Some("10.0.0.0/7"));
+        check(&["2000::/4", "3000::/4"], Some("2000::/3"));
+        check(&["9.0.0.0/8", "10.0.0.0/8"], None);
+        check(&[], None);
+    }
 }

@@ -17,7 +17,7 @@ use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Address, Cluster, ClusterId, Endpoint, Endpoints, Protocol, UpstreamTls,
 };
-use crate::snapshot::forwarded::Forwarded;
+use crate::snapshot::forwarded::{ByHost, Forwarded};
 use crate::snapshot::inbound::{Inbound, Spoken};
 use crate::snapshot::listener::{Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Forward, Route, RouteTable, VirtualHost};
@@ -220,7 +220,7 @@ fn requests(draft: &Draft<'_>, cluster: ClusterId, tls: Option<Termination>) -> 
         hosts: everything(()),
         tls,
         grpc_web: false,
-        forwarded: draft.forwarded.clone(),
+        forwarded: ByHost::all(draft.forwarded.clone()),
         routes: RouteTable { hosts: everything(whole(draft, cluster)) },
     })
 }

@@ -6,6 +6,7 @@ use crate::base::host::HostPattern;
 use crate::diag::catalog;
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
+use crate::snapshot::forwarded::ByHost;
 use crate::snapshot::listener::{
     AutoPassthrough, Chain, Listener, ServerBlock, Servers, TcpBlock, Termination,
 };
@@ -174,7 +175,10 @@ impl ListenerPass<'_, '_> {
             hosts,
             tls: Some(self.tls.terminate(server, self.findings)),
             grpc_web: false,
-            forwarded: forwarded::forwarded(server, &self.routes.settings.edge.forwarded),
+            forwarded: ByHost::all(forwarded::forwarded(
+                server,
+                &self.routes.settings.edge.forwarded,
+            )),
             routes: table,
         })
     }

@@ -30,6 +30,7 @@ pub struct Status {
 
 impl Status {
     /// As it is sent.
+    #[must_use]
     pub fn sent(self, dialect: Dialect) -> Self {
         let mapped = grpc_of(self.http);
         match dialect {

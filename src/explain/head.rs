@@ -42,8 +42,8 @@ pub(super) fn read<'a>(
     };
     let server = serving_block(arrived.listener, arrived.block, &head.authority);
     let sender = Sender { peer: question.source, tls: arrived.tls, workload };
-    let believed = &server.unwrap_or(arrived.block).forwarded.proxies.value;
-    head.believe(believed, sender, request.headers());
+    let forwarded = server.unwrap_or(arrived.block).forwarded.of(&head.authority);
+    head.believe(&forwarded.proxies.value, sender, request.headers());
     let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
     tale.step("request", form).considered(
         (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
@@ -61,8 +61,8 @@ pub(super) fn read<'a>(
         tale.step("host", text).by(&server.origin);
     }
     let (address, certificate) = arrival(question, arrived);
-    client(tale, &server.forwarded, (question, &head), certificate.as_ref());
-    let mode = server.forwarded.client_cert.value;
+    client(tale, forwarded, (question, &head), certificate.as_ref());
+    let mode = forwarded.client_cert.value;
     let arrival = Arrival {
         peer: &address,
         certificate: certificate.as_ref().filter(|_| mode.asks()),

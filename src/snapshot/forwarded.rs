@@ -1,10 +1,13 @@
 //! What a server believes of those before it, and what it tells backends of a client's certificate.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::base::host::without_port;
 use crate::base::id::Origin;
+use crate::route::hosts::HostIndex;
 
 /// Whose word on the client a server takes, and what becomes of `x-forwarded-client-cert`.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +16,29 @@ pub struct Forwarded {
     pub proxies: Said<TrustedProxies>,
     /// `x-forwarded-client-cert` handling.
     pub client_cert: Said<ClientCertForwarding>,
+}
+
+/// What a block believes and tells: the same of all its hosts, or, on a plaintext port, what the Gateway of
+/// each says.
+#[derive(Clone, Debug, Default)]
+pub struct ByHost {
+    /// Of hosts that have none of their own.
+    pub rest: Arc<Forwarded>,
+    /// Of those that have; nothing where all say the same.
+    pub hosts: Option<HostIndex<Arc<Forwarded>>>,
+}
+
+impl ByHost {
+    /// The same of all hosts.
+    pub fn all(rest: Arc<Forwarded>) -> Self {
+        Self { rest, hosts: None }
+    }
+
+    /// Of the host of a request, with its port or without.
+    pub fn of(&self, authority: &str) -> &Forwarded {
+        let own = self.hosts.as_ref().and_then(|hosts| hosts.lookup(without_port(authority)));
+        own.unwrap_or(&self.rest)
+    }
 }
 
 /// A setting, and where a Gateway says it; nothing where it holds for the whole mesh.

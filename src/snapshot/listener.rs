@@ -17,7 +17,7 @@ use crate::tls::revocation::Crls;
 use crate::tls::server::ServerTls;
 
 use super::cluster::ClusterId;
-use super::forwarded::{Forwarded, contain};
+use super::forwarded::{ByHost, contain};
 use super::inbound::Inbound;
 use super::route::RouteTable;
 
@@ -150,7 +150,7 @@ pub struct ServerBlock {
     /// Calls of gRPC-Web become gRPC (protocol `GRPC-WEB`).
     pub grpc_web: bool,
     /// What it believes of those before it, and tells of clients' certificates.
-    pub forwarded: Arc<Forwarded>,
+    pub forwarded: ByHost,
     /// Its routes.
     pub routes: RouteTable,
 }

@@ -112,7 +112,10 @@ fn server(snapshot: &Snapshot, block: &ServerBlock) -> Value {
         "virtual_hosts": table(&block.routes.hosts, |host| virtual_host(snapshot, host)),
     });
     if let Value::Object(fields) = &mut value {
-        fields.extend(forwarded(&block.forwarded));
+        fields.extend(forwarded(&block.forwarded.rest));
+        let hosts = block.forwarded.hosts.as_ref();
+        let own = |own: &Arc<Forwarded>| Value::Object(forwarded(own).collect());
+        fields.extend(hosts.map(|hosts| ("forwarded_by_host".to_owned(), table(hosts, own))));
     }
     value
 }

@@ -312,6 +312,11 @@ fn by_grpc(head: &request::Parts, body: &Bytes) -> Response<Body> {
         },
         other => return broken(other),
     };
+    verdict(&answer)
+}
+
+/// An answer to a check.
+pub fn verdict(answer: &CheckResponse) -> Response<Body> {
     let mut framed = BytesMut::new();
     framed.put_u8(0);
     framed.put_u32(answer.encoded_len().try_into().unwrap());
@@ -344,11 +349,15 @@ pub fn reply(message: Bytes, status: &'static str) -> Response<Body> {
 fn told(head: &request::Parts, body: &Bytes) -> HttpRequest {
     assert_eq!(head.uri.path(), "/envoy.service.auth.v3.Authorization/Check");
     assert_eq!(head.headers["content-type"], "application/grpc");
+    assert_eq!(client(body), "127.0.0.1");
     let check = CheckRequest::decode(&body[5..]).unwrap();
-    let attributes = check.attributes.unwrap();
-    let source = attributes.source.unwrap().address.unwrap().socket_address.unwrap();
-    assert_eq!(source.address, "127.0.0.1");
-    attributes.request.unwrap().http.unwrap()
+    check.attributes.unwrap().request.unwrap().http.unwrap()
+}
+
+/// The client's address in a check.
+pub fn client(body: &Bytes) -> String {
+    let source = CheckRequest::decode(&body[5..]).unwrap().attributes.unwrap().source.unwrap();
+    source.address.unwrap().socket_address.unwrap().address
 }
 
 #[tokio::test]

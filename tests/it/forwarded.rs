@@ -1,11 +1,17 @@
 //! Whose word on the client a server takes, and what backends are told of its certificate, where a Gateway
 //! says it.
 
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use http::{Response, request};
+use portcullis::grpc::ext_authz::{CheckResponse, Status};
 use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::client::{Http, tls};
-use crate::gateway::{Gateway, Site, gateway, routes, service, to};
+use crate::external::{self, Provider};
+use crate::gateway::{Gateway, Site, endpoints, gateway, policy, routes, service, to};
 
 /// A Gateway with an annotation.
 fn annotated(gateway: &str, name: &str, value: &str) -> String {
@@ -99,6 +105,83 @@ async fn nothing_is_believed_of_a_peer_that_is_not_listed_whatever_the_mesh_says
     assert!(stranger.contains("trusted is 192.0.2.7/32"), "{stranger}");
 }
 
+/// Port 80 trusts this machine, port 81 a machine elsewhere; both lead to `echo`.
+fn trusting_and_not() -> String {
+    let plain = |name: &str, port: u16| gateway(name, port, "HTTP", "a.com", "");
+    annotated(&plain("near", 80), "trusted-proxies", "127.0.0.0/8")
+        + &annotated(&plain("far", 81), "trusted-proxies", "192.0.2.7")
+        + &routes("r", "istio-system/near, istio-system/far", "a.com", &to("echo"))
+}
+
+#[tokio::test]
+async fn a_client_behind_a_trusted_proxy_keeps_its_endpoint() {
+    let backends = [Backend::http1().await, Backend::http1().await, Backend::http1().await];
+    let ports: Vec<_> = backends.iter().map(|backend| (backend.port, "")).collect();
+    let site = Site::new();
+    let hash = policy("echo", "loadBalancer: {consistentHash: {useSourceIp: true}}");
+    site.config("all", &(trusting_and_not() + &endpoints("echo", "HTTP", &ports) + &hash));
+    let gateway = site.start(&[80, 81]);
+    for (port, several) in [(80, true), (81, false)] {
+        let mut homes = HashSet::new();
+        for client in 1..16 {
+            let mut own = HashSet::new();
+            for said in ["", "6.6.6.6, ", "10.1.1.1,"] {
+                let mut http = Http::plain(gateway.port(port)).await;
+                let forwarded = format!("{said}192.0.2.{client}");
+                let seen = http.ask("http://a.com/", &[("x-forwarded-for", &forwarded)]).await;
+                own.insert(seen.json()["port"].as_u64().unwrap());
+            }
+            assert_eq!(own.len(), 1, "{port} {client}");
+            homes.extend(own);
+        }
+        assert_eq!(homes.len() > 1, several, "{port}: {homes:?}");
+    }
+}
+
+/// Lets 10.1.1.1 in, and nobody else.
+fn by_client(_: &request::Parts, body: &Bytes) -> Response<external::Body> {
+    let code = if external::client(body) == "10.1.1.1" { 0 } else { 7 };
+    external::verdict(&CheckResponse { status: Some(Status { code }), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_provider_is_told_of_the_client_behind_a_trusted_proxy() {
+    let echo = Backend::http1().await;
+    let provider = Provider::start(true, by_client).await;
+    let site = Site::new();
+    site.write(
+        "mesh.yaml",
+        "extensionProviders: [{name: asked, envoyExtAuthzGrpc: {service: \
+         shop/provider.shop.internal, port: 80}}]\n",
+    );
+    let custom = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: \
+                  ask, namespace: istio-system}\nspec: {action: CUSTOM, provider: {name: asked}, \
+                  rules: [{to: [{operation: {paths: ['/*']}}]}]}\n";
+    site.config(
+        "all",
+        &(trusting_and_not()
+            + &service("echo", "HTTP", echo.port)
+            + &service("provider", "GRPC", provider.port)
+            + custom),
+    );
+    let gateway = site.start_with(&[80, 81], &["--mesh-config", "mesh.yaml"]);
+    for (port, forwarded, client) in [
+        (80, "10.1.1.1", "10.1.1.1"),
+        (80, "6.6.6.6, 10.1.1.1", "10.1.1.1"),
+        (80, "10.1.1.1, 6.6.6.6", "6.6.6.6"),
+        (80, "10.1.1.1, nonsense", "127.0.0.1"),
+        (81, "10.1.1.1", "127.0.0.1"),
+    ] {
+        let mut http = Http::plain(gateway.port(port)).await;
+        let reply = http.ask("http://a.com/x", &[("x-forwarded-for", forwarded)]).await;
+        let status = if client == "10.1.1.1" { 200 } else { 403 };
+        assert_eq!(reply.status, status, "{port} {forwarded}");
+        let (_, asked) = provider.last();
+        assert_eq!(external::client(&asked), client, "{port} {forwarded}");
+    }
+    assert_eq!((provider.asked(), echo.requests()), (5, 2));
+}
+
 /// Servers, each with what a backend sees of what the client said and of its certificate: where it shows
 /// one, and where it does not.
 const SERVERS: [(&str, &str, &str); 6] = [
@@ -164,7 +247,7 @@ async fn a_forwarded_certificate_is_treated_as_the_requests_own_server_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gateways_that_disagree_about_a_plaintext_port_make_it_believe_nobody() {
+async fn gateways_of_a_plaintext_port_say_each_of_their_hosts_whom_they_believe() {
     let echo = Backend::http1().await;
     let site = Site::new();
     let server = |name: &str, host: &str, proxies: &str, details: &str| {
@@ -175,10 +258,11 @@ async fn gateways_that_disagree_about_a_plaintext_port_make_it_believe_nobody() 
         );
         text.replacen("istio-system}", &notes, 1)
     };
+    // `c.com` is claimed by both.
     let config = |proxies: &str, details: &str| {
-        server("a", "a.com", "127.0.0.0/8", "ALWAYS_FORWARD_ONLY")
-            + &server("b", "b.com", proxies, details)
-            + &routes("r", "istio-system/a, istio-system/b", "a.com, b.com", TELLING)
+        server("a", "a.com, c.com", "127.0.0.0/8", "ALWAYS_FORWARD_ONLY")
+            + &server("b", "'*.b.com', c.com", proxies, details)
+            + &routes("r", "istio-system/a, istio-system/b", "a.com, '*.b.com', c.com", TELLING)
             + &service("echo", "HTTP", echo.port)
     };
     site.config("all", &config("127.0.0.0/8", "ALWAYS_FORWARD_ONLY"));
@@ -190,16 +274,20 @@ async fn gateways_that_disagree_about_a_plaintext_port_make_it_believe_nobody() 
         ("x-envoy-original-dst-host", "10.0.0.1:80"),
         ("x-envoy-foo", "1"),
     ];
-    for (proxies, details, client, certificate) in [
-        ("127.0.0.0/8", "ALWAYS_FORWARD_ONLY", "10.1.1.1", true),
-        ("192.0.2.7", "ALWAYS_FORWARD_ONLY", "127.0.0.1", true),
-        ("127.0.0.0/8", "FORWARD_ONLY", "10.1.1.1", false),
-        ("0.0.0.0/0", "APPEND_FORWARD", "127.0.0.1", false),
+    let (theirs, peer) = ("10.1.1.1", "127.0.0.1");
+    for (proxies, details, b, c) in [
+        ("127.0.0.0/8", "ALWAYS_FORWARD_ONLY", (theirs, true), (theirs, true)),
+        ("192.0.2.7", "ALWAYS_FORWARD_ONLY", (peer, true), (peer, true)),
+        ("127.0.0.0/8", "FORWARD_ONLY", (theirs, false), (theirs, false)),
+        // Believed by `b` more than by `a`.
+        ("0.0.0.0/0", "APPEND_FORWARD", (theirs, false), (peer, false)),
     ] {
         if (proxies, details) != ("127.0.0.0/8", "ALWAYS_FORWARD_ONLY") {
             gateway.reload(|| _ = site.config("all", &config(proxies, details)));
         }
-        for host in ["a.com", "b.com"] {
+        for (host, (client, certificate)) in
+            [("a.com", (theirs, true)), ("x.B.com:80", b), ("c.com", c)]
+        {
             let seen = http.ask(&format!("http://{host}/"), &said).await.json();
             let headers = &seen["headers"];
             assert_eq!(headers["x-client-ip"], client, "{proxies} {details} {host}");
@@ -211,5 +299,8 @@ async fn gateways_that_disagree_about_a_plaintext_port_make_it_believe_nobody() 
     }
     let checked = String::from_utf8(site.command(&["check"]).stdout).unwrap();
     assert!(checked.contains("error[IST0125]"), "{checked}");
-    assert!(checked.contains("says otherwise whose word on the client is taken"), "{checked}");
+    let told =
+        "has \"c.com\" on this port too, and says otherwise whose word on the client is taken";
+    assert!(checked.contains(told), "{checked}");
+    assert!(!checked.contains("has \"a.com\" on this port"), "{checked}");
 }

@@ -4,6 +4,7 @@ use crate::base::id::{Origin, ResourceId};
 use crate::route::hosts::HostIndex;
 use crate::route::weight::Weighted;
 use crate::snapshot::cluster::ClusterId;
+use crate::snapshot::forwarded::ByHost;
 use crate::snapshot::route::RouteTable;
 
 fn origin() -> Origin {
@@ -20,7 +21,7 @@ fn spoken(kind: &str) -> Spoken {
         hosts,
         tls: None,
         grpc_web: false,
-        forwarded: Arc::default(),
+        forwarded: ByHost::default(),
         routes,
     };
     let tcp = TcpBlock {

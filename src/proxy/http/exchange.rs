@@ -179,8 +179,8 @@ impl Exchange {
             serving_block(listener, block, &self.head.authority)
         });
         let believing = server.or_else(|| serving.map(|serving| &*serving.block));
-        let Forwarded { proxies, client_cert } =
-            believing.map_or(&*snapshot.edge.forwarded, |block| &block.forwarded);
+        let Forwarded { proxies, client_cert } = believing
+            .map_or(&*snapshot.edge.forwarded, |block| block.forwarded.of(&self.head.authority));
         let sender = self.connection.sender();
         self.head.believe(&proxies.value, sender, self.request.headers());
         let client = &self.connection.client;
