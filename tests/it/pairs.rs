@@ -1,5 +1,6 @@
 //! `explain` and the running binary agree about thousands of random requests to random configurations:
-//! whether a connection comes about, who answers, status, rule, location, path, authority and cluster.
+//! whether a connection comes about, who answers, status, rule, location, path, authority and cluster, and
+//! what the backend is told of the client and its certificate.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,10 @@ use crate::backend::Backend;
 use crate::client::{Http, Reply, shake, tls};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, Site};
+use crate::pki::Leaf;
 use crate::world::{
-    Asked, SERVICES, World, documents, host, networking, pick, rarely, service_entry,
+    Asked, PROXIES, SERVICES, World, documents, host, networking, pick, rarely, service_entry,
+    trust,
 };
 
 const WORLDS: u16 = 20;
@@ -32,6 +35,36 @@ const CREDENTIALS: [(&str, &[&str]); 3] = [
     ("other", &["b.com", "*.y.a.com"]),
     ("wide", &["a.com", "b.com", "c.com", "xa.com", "*.a.com", "*.y.a.com"]),
 ];
+
+/// What becomes of `x-forwarded-client-cert`; the last is none.
+const DETAILS: [&str; 6] = [
+    "SANITIZE",
+    "SANITIZE_SET",
+    "FORWARD_ONLY",
+    "APPEND_FORWARD",
+    "ALWAYS_FORWARD_ONLY",
+    "*=ALWAYS_FORWARD_ONLY, s0=SANITIZE, s1=APPEND_FORWARD, s3=FORWARD_ONLY",
+];
+
+/// Makes a Gateway say whom it believes and what it tells of certificates.
+fn annotate(rng: &mut Rng, gateway: &mut Value) {
+    trust(gateway, pick(rng, &PROXIES));
+    if rng.bool() {
+        let details = pick(rng, &DETAILS);
+        gateway["metadata"]["annotations"]["portcullis.dev/forward-client-cert-details"] =
+            json!(details);
+    }
+}
+
+/// A Gateway that says of `b.com` on the plaintext port whom it believes, beside the world's own.
+fn beside(rng: &mut Rng, world: u16) -> Value {
+    let port = json!({"number": ports(world)[0], "name": "beside", "protocol": "HTTP"});
+    let server = json!({"port": port, "hosts": ["b.com"]});
+    let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": [server]});
+    let mut gateway = networking("Gateway", &format!("istio-system/x{world}"), &spec);
+    annotate(rng, &mut gateway);
+    gateway
+}
 
 /// A Gateway whose TLS servers share one port; certificates, versions and client rules differ.
 fn gateway(rng: &mut Rng, world: u16) -> Value {
@@ -65,12 +98,17 @@ fn gateway(rng: &mut Rng, world: u16) -> Value {
         servers.push(json!({"port": port, "hosts": ["b.com"], "tls": redirect}));
     }
     let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": servers});
-    networking("Gateway", &format!("istio-system/w{world}"), &spec)
+    let mut gateway = networking("Gateway", &format!("istio-system/w{world}"), &spec);
+    annotate(rng, &mut gateway);
+    gateway
 }
 
 /// Adds to a rule what the naive reading does not know of, and makes it tell its name.
 fn decorate(rng: &mut Rng, world: u16, rule: &mut Value) {
-    rule["headers"] = json!({"response": {"set": {"x-rule": rule["name"]}}});
+    rule["headers"] = json!({
+        "response": {"set": {"x-rule": rule["name"]}},
+        "request": {"set": {"x-client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}},
+    });
     for one in rule["match"].as_array_mut().into_iter().flatten() {
         if let Some(port) = one["port"].as_u64() {
             one["port"] = json!(ports(world)[usize::from(port != 80)]);
@@ -123,6 +161,7 @@ fn policies(keys: &Value) -> [Value; 3] {
         {"to": to(json!({"paths": ["/bba"], "hosts": ["*.a.com"]}))},
         {"to": to(json!({"methods": ["POST"]})), "from": from("https://i/mallory")},
         {"to": to(json!({"paths": ["/a/*"]})), "when": header},
+        {"from": json!([{"source": {"remoteIpBlocks": ["10.9.0.0/16"]}}])},
     ]);
     let allowed = json!([
         {"to": to(json!({"methods": ["GET", "POST", "OPTIONS"]}))},
@@ -154,6 +193,9 @@ fn tokens() -> [Option<String>; 5] {
     ]
 }
 
+/// What a client says of a certificate.
+const SAID: &str = "By=said";
+
 /// A client's request.
 #[derive(Debug)]
 struct Asking {
@@ -176,6 +218,9 @@ impl Asking {
                 headers.push(("access-control-request-method", "PUT".to_owned()));
             }
         }
+        if rarely(rng, 4) {
+            headers.push(("x-forwarded-client-cert", SAID.to_owned()));
+        }
         let token = &tokens[if rarely(rng, 3) { rng.usize(..tokens.len()) } else { 0 }];
         headers.extend(token.clone().map(|token| ("authorization", token)));
         Self { asked, headers }
@@ -187,7 +232,7 @@ impl Asking {
     }
 
     /// Asks the gateway what it would do.
-    fn explained(&self, gateway: &Gateway, way: &Way) -> Value {
+    fn explained(&self, gateway: &Gateway, way: &Way, shown: Option<&Leaf>) -> Value {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let url = format!("{}://gateway:{}{}", way.scheme(), way.written, self.target());
         let head = format!("url={}&method={}&sni={}", encode(&url), self.asked.method, way.name);
@@ -195,6 +240,7 @@ impl Asking {
             |name: &str, value: &str| format!("header={}", encode(&format!("{name}:{value}")));
         let mut query = vec![head, header("host", self.asked.host)];
         query.extend(self.headers.iter().map(|(name, value)| header(name, value)));
+        query.extend(shown.map(|leaf| format!("client-cert={}", encode(&leaf.chain))));
         gateway.admin(&format!("/explain?{}", query.join("&")))
     }
 
@@ -215,6 +261,8 @@ struct Way {
     /// Name in the ClientHello; empty without TLS.
     name: &'static str,
     http2: bool,
+    /// Which certificate the client has.
+    certificate: usize,
 }
 
 impl Way {
@@ -222,10 +270,11 @@ impl Way {
         let [plain, secure] = ports(world);
         let http2 = rng.bool();
         if rarely(rng, 3) {
-            return Self { written: plain, name: "", http2 };
+            return Self { written: plain, name: "", http2, certificate: 0 };
         }
         let name = pick(rng, &["a.com", "x.a.com", "y.a.com", "x.y.a.com", "b.com", "c.com"]);
-        Self { written: secure, name, http2 }
+        let certificate = pick(rng, &[0, 0, 1, 1, 2]);
+        Self { written: secure, name, http2, certificate }
     }
 
     fn scheme(&self) -> &'static str {
@@ -233,7 +282,12 @@ impl Way {
     }
 
     /// A connection; nothing where the gateway makes none.
-    async fn connected(&self, gateway: &Gateway, site: &Site) -> Option<Http> {
+    async fn connected(
+        &self,
+        gateway: &Gateway,
+        site: &Site,
+        shown: Option<&Leaf>,
+    ) -> Option<Http> {
         let port = gateway.port(self.written);
         if self.name.is_empty() {
             let http = if self.http2 { Http::plain2(port).await } else { Http::plain(port).await };
@@ -241,7 +295,7 @@ impl Way {
         }
         let alpn = if self.http2 { "h2" } else { "http/1.1" };
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let stream = shake(&tls(&site.edge, None, &[alpn]), port, self.name).await.ok()?;
+        let stream = shake(&tls(&site.edge, shown, &[alpn]), port, self.name).await.ok()?;
         if self.http2 { Some(Http::two(stream).await) } else { Some(Http::over(stream).await) }
     }
 }
@@ -253,10 +307,18 @@ struct Tally {
     statuses: BTreeMap<u16, usize>,
     /// By cluster: requests it had, those it was to have, and their variance.
     shares: BTreeMap<String, (f64, f64, f64)>,
+    /// Requests of clients behind proxies, and of those with a certificate, that a backend had.
+    clients: (usize, usize),
 }
 
 impl Tally {
-    fn count(&mut self, told: &Value, reply: Option<&Reply>, cluster: &str) {
+    fn count(&mut self, explained: &Value, reply: Option<&Reply>, cluster: &str) {
+        let told = &explained["outcome"];
+        let forwarded = usize::from(told["action"] == "forward");
+        let behind = step(explained, "client").ends_with("x-forwarded-for says");
+        let shown = step(explained, "client certificate") == "asked for and verified";
+        self.clients.0 += forwarded * usize::from(behind);
+        self.clients.1 += forwarded * usize::from(shown);
         *self.actions.entry(told["action"].as_str().unwrap().to_owned()).or_default() += 1;
         let status = reply.map_or(0, |reply| reply.status.as_u16());
         *self.statuses.entry(status).or_default() += 1;
@@ -282,12 +344,45 @@ fn shares(outcome: &Value) -> Vec<(String, f64)> {
     all.map(share).collect()
 }
 
+/// The decision of a step; empty when there is none.
+fn step<'a>(told: &'a Value, name: &str) -> &'a str {
+    let mut steps = told["steps"].as_array().unwrap().iter();
+    let found = steps.find(|step| step["step"] == name);
+    found.map_or("", |step| step["decision"].as_str().unwrap())
+}
+
+/// What a backend is to be told of the client: its address, and its certificate.
+fn client(told: &Value, said: bool) -> (String, String) {
+    let address = step(told, "client").strip_suffix(", as x-forwarded-for says");
+    let shown = step(told, "client certificate") == "asked for and verified";
+    let certificate = match (step(told, "client cert details").split(' ').next().unwrap(), shown) {
+        ("SANITIZE_SET", true) => "own".to_owned(),
+        ("APPEND_FORWARD", true) if said => format!("{SAID},own"),
+        ("APPEND_FORWARD", true) => "own".to_owned(),
+        ("FORWARD_ONLY", true) | ("ALWAYS_FORWARD_ONLY", _) if said => SAID.to_owned(),
+        _ => String::new(),
+    };
+    (address.unwrap_or("127.0.0.1").to_owned(), certificate)
+}
+
+/// The same as a backend saw it.
+fn seen_client(headers: &Value) -> (String, String) {
+    let text = |name: &str| headers.get(name).and_then(Value::as_str).unwrap_or_default();
+    let certificate = text("x-forwarded-client-cert");
+    let certificate = match certificate.split_once("Hash=") {
+        Some((before, _)) => format!("{before}own"),
+        None => certificate.to_owned(),
+    };
+    (text("x-client").to_owned(), certificate)
+}
+
 /// The cluster that answered, where the answer is what was told; otherwise what differs.
 fn compare(
-    told: &Value,
+    (explained, said): (&Value, bool),
     reply: Option<&Reply>,
     clusters: &BTreeMap<u16, String>,
 ) -> Result<String, String> {
+    let told = &explained["outcome"];
     let action = told["action"].as_str().unwrap();
     let Some(reply) = reply.filter(|_| action != "close") else {
         return match (action, reply) {
@@ -317,6 +412,10 @@ fn compare(
         differs("path", &told["path"], seen["path"].as_str().unwrap())?;
         differs("authority", &told["authority"], seen["headers"]["host"].as_str().unwrap())?;
         differs("rule", &told["rule"], reply.header("x-rule"))?;
+        let (told_of, seen_of) = (client(explained, said), seen_client(&seen["headers"]));
+        if told_of != seen_of {
+            return Err(format!("client: {told_of:?} was told, {seen_of:?} came"));
+        }
         let named = shares(told).iter().any(|(name, _)| name == cluster);
         return (named && status == 200)
             .then(|| cluster.clone())
@@ -336,6 +435,8 @@ struct Run {
     gateway: Gateway,
     clusters: BTreeMap<u16, String>,
     tokens: [Option<String>; 5],
+    /// None, one that the servers' client CA signed, and a stranger's.
+    certificates: [Option<Leaf>; 3],
     tally: Tally,
 }
 
@@ -366,27 +467,34 @@ impl Run {
                 }
             }
             all.push(gateway(rng, world));
+            if rng.bool() {
+                all.push(beside(rng, world));
+            }
             site.config(&name, &documents(&all));
         }
         let all: Vec<_> = (0..WORLDS).flat_map(ports).collect();
         let gateway = site.start_with(&all, &["--access-log", "off"]);
-        Self { site, gateway, clusters, tokens: tokens(), tally: Tally::default() }
+        let certificates =
+            [None, Some(site.clients.leaf(&["alice"], 1)), Some(site.edge.leaf(&["eve"], 1))];
+        let (tokens, tally) = (tokens(), Tally::default());
+        Self { site, gateway, clusters, tokens, certificates, tally }
     }
 
     /// Some requests over one connection.
     async fn visit(&mut self, rng: &mut Rng, world: u16) {
         let way = Way::random(rng, world);
-        let mut http = way.connected(&self.gateway, &self.site).await;
+        let shown = self.certificates[way.certificate].as_ref();
+        let mut http = way.connected(&self.gateway, &self.site, shown).await;
         for _ in 0..REQUESTS {
             let asking = Asking::random(rng, &self.tokens, &way);
-            let told = asking.explained(&self.gateway, &way);
-            let outcome = &told["outcome"];
+            let told = asking.explained(&self.gateway, &way, shown);
+            let said = asking.headers.iter().any(|(_, value)| value == SAID);
             let reply = match &mut http {
                 Some(http) => asking.answered(http, &way).await,
                 None => None,
             };
-            match compare(outcome, reply.as_ref(), &self.clusters) {
-                Ok(cluster) => self.tally.count(outcome, reply.as_ref(), &cluster),
+            match compare((&told, said), reply.as_ref(), &self.clusters) {
+                Ok(cluster) => self.tally.count(&told, reply.as_ref(), &cluster),
                 Err(why) => {
                     let path = self.site.path(&format!("config/w{world}.yaml"));
                     let config = std::fs::read_to_string(path).unwrap();
@@ -411,7 +519,8 @@ async fn random_requests_meet_what_was_explained() {
             run.visit(&mut rng, world).await;
         }
     }
-    let Tally { actions, statuses, shares } = &run.tally;
+    let Tally { actions, statuses, shares, clients } = &run.tally;
+    assert!(clients.0 > 10 && clients.1 > 10, "{clients:?}");
     for action in ["forward", "redirect", "respond", "reject", "close"] {
         assert!(actions.get(action).is_some_and(|count| *count > 10), "{action}: {actions:?}");
     }

@@ -1,5 +1,5 @@
 //! `explain` and an independent reading of VirtualService agree about 100,000 random requests to
-//! random configurations: which host, rule, rewrite, redirect, clusters and status.
+//! random configurations: which client, host, rule, rewrite, redirect, clusters and status.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use portcullis::compile::files::FileStore;
 use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Reuse, compile};
 use portcullis::diag::Severity;
-use portcullis::explain::{Outcome, Question, explain};
+use portcullis::explain::{Explanation, Question, explain};
 use portcullis::resources::{ConfigFile, parse};
 use portcullis::snapshot::Snapshot;
 
@@ -58,6 +58,7 @@ fn question(asked: &Asked) -> Question {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     let url = format!("http://gateway{}{query}", asked.path);
     let mut question = Question::get(url.parse().unwrap(), 0);
+    question.source = asked.peer.parse().unwrap();
     question.method = asked.method.parse().unwrap();
     question.headers.insert(HOST, HeaderValue::from_static(asked.host));
     for (name, value) in &asked.headers {
@@ -66,9 +67,13 @@ fn question(asked: &Asked) -> Question {
     question
 }
 
-/// The part of an outcome that the naive reading knows of.
-fn answer(outcome: &Outcome) -> Answer {
+/// The part of an explanation that the naive reading knows of.
+fn answer(told: &Explanation) -> Answer {
+    let outcome = &told.outcome;
+    let mut clients = told.steps.iter().filter(|step| step.step == "client");
+    let client = clients.find_map(|step| step.decision.strip_suffix(", as x-forwarded-for says"));
     Answer {
+        client: client.map(str::to_owned),
         action: outcome.action,
         status: outcome.status,
         host: outcome.host.clone(),
@@ -84,10 +89,10 @@ fn answer(outcome: &Outcome) -> Answer {
     }
 }
 
-/// Worlds of one seed; how often each action came.
-fn agree(seed: u64, worlds: usize) -> [usize; 4] {
+/// Worlds of one seed; how often each action came, and a client behind proxies.
+fn agree(seed: u64, worlds: usize) -> [usize; 5] {
     let mut rng = Rng::with_seed(seed);
-    let mut counts = [0; 4];
+    let mut counts = [0; 5];
     for _ in 0..worlds {
         let world = World::random(&mut rng);
         let yaml = world.yaml();
@@ -96,8 +101,9 @@ fn agree(seed: u64, worlds: usize) -> [usize; 4] {
             let asked = Asked::random(&mut rng);
             let told = explain(&snapshot, &question(&asked)).unwrap();
             let expected = naive::answer(&world, &asked);
-            assert_eq!(answer(&told.outcome), expected, "{asked:?}\n{yaml}\n{told:#?}");
+            assert_eq!(answer(&told), expected, "{asked:?}\n{yaml}\n{told:#?}");
             let actions = ["forward", "redirect", "respond", "reject"];
+            counts[4] += usize::from(expected.client.is_some());
             counts[actions.iter().position(|one| *one == expected.action).unwrap()] += 1;
         }
     }
@@ -110,8 +116,8 @@ fn explain_and_a_naive_reading_agree() {
         let half = |seed| scope.spawn(move || agree(seed, WORLDS / 2));
         [half(20_261_126), half(20_261_127)].map(|half| half.join().unwrap())
     });
-    let seen: Vec<usize> = (0..4).map(|at| halves[0][at] + halves[1][at]).collect();
-    assert_eq!(seen.iter().sum::<usize>(), 100_000);
-    // Every action has come often enough to mean something.
+    let seen: Vec<usize> = (0..5).map(|at| halves[0][at] + halves[1][at]).collect();
+    assert_eq!(seen[..4].iter().sum::<usize>(), 100_000);
+    // Every action, and a client behind proxies, has come often enough to mean something.
     assert!(seen.iter().all(|count| *count > 2_000), "{seen:?}");
 }

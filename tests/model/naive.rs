@@ -1,5 +1,7 @@
 //! What Istio's documentation says of a request, read as plainly as it can be.
 
+use std::net::Ipv4Addr;
+
 use crate::world::{Action, Asked, Match, Rewrite, Rule, Text, World, host};
 
 /// What becomes of a request.
@@ -13,26 +15,30 @@ pub(crate) struct Answer {
     pub(crate) path: Option<String>,
     pub(crate) authority: Option<String>,
     pub(crate) clusters: Vec<(String, u32)>,
+    /// The client that trusted proxies tell of.
+    pub(crate) client: Option<String>,
 }
 
 /// A rule with one of its matches; nothing where it has none.
 type Candidate<'a> = (&'a Rule, Option<&'a Match>);
 
 pub(crate) fn answer(world: &World, asked: &Asked) -> Answer {
-    let reject = Answer { action: "reject", status: Some(404), ..Answer::default() };
+    let client = client(world, asked).map(|address| address.to_string());
+    let reject = Answer { action: "reject", status: Some(404), client, ..Answer::default() };
     let Some(pattern) = host_of(world, asked) else { return reject };
     let host = Some(pattern.to_owned());
     let found = candidates(world, pattern)
         .into_iter()
-        .find(|(_, one)| one.is_none_or(|one| holds(one, asked)));
+        .find(|(_, one)| one.is_none_or(|one| holds(one, asked, scheme(world, asked))));
     let Some((rule, matched)) = found else { return Answer { host, ..reject } };
-    let base = Answer { host, rule: Some(rule.name.clone()), ..Answer::default() };
+    let client = reject.client;
+    let base = Answer { host, rule: Some(rule.name.clone()), client, ..Answer::default() };
     match &rule.action {
         Action::Respond(status) => Answer { action: "respond", status: Some(*status), ..base },
         Action::Redirect { code, .. } => Answer {
             action: "redirect",
             status: Some(code.unwrap_or(301)),
-            location: Some(location(&rule.action, asked)),
+            location: Some(location(&rule.action, asked, scheme(world, asked))),
             ..base
         },
         Action::Forward { rewrite, authority, to } => {
@@ -111,6 +117,52 @@ fn takes_everything(one: &Match) -> bool {
         && one.query.is_none()
 }
 
+/// Whether an address is a trusted proxy's.
+fn trusts(world: &World, address: Ipv4Addr) -> bool {
+    world.proxies.into_iter().flatten().any(|block| {
+        let (base, bits) = block.split_once('/').unwrap();
+        let shift = 32 - bits.parse::<u32>().unwrap();
+        let base: Ipv4Addr = base.parse().unwrap();
+        base.to_bits() >> shift == address.to_bits() >> shift
+    })
+}
+
+fn is_behind(world: &World, asked: &Asked) -> bool {
+    trusts(world, asked.peer.parse().unwrap())
+}
+
+/// The values of a header, line by line.
+fn lines(asked: &Asked, name: &str) -> Vec<&'static str> {
+    let lines = asked.headers.iter().filter(|(key, _)| *key == name);
+    lines.map(|(_, value)| *value).collect()
+}
+
+/// The first address from the right that is no proxy's, or the leftmost; what is no address ends the search.
+fn client(world: &World, asked: &Asked) -> Option<Ipv4Addr> {
+    if !is_behind(world, asked) {
+        return None;
+    }
+    let told = lines(asked, "x-forwarded-for").join(",");
+    let mut seen = None;
+    for element in told.split(',').rev() {
+        let element = element.trim();
+        let address = element.strip_prefix("::ffff:").unwrap_or(element).parse().ok()?;
+        seen = Some(address);
+        if !trusts(world, address) {
+            return seen;
+        }
+    }
+    seen
+}
+
+/// How the client speaks to the first proxy.
+fn scheme(world: &World, asked: &Asked) -> &'static str {
+    match lines(asked, "x-forwarded-proto")[..] {
+        ["https"] if is_behind(world, asked) => "https",
+        _ => "http",
+    }
+}
+
 fn fits(text: Text, value: &str) -> bool {
     match text {
         Text::Exact(exact) => value == exact,
@@ -125,7 +177,7 @@ fn path(asked: &Asked) -> String {
     asked.path.replace("/c/..", "").replace("/./", "/")
 }
 
-fn holds(one: &Match, asked: &Asked) -> bool {
+fn holds(one: &Match, asked: &Asked, scheme: &str) -> bool {
     let path = path(asked);
     let uri = one.uri.is_none_or(|text| match (text, one.ignore_case) {
         (Text::Exact(exact), true) => exact.eq_ignore_ascii_case(&path),
@@ -147,7 +199,7 @@ fn holds(one: &Match, asked: &Asked) -> bool {
     });
     uri && query
         && one.method.is_none_or(|text| fits(text, asked.method))
-        && one.scheme.is_none_or(|text| fits(text, "http"))
+        && one.scheme.is_none_or(|text| fits(text, scheme))
         && one.authority.is_none_or(|text| fits(text, asked.host))
         && one.headers.iter().all(header)
         && !one.without.iter().any(header_or_empty)
@@ -179,15 +231,16 @@ fn rewritten(rewrite: &Rewrite, uri: Option<Text>, path: String) -> String {
     }
 }
 
-fn location(action: &Action, asked: &Asked) -> String {
+fn location(action: &Action, asked: &Asked, own: &str) -> String {
     let Action::Redirect { uri, authority, scheme, port, .. } = action else {
         panic!("{action:?}")
     };
-    let scheme = scheme.unwrap_or("http");
+    let scheme = scheme.unwrap_or(own);
     let mut host = authority.unwrap_or(asked.host).to_owned();
-    if authority.is_none() && scheme != "http" {
+    if authority.is_none() && scheme != own {
         // The old scheme's own port says nothing under the new one.
-        host = host.strip_suffix(":80").unwrap_or(&host).to_owned();
+        let port = if own == "https" { ":443" } else { ":80" };
+        host = host.strip_suffix(port).unwrap_or(&host).to_owned();
     }
     if let Some(port) = port {
         host = host.split(':').next().unwrap().to_owned();

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 /// Some VirtualServices of one Gateway.
 #[derive(Debug)]
 pub(crate) struct World {
+    /// The proxies before it, where its Gateway lists them.
+    pub(crate) proxies: Option<&'static [&'static str]>,
     pub(crate) services: Vec<VirtualService>,
 }
 
@@ -81,6 +83,8 @@ pub(crate) enum Rewrite {
 /// A request.
 #[derive(Debug)]
 pub(crate) struct Asked {
+    /// Who connects.
+    pub(crate) peer: &'static str,
     pub(crate) host: &'static str,
     pub(crate) path: &'static str,
     pub(crate) query: Option<&'static str>,
@@ -111,6 +115,27 @@ const HOSTS: [&str; 10] = [
 ];
 const PATHS: [&str; 10] =
     ["/", "/a", "/a/b", "/ab", "/A/b", "/b/a/", "/c/../a", "/a%2Fb", "/a/./b", "/bba"];
+/// Proxies that a Gateway may list.
+pub(crate) const PROXIES: [Option<&[&str]>; 5] = [
+    None,
+    Some(&[]),
+    Some(&["127.0.0.0/8", "10.0.0.0/24"]),
+    Some(&["192.0.2.7/32"]),
+    Some(&["10.0.0.0/8", "127.0.0.1/32", "192.0.2.0/24"]),
+];
+const PEERS: [&str; 4] = ["127.0.0.1", "10.0.0.1", "192.0.2.7", "203.0.113.1"];
+/// Lines of `x-forwarded-for`.
+const FORWARDED: [&[&str]; 9] = [
+    &["10.9.1.1"],
+    &["6.6.6.6, 203.0.113.9"],
+    &["203.0.113.9,10.0.0.7"],
+    &["10.9.1.1", "192.0.2.7"],
+    &["nonsense, 10.9.1.2 ,10.0.0.7, 192.0.2.9"],
+    &["203.0.113.9, unknown"],
+    &["10.0.0.8, 10.0.0.7"],
+    &["::ffff:203.0.113.9"],
+    &[""],
+];
 pub(crate) const SERVICES: [&str; 3] = ["red", "green", "blue"];
 
 const ANYTHING: Regex = Regex { pattern: ".*", means: |_| true };
@@ -229,7 +254,8 @@ impl World {
             let rules = rules.collect();
             VirtualService { hosts, rules }
         });
-        Self { services: services.collect() }
+        let services = services.collect();
+        Self { proxies: pick(rng, &PROXIES), services }
     }
 
     /// The resources.
@@ -237,7 +263,9 @@ impl World {
         let server =
             json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]});
         let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": [server]});
-        let mut all = vec![networking("Gateway", "istio-system/g", &spec)];
+        let mut gateway = networking("Gateway", "istio-system/g", &spec);
+        trust(&mut gateway, self.proxies);
+        let mut all = vec![gateway];
         let unreachable = json!({"address": "192.0.2.1"});
         all.extend(SERVICES.iter().map(|name| service_entry(name, &unreachable)));
         all.extend(self.virtual_services("g"));
@@ -267,6 +295,14 @@ pub(crate) fn networking(kind: &str, name: &str, spec: &Value) -> Value {
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
     })
+}
+
+/// Makes a Gateway list the proxies before it.
+pub(crate) fn trust(gateway: &mut Value, proxies: Option<&[&str]>) {
+    if let Some(proxies) = proxies {
+        gateway["metadata"]["annotations"]["portcullis.dev/trusted-proxies"] =
+            json!(proxies.join(", "));
+    }
 }
 
 /// A service with one endpoint.
@@ -392,9 +428,16 @@ impl Asked {
                 headers.push((name, pick(rng, &values)));
             }
         }
+        let forwarded = if rng.bool() { pick(rng, &FORWARDED) } else { &[] };
+        headers.extend(forwarded.iter().map(|line| ("x-forwarded-for", *line)));
+        if rarely(rng, 3) {
+            let lines: &[&str] = pick(rng, &[&["https"], &["http"], &["https", "https"], &["wss"]]);
+            headers.extend(lines.iter().map(|line| ("x-forwarded-proto", *line)));
+        }
         let queries =
             [None, Some("q=v"), Some("q=w&q=v"), Some("q"), Some("p=value&q=vx"), Some("pq=v")];
         Self {
+            peer: pick(rng, &PEERS),
             host: pick(rng, &HOSTS),
             path: pick(rng, &PATHS),
             query: pick(rng, &queries),
