@@ -14,4 +14,6 @@ pub mod path;
 pub mod retry;
 pub mod rewrite;
 pub mod share;
+pub mod time_format;
+pub mod variable;
 pub mod weight;

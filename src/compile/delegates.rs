@@ -53,15 +53,6 @@ pub fn rules<'a>(
         };
         for (index, own) in delegate.spec.http.iter().enumerate() {
             let field = format!("spec.http[{index}]");
-            if own.delegate.is_some() {
-                broken(
-                    delegate,
-                    format!("{field}.delegate"),
-                    "a delegate has no delegates",
-                    findings,
-                );
-                continue;
-            }
             if let Some(rule) = merged((root, rule), (delegate, own)) {
                 out.push(PlacedRule { resource: delegate, field, rule: Cow::Owned(rule) });
             } else {
@@ -223,8 +214,10 @@ fn within(root: &HttpMatch, own: &HttpMatch) -> bool {
             || own.gateways.iter().all(|name| root.gateways.contains(name)))
 }
 
+/// As in Istio, an empty text lets nothing in, and an expression is never compared.
 fn narrows(root: &StringMatch, own: &StringMatch) -> bool {
     match (root, own) {
+        (StringMatch::Exact(root) | StringMatch::Prefix(root), _) if root.is_empty() => false,
         (StringMatch::Exact(root), StringMatch::Exact(own)) => root == own,
         (StringMatch::Prefix(root), StringMatch::Exact(own) | StringMatch::Prefix(own)) => {
             own.starts_with(root.as_str())
@@ -268,89 +261,4 @@ fn both(root: &HttpMatch, own: &HttpMatch) -> HttpMatch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resources::{ConfigFile, parse};
-
-    /// The rules of a root with one rule that delegates: their names, uris and timeouts.
-    fn check(root: &str, delegate: &str, expected: &[&str], codes: &[&str]) {
-        let yaml = format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: root, \
-             namespace: edge}}\nspec: {{hosts: [a.com], gateways: [gw], http: [{{name: r, delegate: \
-             {{name: part, namespace: shop}}, {root}}}]}}\n---\napiVersion: \
-             networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: part, namespace: \
-             shop}}\nspec: {delegate}\n"
-        );
-        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
-        let parsed = parse(&[file]);
-        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
-        let mut findings = Findings::default();
-        let services = &parsed.set.virtual_services;
-        let root = services.iter().find(|one| &*one.id.name == "root").unwrap();
-        let found = rules(root, &parsed.set, &mut findings);
-        let shown: Vec<_> = found
-            .iter()
-            .map(|placed| {
-                let uris: Vec<_> =
-                    placed.rule.r#match.iter().map(|one| format!("{:?}", one.uri)).collect();
-                format!("{} {} {:?}", placed.rule.name, uris.join(","), placed.rule.timeout)
-            })
-            .collect();
-        assert_eq!(shown, expected, "{root:?} {delegate}");
-        let found: Vec<_> = findings.finish().iter().map(|d| d.code.id).collect();
-        assert_eq!(found, codes, "{delegate}");
-    }
-
-    const TO: &str = "route: [{destination: {host: c}}]";
-
-    #[test]
-    fn a_delegates_rules_are_narrowed_by_the_root_and_filled_from_it() {
-        let delegate = format!(
-            "{{http: [{{name: d, match: [{{uri: {{prefix: /a/x}}}}], {TO}}}, {{timeout: 2s, {TO}}}]}}"
-        );
-        check(
-            "timeout: 1s, match: [{uri: {prefix: /a}}, {uri: {exact: /b}}]",
-            &delegate,
-            &[
-                "r-d Some(Prefix(\"/a/x\")) Some(ProtoDuration(1s))",
-                "r Some(Prefix(\"/a\")),Some(Exact(\"/b\")) Some(ProtoDuration(2s))",
-            ],
-            &[],
-        );
-    }
-
-    #[test]
-    fn rules_that_do_not_fit_disappear() {
-        let with = |uri: &str| format!("{{http: [{{match: [{{uri: {uri}}}], {TO}}}]}}");
-        for uri in ["{prefix: /b}", "{regex: '/a.*'}", "{exact: /b}"] {
-            check("match: [{uri: {prefix: /a}}]", &with(uri), &[], &["PC045"]);
-        }
-        let nested = "{http: [{delegate: {name: x}}]}";
-        check("timeout: 1s", nested, &[], &["PC045"]);
-    }
-
-    #[test]
-    fn what_a_broken_delegate_was_to_serve_has_nowhere_to_go() {
-        let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: root, \
-                    namespace: edge}\nspec: {hosts: [a.com], gateways: [gw], http: [{name: r, match: \
-                    [{uri: {prefix: /a}}], delegate: {name: part, namespace: shop}}, {delegate: {name: \
-                    none}}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: \
-                    {name: part, namespace: shop}\nspec: {http: 1}\n";
-        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.as_bytes().into() };
-        let set = parse(&[file]).set;
-        let mut findings = Findings::default();
-        let found = rules(&set.virtual_services[0], &set, &mut findings);
-        let [one] = &found[..] else { panic!("{found:?}") };
-        assert!(one.rule.name == "r" && one.rule.delegate.is_some());
-        let codes: Vec<_> = findings.finish().iter().map(|d| d.code.id).collect();
-        assert_eq!(codes, ["PC045", "IST0101"]);
-    }
-
-    #[test]
-    fn a_delegate_that_cannot_be_seen_is_told() {
-        let hidden = format!("{{exportTo: ['.'], http: [{{{TO}}}]}}");
-        check("timeout: 1s", &hidden, &[], &["IST0101"]);
-        let root = format!("{{hosts: [b.com], http: [{{{TO}}}]}}");
-        check("timeout: 1s", &root, &[], &["IST0101"]);
-    }
-}
+mod tests;

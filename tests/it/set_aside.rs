@@ -188,11 +188,14 @@ async fn what_a_refused_delegate_was_to_serve_is_taken_by_no_later_rule() {
              namespace: shop}}\nspec:\n{rules}"
         )
     };
-    site.config("all", &(rest.clone() + &part(REFUSED)));
+    for refused in ["  http: [{delegate: {name: other}}]\n", REFUSED] {
+        site.config("all", &(rest.clone() + &part(refused)));
+        let gateway = site.start(&[80]);
+        assert_eq!(status(&gateway, "a.com").await, 201);
+        assert_eq!(status_of(&gateway, "a.com/part").await, 503);
+        gateway.tells("what this rule takes is refused");
+    }
     let gateway = site.start(&[80]);
-    assert_eq!(status(&gateway, "a.com").await, 201);
-    assert_eq!(status_of(&gateway, "a.com/part").await, 503);
-    gateway.tells("what this rule takes is refused");
     gateway.reload(|| _ = site.config("all", &(rest.clone() + &part(&answering(202)))));
     assert_eq!(status_of(&gateway, "a.com/part").await, 202);
     gateway.reload(|| _ = site.config("all", &rest));

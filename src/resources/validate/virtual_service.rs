@@ -44,6 +44,8 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
     for (index, route) in service.http.iter().enumerate() {
         let path = format!("spec.http[{index}]");
         http_route(route, &path, findings);
+        let nested = delegate && route.delegate.is_some();
+        findings.error_if(nested, &format!("{path}.delegate"), "a delegate has no delegates");
         let claims = route.r#match.iter().enumerate().filter(|(_, http)| asks_for_claims(http));
         for (index, http) in claims {
             let own = &http.gateways;
@@ -186,13 +188,18 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     mirrors(route, path, findings);
 }
 
-/// Exactly one of route, redirect, directResponse and delegate.
+/// Exactly one of route, redirect, directResponse and delegate; a rule that delegates may have a
+/// directResponse for rules of the delegate that have none.
 fn actions(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
+    if route.delegate.is_some() {
+        let own = !route.route.is_empty() || route.redirect.is_some();
+        findings.error_if(own, path, "a rule with a delegate has neither route nor redirect");
+        return;
+    }
     let own_answer = route.redirect.is_some() || route.direct_response.is_some();
     let count = usize::from(!route.route.is_empty())
         + usize::from(route.redirect.is_some())
-        + usize::from(route.direct_response.is_some())
-        + usize::from(route.delegate.is_some());
+        + usize::from(route.direct_response.is_some());
     if count != 1 {
         findings.error(path, "a rule has exactly one of route, redirect, directResponse, delegate");
     }

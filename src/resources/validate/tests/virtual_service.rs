@@ -21,6 +21,15 @@ fn a_virtual_service_that_istio_admits_passes() {
         &[],
     );
     check("VirtualService", "{http: [{route: [{destination: {host: a}}]}]}", &[]);
+    route("delegate: {name: a}, directResponse: {status: 200}", &[]);
+}
+
+#[test]
+fn delegates_that_istio_refuses_are_reported() {
+    let own = "IST0106 spec.http[0]";
+    route("delegate: {name: a}, redirect: {uri: /}", &[own]);
+    route("delegate: {name: a}, route: [{destination: {host: a}}]", &[own]);
+    check("VirtualService", "{http: [{delegate: {name: a}}]}", &["IST0106 spec.http[0].delegate"]);
 }
 
 /// As [`route`], of a rule with a destination.
