@@ -46,10 +46,10 @@ const RULES: [(&str, &str); 14] = [
 
 fn start(echo: &Backend) -> (Site, Gateway) {
     let rule = |(path, does): (&str, &str)| {
-        let to = if !does.starts_with("fault") {
-            ""
-        } else {
+        let to = if does.starts_with("fault") {
             ", route: [{destination: {host: echo.shop.internal}}]"
+        } else {
+            ""
         };
         format!("  - {{match: [{{uri: {{exact: {path}}}}}], {does}{to}}}\n")
     };

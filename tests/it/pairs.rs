@@ -356,9 +356,8 @@ fn client(told: &Value, said: bool) -> (String, String) {
     let address = step(told, "client").strip_suffix(", as x-forwarded-for says");
     let shown = step(told, "client certificate") == "asked for and verified";
     let certificate = match (step(told, "client cert details").split(' ').next().unwrap(), shown) {
-        ("SANITIZE_SET", true) => "own".to_owned(),
         ("APPEND_FORWARD", true) if said => format!("{SAID},own"),
-        ("APPEND_FORWARD", true) => "own".to_owned(),
+        ("SANITIZE_SET" | "APPEND_FORWARD", true) => "own".to_owned(),
         ("FORWARD_ONLY", true) | ("ALWAYS_FORWARD_ONLY", _) if said => SAID.to_owned(),
         _ => String::new(),
     };
