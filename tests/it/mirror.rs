@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::client::Http;
-use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
+use crate::gateway::{Gateway, Site, free_port, gateway, policy, routes, service};
 use crate::scripted::{Scripted, Step};
 
 fn start(rule: &str, echo: &Backend, copies: u16) -> (Site, Gateway) {
@@ -91,4 +91,28 @@ async fn a_mirror_that_is_dead_or_silent_harms_nothing() {
     }
     let (_site, gateway) = start("mirror: {host: nobody.shop.internal}", &echo, free_port());
     post(&gateway, "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_over_tls_asks_for_the_host_that_it_names() {
+    let echo = Backend::http1().await;
+    let site = Site::new();
+    let copies = Backend::tls(&site.edge.leaf(&["up.example"], 1)).await;
+    site.write("roots.pem", site.edge.pem());
+    let roots = site.path("roots.pem");
+    let rules = "  http: [{rewrite: {authority: 'up.example:8443'}, mirror: {host: \
+                 copy.shop.internal}, route: [{destination: {host: echo.shop.internal}}]}]\n";
+    let tls = format!("tls: {{mode: SIMPLE, caCertificates: '{}'}}", roots.display());
+    site.config(
+        "all",
+        &(gateway("plain", 80, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", rules)
+            + &service("echo", "HTTP", echo.port)
+            + &service("copy", "HTTP", copies.port)
+            + &policy("copy", &tls)),
+    );
+    let gateway = site.start(&[80]);
+    post(&gateway, "hello").await;
+    gateway.wait("the copy came", || copies.requests() == 1);
+    assert_eq!(copies.failed_handshakes(), 0);
 }

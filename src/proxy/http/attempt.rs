@@ -17,6 +17,7 @@ use super::exchange::Exchange;
 use super::request_body::RequestBody;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
+use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
 use crate::route::retry::{Failure, RetryPolicy};
 use crate::snapshot::cluster::{Cluster, Protocol};
@@ -56,7 +57,7 @@ pub async fn send(
     loop {
         let mut lease = {
             let demand = Demand {
-                host: host(exchange),
+                host: host(&exchange.request, &exchange.head),
                 hash: aim.hash,
                 client: (connection.peer, connection.local),
                 wanted: tries.wanted,
@@ -173,9 +174,8 @@ async fn send_once(
     }
 }
 
-/// The host that a request asks for, for the name in a handshake.
-fn host(exchange: &Exchange) -> &str {
-    let Exchange { request, head, .. } = exchange;
+/// The host that a request asks for as it is sent, for the name in a handshake.
+pub(super) fn host<'a, B>(request: &'a Request<B>, head: &'a Head) -> &'a str {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
     without_port(host.unwrap_or(&head.authority))

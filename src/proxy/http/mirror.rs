@@ -13,11 +13,10 @@ use http_body_util::BodyExt as _;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::attempt::head_of;
+use super::attempt::{head_of, host};
 use super::exchange::Exchange;
 use super::forward::{Work, address};
 use super::request_body::RequestBody;
-use crate::base::host::without_port;
 use crate::base::limit;
 use crate::proxy::worker::Worker;
 use crate::route::share::another;
@@ -36,7 +35,7 @@ pub fn start(exchange: &Exchange, work: &Work<'_>) {
         let mut copy = head_of(&exchange.request).map(|()| exchange.upload.tap());
         address(&mut copy, &cluster, exchange.head.scheme);
         let time = work.rule.timeout.unwrap_or(limit::MIRROR_TIME).min(limit::MIRROR_TIME);
-        let host = without_port(&exchange.head.authority).to_owned();
+        let host = host(&copy, &exchange.head).to_owned();
         let client = (exchange.connection().peer, exchange.connection().local);
         spawn_local(send(worker.clone(), cluster, client, (copy, host), time));
     }
