@@ -40,7 +40,8 @@ limits! {
     FILE_FINDINGS: usize = 1_000, "1,000 findings";
     /// A certificate, key, CA or CRL file.
     CREDENTIAL_FILE_BYTES: u64 = 4 << 20, "4 MiB";
-    /// Length of a regular expression in a resource, as Istio's validation has it.
+    /// Length of a regular expression in a resource, as Istio's validation has it, and of what takes the place
+    /// of what it finds.
     REGEX_BYTES: usize = 1024, "1,024 bytes";
     /// Compiled size of one regular expression.
     REGEX_PROGRAM_BYTES: usize = 1 << 20, "1 MiB";
@@ -51,8 +52,14 @@ limits! {
     /// Rules of the policies of one action from which they are indexed: a look-up costs what three or four take
     /// that do not match.
     INDEXED_POLICY_RULES: usize = 4, "4 rules";
-    /// Matches of one VirtualService that later ones are compared with, to tell those that nothing reaches.
-    COMPARED_MATCHES: usize = 1_000, "1,000 matches";
+    /// Pairs of a match in a VirtualService and one of its delegates' that are put together; what the rules
+    /// beyond take gets 503.
+    DELEGATED_MATCHES: usize = 10_000, "10,000 pairs";
+    /// Comparisons of the matches of one VirtualService, to tell those that nothing reaches.
+    MATCH_COMPARISONS: usize = 1_000_000, "1,000,000 comparisons";
+    /// Path and query of a request once a rule has rewritten them, the most that the HTTP library holds: longer
+    /// ones get 414.
+    TARGET_BYTES: usize = 65_534, "65,534 bytes";
     /// Length of a direct response body.
     DIRECT_RESPONSE_BYTES: usize = 1 << 20, "1 MiB";
 

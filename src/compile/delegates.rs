@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::base::limit;
 use crate::diag::catalog;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{HttpMatch, HttpRoute, VirtualService};
@@ -37,6 +38,7 @@ pub fn rules<'a>(
     findings: &mut Findings,
 ) -> Vec<PlacedRule<'a>> {
     let mut out = Vec::new();
+    let mut left = limit::DELEGATED_MATCHES;
     for (index, rule) in root.spec.http.iter().enumerate() {
         let field = format!("spec.http[{index}]");
         if rule.delegate.is_none() {
@@ -51,6 +53,12 @@ pub fn rules<'a>(
             }
             Delegate::Absent => continue,
         };
+        let Some(rest) = left.checked_sub(pairs(rule, &delegate.spec.http)) else {
+            too_many(root, &field, findings);
+            out.push(PlacedRule { resource: root, field, rule: Cow::Borrowed(rule) });
+            continue;
+        };
+        left = rest;
         for (index, own) in delegate.spec.http.iter().enumerate() {
             let field = format!("spec.http[{index}]");
             if let Some(rule) = merged((root, rule), (delegate, own)) {
@@ -62,6 +70,22 @@ pub fn rules<'a>(
         }
     }
     out
+}
+
+/// How many pairs of matches there are of a rule and those that it delegates to.
+fn pairs(outer: &HttpRoute, inner: &[HttpRoute]) -> usize {
+    let each = inner.iter().map(|rule| rule.r#match.len().max(1));
+    each.sum::<usize>().saturating_mul(outer.r#match.len().max(1))
+}
+
+fn too_many(root: &Resource<VirtualService>, field: &str, findings: &mut Findings) {
+    let most = limit::DELEGATED_MATCHES;
+    let message = format!(
+        "the matches of this VirtualService and of its delegates make more than {most} pairs, and what \
+         this rule takes is refused"
+    );
+    let finding = at(root, format!("{field}.delegate"), &catalog::ROUTE_BROKEN, message);
+    findings.add(finding.help("give this rule or its delegate fewer matches"));
 }
 
 fn broken(

@@ -63,14 +63,19 @@ fn tell_rules<M: Default>(
 ) {
     let everything = [M::default()];
     let mut earlier: Vec<(&M, &Rule<'_, M>)> = Vec::new();
+    let mut left = limit::MATCH_COMPARISONS;
     for rule in rules {
         let matches = if rule.matches.is_empty() { &everything } else { rule.matches };
         let mut taken = Vec::new();
         for (index, one) in matches.iter().enumerate() {
-            match earlier.iter().find(|(other, _)| covers(other, one)) {
+            let compared = earlier.iter().position(|(other, _)| covers(other, one));
+            left = left.saturating_sub(compared.map_or(earlier.len(), |at| at + 1));
+            match compared.and_then(|at| earlier.get(at)) {
                 Some((_, by)) => taken.push((index, *by)),
-                None if earlier.len() < limit::COMPARED_MATCHES => earlier.push((one, rule)),
-                None => {}
+                None => earlier.push((one, rule)),
+            }
+            if left == 0 {
+                return;
             }
         }
         if taken.len() == matches.len() {

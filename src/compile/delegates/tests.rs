@@ -131,6 +131,22 @@ fn what_a_broken_delegate_was_to_serve_has_nowhere_to_go() {
 }
 
 #[test]
+fn matches_multiply_up_to_a_bound() {
+    let list = |part: &str, count: usize| {
+        (0..count).map(|n| part.replace('N', &n.to_string())).collect::<Vec<_>>().join(",")
+    };
+    let root = format!("match: [{}]", list("{headers: {hN: {exact: a}}}", 100));
+    let delegate =
+        |count| format!("{{http: [{{match: [{}], {TO}}}]}}", list("{uri: {exact: /N}}", count));
+    let count = |delegate: &str| {
+        let (found, codes) = merge(&resources(&root, delegate));
+        (found.iter().map(|rule| rule.r#match.len()).sum::<usize>(), codes)
+    };
+    assert_eq!(count(&delegate(100)), (10_000, vec![]));
+    assert_eq!(count(&delegate(101)), (100, vec!["PC045"]));
+}
+
+#[test]
 fn a_delegate_that_cannot_be_seen_is_told() {
     let hidden = format!("{{exportTo: ['.'], http: [{{{TO}}}]}}");
     check("timeout: 1s", &hidden, &[], &["IST0101"]);
