@@ -62,12 +62,21 @@ impl Judged {
 /// Asks what would happen to a test's request, and compares.
 pub fn judge(snapshot: &Snapshot, test: &Test, location: Location, means: Means<'_>) -> Judged {
     let told = question(&test.request, means)
-        .and_then(|question| explain(snapshot, &question).map_err(|error| error.to_string()));
+        .and_then(|question| explain(snapshot, &question).map_err(|error| error.to_string()))
+        .and_then(|told| expects_something(&test.expect).map(|()| told));
     let differences = match &told {
         Ok(told) => compare(&test.expect, &told.outcome),
         Err(_) => Vec::new(),
     };
     Judged { name: test.name.clone(), location, told, differences }
+}
+
+/// A test that any outcome meets tests nothing.
+fn expects_something(expected: &Expected) -> Result<(), String> {
+    if *expected == Expected::default() {
+        return Err("nothing is expected: write expect with an action or another outcome".into());
+    }
+    Ok(())
 }
 
 fn question(request: &Request, means: Means<'_>) -> Result<Question, String> {

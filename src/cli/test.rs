@@ -112,7 +112,8 @@ fn certificates(test: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>,
 }
 
 const EXAMPLES: &str = "\
-A test is a request and what shall become of it; what is not expected is not looked at:
+A test is a request and what shall become of it; what is not expected is not looked at, and a test that expects
+nothing fails:
   tests:
     - name: a cart is served by the mesh
       request:

@@ -81,4 +81,5 @@ fn a_request_that_is_none_is_told() {
     check(Request { url: url(), claims: Some(Claims::new()), ..Request::default() }, "no key");
     let headers = [("a b".to_owned(), String::new())].into();
     check(Request { url: url(), headers, ..Request::default() }, "no header");
+    check(Request { url: url(), ..Request::default() }, "nothing is expected");
 }

@@ -165,3 +165,15 @@ fn the_shipped_tests_pass() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("15 passed, 0 failed"), "{said}");
 }
+
+#[test]
+fn a_test_that_expects_nothing_fails() {
+    for tests in [
+        test("url: http://a.com/v1/x", ""),
+        "tests:\n  - name: one\n    request: {url: http://a.com/v1/x}\n".to_owned(),
+    ] {
+        let (code, out, _) = run(&site(), &tests, &[]);
+        assert_eq!(code, 1, "{out}");
+        assert!(out.contains("FAILED") && out.contains("nothing is expected"), "{out}");
+    }
+}
