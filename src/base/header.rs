@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::HeaderName;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 
 macro_rules! names {
     ($($(#[$doc:meta])+ $name:ident = $text:literal;)+) => {
@@ -65,6 +65,13 @@ pub fn text(value: &[u8]) -> Cow<'_, str> {
     str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }
 
+/// Whether a header says where a message ends, or is about one connection alone: this gateway says it, and
+/// nobody's rule, provider or token does (RFC 9110 section 7.6.1, RFC 9112 section 6).
+pub fn is_framing(name: &HeaderName) -> bool {
+    [CONNECTION, CONTENT_LENGTH, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]
+        .contains(name)
+}
+
 /// What the names of Envoy's control headers begin with.
 pub const CONTROL_PREFIX: &str = "x-envoy-";
 
@@ -92,6 +99,16 @@ pub fn is_imitation(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_frames_a_message_is_nobodys_to_say() {
+        for name in ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade"] {
+            assert!(is_framing(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["x-user", "host", "trailer", "content-type"] {
+            assert!(!is_framing(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 
     #[test]
     fn underscores_make_no_other_name() {

@@ -10,6 +10,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::auth::authz::TextMatch;
+use crate::base::header::is_framing;
 use crate::base::limit;
 use crate::resources::mesh_config::{BodyInCheck as WrittenBody, ExtAuthzHttp, ExtensionProvider};
 use crate::resources::meta::ProtoDuration;
@@ -129,7 +130,8 @@ fn names<'a>(written: impl IntoIterator<Item = &'a String>) -> Vec<TextMatch> {
 fn added(written: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let header = |(name, value): (&String, &String)| {
         let invalid = || format!("includeAdditionalHeadersInCheck: \"{name}\" cannot be sent");
-        let header = HeaderName::try_from(name.as_str()).map_err(|_| invalid())?;
+        let header = HeaderName::try_from(name.as_str()).ok().filter(|name| !is_framing(name));
+        let header = header.ok_or_else(invalid)?;
         Ok((header, HeaderValue::from_str(value).map_err(|_| invalid())?))
     };
     written.iter().map(header).collect()

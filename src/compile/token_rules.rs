@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use http::Uri;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HOST, HeaderName};
 use http::uri::Scheme;
 
 use crate::auth::jwt::{
     Audiences, ClaimHeader, ClaimPath, DeclaredEndpoints, ForwardToken, HeaderLocation,
     InvalidKeySet, IssuerKeys, JwksSource, JwtRule, KeyLocation, KeyState, Locations,
 };
-use crate::base::{header, limit};
+use crate::base::header::is_framing;
+use crate::base::limit;
 use crate::diag::{Code, Diagnostic, Severity, catalog};
 use crate::resources::request_authentication as written;
 use crate::resources::{RequestAuthentication, Resource};
@@ -118,18 +119,8 @@ impl RulePass<'_, '_> {
 
     /// A header that the rule may fill: none that frames or routes the request.
     fn output(&mut self, field: &str, text: &str) -> Option<HeaderName> {
-        const FRAMING: [HeaderName; 8] = [
-            CONNECTION,
-            CONTENT_LENGTH,
-            HOST,
-            TE,
-            TRANSFER_ENCODING,
-            UPGRADE,
-            header::KEEP_ALIVE,
-            header::PROXY_CONNECTION,
-        ];
         let name = HeaderName::from_bytes(text.as_bytes()).ok();
-        let name = name.filter(|name| !FRAMING.contains(name));
+        let name = name.filter(|name| *name != HOST && !is_framing(name));
         if name.is_none() {
             let message = format!("\"{text}\" is not a header that a claim can be sent in");
             self.broken(&format!(".{field}"), message);

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap, HeaderName};
 use http::{HeaderValue, Request, StatusCode, response};
 use http_body_util::{BodyExt as _, Limited};
 use smallvec::SmallVec;
@@ -23,6 +23,7 @@ use super::exchange::Exchange;
 use super::forward::address;
 use super::request_body::RequestBody;
 use crate::auth::authz::Denial;
+use crate::base::header::is_framing;
 use crate::base::host::without_port;
 use crate::base::id::Origin;
 use crate::base::limit;
@@ -248,17 +249,7 @@ impl Changes {
 
 /// Headers that frame or address a message are not a provider's to change.
 fn may_change(name: &HeaderName) -> bool {
-    !matches!(
-        name.as_str(),
-        "host"
-            | "content-length"
-            | "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "transfer-encoding"
-            | "te"
-            | "upgrade"
-    )
+    *name != HOST && !is_framing(name)
 }
 
 #[cfg(test)]
