@@ -49,7 +49,9 @@ pub(super) fn tunnel(policy: &Policy<'_>, http2: bool) -> Option<Tunnel> {
         Ok(ip) => format!("[{ip}]"),
         Err(_) => written.target_host.clone(),
     };
-    let target = Authority::try_from(format!("{host}:{}", written.target_port)).ok()?;
+    // Validation lets in names and addresses alone; whatever else came, no stream goes around the proxy.
+    let target = Authority::try_from(format!("{host}:{}", written.target_port))
+        .unwrap_or_else(|_| Authority::from_static("invalid:0"));
     let method = match written.protocol.as_str() {
         "POST" => TunnelMethod::Post,
         _ => TunnelMethod::Connect,

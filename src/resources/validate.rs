@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use super::name;
 use super::place::Places;
 use crate::base::host::HostPattern;
 use crate::base::id::ResourceId;
@@ -15,6 +16,8 @@ use crate::diag::{Code, Diagnostic, catalog};
 
 pub(super) mod destination_rule;
 pub(super) mod gateway;
+mod headers;
+mod locality;
 pub(super) mod security;
 pub(super) mod service_entry;
 mod traffic;
@@ -136,7 +139,7 @@ impl Findings<'_> {
         for (index, target) in targets.iter().enumerate() {
             let path = format!("spec.exportTo[{index}]");
             let plain = if target == "." { own.as_str() } else { target.as_str() };
-            if !matches!(plain, "*" | "~") && !super::name::is_dns_label(plain) {
+            if !matches!(plain, "*" | "~") && !name::is_dns_label(plain) {
                 self.error(
                     &path,
                     format!("\"{target}\" is not a namespace, \".\", \"*\" or \"~\""),
@@ -148,6 +151,47 @@ impl Findings<'_> {
         }
         let alone = seen.contains("*") || seen.contains("~");
         self.error_if(alone && seen.len() > 1, "spec.exportTo", "\"*\" and \"~\" must stand alone");
+    }
+
+    /// Labels that something has.
+    fn labels(&mut self, labels: &super::Labels, path: &str) {
+        for (key, value) in labels {
+            let path = format!("{path}.{key}");
+            if !name::is_label_key(key) {
+                self.error(&path, format!("\"{key}\" is not a label's name"));
+            }
+            if !name::is_label_value(value) {
+                self.error(&path, format!("\"{value}\" is not a label's value"));
+            }
+        }
+    }
+
+    /// Gateways by name: `name`, `namespace/name` or `mesh`.
+    fn gateways(&mut self, names: &[String], path: &str) {
+        for (index, text) in names.iter().enumerate() {
+            let known = match text.split_once('/') {
+                Some((namespace, name)) => name::is_label(namespace) && name::is_label(name),
+                None => name::is_fqdn(text),
+            };
+            if !known {
+                let message = format!("\"{text}\" is not a Gateway: write name or namespace/name");
+                self.error(&format!("{path}[{index}]"), message);
+            } else if !text.contains('/')
+                && let Some((name, rest)) = text.split_once('.')
+            {
+                let namespace = rest.split_once('.').map_or(rest, |(namespace, _)| namespace);
+                let message = format!("write \"{namespace}/{name}\": this form is deprecated");
+                self.add(&catalog::DEPRECATED, &format!("{path}[{index}]"), message);
+            }
+        }
+    }
+
+    /// Addresses and blocks of them.
+    fn subnets(&mut self, subnets: &[String], path: &str) {
+        for (index, text) in subnets.iter().enumerate().filter(|(_, text)| !name::is_subnet(text)) {
+            let message = format!("\"{text}\" is not an address or a block such as 10.0.0.0/8");
+            self.error(&format!("{path}[{index}]"), message);
+        }
     }
 
     /// Labels of a selector: no empty key, no wildcard in a value.

@@ -84,7 +84,7 @@ async fn least_request_leaves_a_busy_endpoint_alone() {
 #[tokio::test]
 async fn a_header_keeps_its_endpoint_on_every_worker() {
     let backends = backends(3).await;
-    for table in ["", ", maglev: {}", ", ringHash: {minimumRingSize: 4096}"] {
+    for table in ["", ", maglev: {tableSize: 65537}", ", ringHash: {minimumRingSize: 4096}"] {
         let hash = format!("loadBalancer: {{consistentHash: {{httpHeaderName: x-user{table}}}}}");
         let (_site, gateway) = start(&(echo(&backends, &[]) + &policy("echo", &hash)), &[]);
         let mut homes = HashSet::new();

@@ -190,3 +190,14 @@ async fn an_answer_that_breaks_off_is_no_end_in_good_order() {
     assert_eq!(&hello, b"hello");
     gateway.wait("the log tells", || gateway.out().contains(" UC "));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_to_nowhere_is_no_way_around_the_proxy() {
+    let echo = Backend::http1().await;
+    let (_site, gateway) = start(echo.port, "TCP", "targetHost: real target");
+    gateway.tells("IST0106");
+    let mut stream = connect(gateway.port(9000)).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    assert_eq!(echo.connections(), 0);
+}

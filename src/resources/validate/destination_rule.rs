@@ -2,15 +2,19 @@
 //!
 //! **Invariant**: a traffic policy obeys the same rules wherever it stands.
 
+use std::net::IpAddr;
+
+use http::HeaderName;
+
+use super::locality::check_locality;
 use super::{Findings, repeated};
 use crate::diag::catalog;
 use crate::resources::DestinationRule;
 use crate::resources::destination_rule::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer,
-    LocalityFailover, LocalityLbSetting, OutlierDetection, PortTrafficPolicy, TrafficPolicy,
-    Tunnel,
+    LocalityFailover, OutlierDetection, PortTrafficPolicy, TrafficPolicy, Tunnel,
 };
-use crate::resources::name::is_dns_label;
+use crate::resources::name::{is_dns_label, is_fqdn};
 
 pub(in super::super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
     findings.export_to(&rule.export_to);
@@ -34,6 +38,7 @@ pub(in super::super) fn check(rule: &DestinationRule, findings: &mut Findings<'_
             let message = format!("\"{}\" is not a subset's name", subset.name);
             findings.error(&format!("{path}.name"), message);
         }
+        findings.labels(&subset.labels, &format!("{path}.labels"));
         if let Some(policy) = &subset.traffic_policy {
             traffic_policy(policy, &format!("{path}.trafficPolicy"), findings);
         }
@@ -98,7 +103,11 @@ fn parts(
 fn check_tunnel(tunnel: &Tunnel, path: &str, findings: &mut Findings<'_>) {
     let wrong = !matches!(tunnel.protocol.as_str(), "" | "CONNECT" | "POST");
     findings.error_if(wrong, &format!("{path}.protocol"), "the protocol is CONNECT or POST");
-    findings.not_empty(&tunnel.target_host, &format!("{path}.targetHost"));
+    let host = tunnel.target_host.as_str();
+    if !is_fqdn(host) && host.parse::<IpAddr>().is_err() {
+        let message = format!("\"{host}\" is not a name or an IP address");
+        findings.error(&format!("{path}.targetHost"), message);
+    }
     findings.port(tunnel.target_port, &format!("{path}.targetPort"));
 }
 
@@ -172,6 +181,11 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
         + usize::from(hash.use_source_ip.is_some())
         + usize::from(hash.http_query_parameter_name.is_some());
     findings.error_if(keys > 1, path, "only one thing can be hashed: keep one");
+    if let Some(name) = &hash.http_header_name {
+        let wrong = HeaderName::from_bytes(name.as_bytes()).is_err();
+        let message = "it is not a header's name: requests are spread at random";
+        findings.unworkable_if(wrong, &format!("{path}.httpHeaderName"), message);
+    }
     if let Some(cookie) = &hash.http_cookie {
         findings.not_empty(&cookie.name, &format!("{path}.httpCookie.name"));
         if let Some(index) = repeated(cookie.attributes.iter().map(|a| a.name.as_str())) {
@@ -186,7 +200,7 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
     }
     let both = hash.maglev.is_some() && (hash.ring_hash.is_some() || hash.minimum_ring_size != 0);
     findings.error_if(both, &format!("{path}.maglev"), "maglev and a ring exclude each other");
-    if let Some(maglev) = hash.maglev.filter(|maglev| maglev.table_size != 0) {
+    if let Some(maglev) = hash.maglev {
         let wrong = maglev.table_size >= 5_000_011 || !is_prime(maglev.table_size);
         let message = "the table's size is a prime below 5000011";
         findings.error_if(wrong, &format!("{path}.maglev.tableSize"), message);
@@ -197,20 +211,9 @@ fn is_prime(number: u64) -> bool {
     number > 1 && (2..=number.isqrt()).all(|n| !number.is_multiple_of(n))
 }
 
-fn check_locality(locality: &LocalityLbSetting, path: &str, findings: &mut Findings<'_>) {
-    let fails_over = !locality.failover.is_empty() || !locality.failover_priority.is_empty();
-    let both = !locality.distribute.is_empty() && fails_over;
-    findings.error_if(both, path, "distribute and failover exclude each other");
-    for (index, rule) in locality.distribute.iter().enumerate() {
-        let path = format!("{path}.distribute[{index}].to");
-        let sum: u64 = rule.to.values().map(|weight| u64::from(*weight)).sum();
-        findings.error_if(sum != 100, &path, "the weights must add up to 100");
-        let zero = rule.to.values().any(|weight| *weight == 0);
-        findings.error_if(zero, &path, "a weight of 0 says nothing: remove it");
-    }
-}
-
 fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_>) {
+    let empty = pool.tcp.is_none() && pool.http.is_none();
+    findings.error_if(empty, path, "a connectionPool needs tcp or http");
     if let Some(tcp) = &pool.tcp {
         let path = format!("{path}.tcp");
         let message = "the number cannot be negative";

@@ -23,6 +23,7 @@ pub(in super::super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>)
     if let Some(selector) = &entry.workload_selector {
         findings.selector(&selector.labels, "spec.workloadSelector.labels");
     }
+    findings.subnets(&entry.addresses, "spec.addresses");
     ports(entry, findings);
     resolution(entry, findings);
     let names: BTreeSet<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();
@@ -157,6 +158,7 @@ fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
     if !unix && !name && text.parse::<IpAddr>().is_err() {
         findings.error(&place, format!("\"{text}\" is not an IP address, a name or unix://path"));
     }
+    findings.labels(&entry.labels, &format!("{path}.labels"));
     for (name, port) in &entry.ports {
         findings.port(*port, &format!("{path}.ports.{name}"));
     }

@@ -222,7 +222,7 @@ fn a_traffic_policy_is_checked() {
 #[test]
 fn load_balancing_is_checked() {
     policy(
-        "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}, ringHash: {}}}",
+        "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}, ringHash: {}}}",
         "IST0106 spec.trafficPolicy.loadBalancer.consistentHash.maglev",
     );
     policy(

@@ -3,7 +3,8 @@
 //! **Invariant**: as in [`super::virtual_service`].
 
 use super::Findings;
-use super::virtual_service::{check_percent, header_name, string_match};
+use super::headers::header_name;
+use super::virtual_service::{check_percent, string_match};
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{CorsPolicy, HttpFault, HttpRetry};
 
@@ -52,6 +53,8 @@ const RETRY_ON: &[&str] = &[
 ];
 
 pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings<'_>) {
+    let empty = fault.delay.is_none() && fault.abort.is_none();
+    findings.error_if(empty, path, "a fault needs a delay or an abort");
     if let Some(delay) = &fault.delay {
         let path = format!("{path}.delay");
         check_percent(delay.percentage, &format!("{path}.percentage"), findings);
@@ -73,6 +76,10 @@ pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings
     }
 }
 
+/// Methods that Istio knows, and any.
+const CORS_METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
+
 pub(super) fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
     if !cors.allow_origin.is_empty() && !cors.allow_origins.is_empty() {
         let message = "allowOrigin counts only without allowOrigins: move its origins there";
@@ -80,14 +87,19 @@ pub(super) fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<
     }
     for (index, origin) in cors.allow_origins.iter().enumerate() {
         let path = format!("{path}.allowOrigins[{index}]");
-        let empty = *origin == StringMatch::Present;
+        let empty = match origin {
+            StringMatch::Exact(text) => text.is_empty(),
+            StringMatch::Present => true,
+            StringMatch::Prefix(_) | StringMatch::Regex(_) => false,
+        };
         findings.error_if(empty, &path, "an origin needs exact, prefix or regex");
         string_match(origin, &path, findings);
     }
     for (index, method) in cors.allow_methods.iter().enumerate() {
-        let wrong = http::Method::from_bytes(method.as_bytes()).is_err();
-        let path = format!("{path}.allowMethods[{index}]");
-        findings.error_if(wrong, &path, "the method cannot stand in a request");
+        if !CORS_METHODS.contains(&method.as_str()) {
+            let path = format!("{path}.allowMethods[{index}]");
+            findings.error(&path, format!("\"{method}\" is not a method of HTTP, or \"*\""));
+        }
     }
     for (list, name) in
         [(&cors.allow_headers, "allowHeaders"), (&cors.expose_headers, "exposeHeaders")]

@@ -2,21 +2,20 @@
 //!
 //! **Invariant**: a rule is reported at the field that breaks it.
 
-use http::{HeaderName, HeaderValue};
-
+use super::headers::{check_headers, header_name, host_setters};
 use super::traffic::{check_cors, check_fault, check_retries};
 use super::{Findings, repeated};
 use crate::base::{limit, pattern};
-use crate::diag::catalog;
-use crate::resources::VirtualService;
 use crate::resources::meta::{Percent, StringMatch};
+use crate::resources::name::is_label;
 use crate::resources::virtual_service::{
-    Destination, DirectResponse, HeaderOperations, Headers, HttpMatch, HttpRedirect, HttpRoute,
-    TlsMatch,
+    Destination, DirectResponse, HttpMatch, HttpRedirect, HttpRewrite, HttpRoute, TlsMatch,
 };
+use crate::resources::{Labels, VirtualService};
 
 pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
     findings.export_to(&service.export_to);
+    findings.gateways(&service.gateways, "spec.gateways");
     let delegate = service.hosts.is_empty();
     if delegate {
         let extra = !service.gateways.is_empty()
@@ -32,7 +31,6 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
     if let Some(index) = repeated(service.hosts.iter().map(String::as_str)) {
         findings.error(&format!("spec.hosts[{index}]"), "the host is repeated");
     }
-    gateways(&service.gateways, "spec", findings);
     overlapping(service, findings);
     let mesh = service.gateways.is_empty() || service.gateways.iter().any(|name| name == "mesh");
     if let Some(index) = service.hosts.iter().position(|host| host == "*").filter(|_| mesh) {
@@ -67,23 +65,14 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
     }
     for (index, route) in service.tcp.iter().enumerate() {
         let path = format!("spec.tcp[{index}]");
-        for (index, tcp) in route.r#match.iter().enumerate() {
-            gateways(&tcp.gateways, &format!("{path}.match[{index}]"), findings);
+        for (index, l4) in route.r#match.iter().enumerate() {
+            let path = format!("{path}.match[{index}]");
+            findings.subnets(&l4.destination_subnets, &format!("{path}.destinationSubnets"));
+            check_where((l4.port, &l4.source_labels, &l4.gateways), &path, findings);
         }
         let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
         destinations(weighted, &path, findings);
         findings.error_if(route.route.is_empty(), &path, "the rule needs a route");
-    }
-}
-
-/// Gateways that are named in the older form, `name.namespace.svc.cluster.local`.
-fn gateways(names: &[String], path: &str, findings: &mut Findings<'_>) {
-    for (index, written) in names.iter().enumerate().filter(|(_, name)| !name.contains('/')) {
-        let mut parts = written.split('.');
-        if let (Some(name), Some(namespace)) = (parts.next(), parts.next()) {
-            let message = format!("write \"{namespace}/{name}\": this form is deprecated");
-            findings.add(&catalog::DEPRECATED, &format!("{path}.gateways[{index}]"), message);
-        }
     }
 }
 
@@ -109,27 +98,11 @@ fn is_claim(name: &str) -> bool {
     name.to_ascii_lowercase().starts_with("@request.auth.claims")
 }
 
-/// More than one place that sets the host of requests.
-fn host_setters(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
-    let of = |headers: Option<&Headers>| {
-        let request = headers.and_then(|headers| headers.request.as_ref());
-        request.map_or(0, |request| {
-            let names = request.set.keys().chain(request.add.keys());
-            names.filter(|n| n.eq_ignore_ascii_case("host") || *n == ":authority").count()
-        })
-    };
-    let rewrite = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
-    let outer = of(route.headers.as_deref()) + usize::from(rewrite);
-    let most = route.route.iter().map(|one| of(one.headers.as_deref())).max().unwrap_or(0);
-    let message = "the host of requests is set more than once: keep one";
-    findings.error_if(outer > 1, path, message);
-    findings.unworkable_if(outer <= 1 && outer + most > 1, path, message);
-}
-
 fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
     use crate::base::host::HostPattern;
-    gateways(&tls.gateways, path, findings);
     findings.error_if(tls.sni_hosts.is_empty(), path, "a tls match needs sniHosts");
+    findings.subnets(&tls.destination_subnets, &format!("{path}.destinationSubnets"));
+    check_where((tls.port, &tls.source_labels, &tls.gateways), path, findings);
     let hosts: Vec<_> = service.hosts.iter().filter_map(|h| HostPattern::parse(h).ok()).collect();
     for (index, host) in tls.sni_hosts.iter().enumerate() {
         let path = format!("{path}.sniHosts[{index}]");
@@ -153,16 +126,16 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
     destinations(weighted, path, findings);
     for (index, destination) in route.route.iter().enumerate() {
-        headers(
+        check_headers(
             destination.headers.as_deref(),
             &format!("{path}.route[{index}].headers"),
             findings,
         );
     }
-    headers(route.headers.as_deref(), &format!("{path}.headers"), findings);
+    check_headers(route.headers.as_deref(), &format!("{path}.headers"), findings);
     host_setters(route, path, findings);
     if let Some(redirect) = &route.redirect {
-        check_redirect(redirect, &format!("{path}.redirect"), findings);
+        check_redirect(redirect, &route.r#match, &format!("{path}.redirect"), findings);
     }
     if let Some(response) = &route.direct_response {
         direct_response(response, &format!("{path}.directResponse"), findings);
@@ -178,10 +151,15 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
     }
     if let Some(rewrite) = &route.rewrite {
         let path = format!("{path}.rewrite");
+        let empty = **rewrite == HttpRewrite::default();
+        let message = "a rewrite needs uri, uriRegexRewrite or authority";
+        findings.error_if(empty, &path, message);
         let both = !rewrite.uri.is_empty() && rewrite.uri_regex_rewrite.is_some();
         findings.error_if(both, &path, "uri and uriRegexRewrite exclude each other");
         if let Some(regex) = &rewrite.uri_regex_rewrite {
-            check_regex(&regex.r#match, &format!("{path}.uriRegexRewrite.match"), findings);
+            let path = format!("{path}.uriRegexRewrite");
+            check_regex(&regex.r#match, &format!("{path}.match"), findings);
+            findings.not_empty(&regex.rewrite, &format!("{path}.rewrite"));
         }
     }
     findings.duration_or_off(route.timeout, &format!("{path}.timeout"));
@@ -235,7 +213,6 @@ pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut
 }
 
 fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
-    gateways(&http.gateways, path, findings);
     // An empty prefix of a path is every path's.
     if let Some(uri @ StringMatch::Regex(_)) = &http.uri {
         string_match(uri, &format!("{path}.uri"), findings);
@@ -261,9 +238,23 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
             string_match(value, &path, findings);
         }
     }
-    if http.port != 0 {
-        findings.port(http.port, &format!("{path}.port"));
+    check_where((http.port, &http.source_labels, &http.gateways), path, findings);
+    let space = http.source_namespace.as_str();
+    let wrong = !space.is_empty() && !is_label(space);
+    findings.error_if(wrong, &format!("{path}.sourceNamespace"), "it is not a namespace");
+}
+
+/// Conditions that matches of every protocol have.
+fn check_where(
+    (port, labels, gateways): (u32, &Labels, &[String]),
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    if port != 0 {
+        findings.port(port, &format!("{path}.port"));
     }
+    findings.labels(labels, &format!("{path}.sourceLabels"));
+    findings.gateways(gateways, &format!("{path}.gateways"));
 }
 
 pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
@@ -309,43 +300,34 @@ fn destinations<'a>(
 fn destination(destination: &Destination, path: &str, findings: &mut Findings<'_>) {
     let host = format!("{path}.host");
     findings.not_empty(&destination.host, &host);
-    findings.error_if(destination.host == "*", &host, "a destination is one host");
+    match destination.host.as_str() {
+        "" => {}
+        "*" => findings.error(&host, "a destination is one host"),
+        name => findings.host(name, &host),
+    }
+    let wrong = !destination.subset.is_empty() && !is_label(&destination.subset);
+    findings.error_if(wrong, &format!("{path}.subset"), "it is not a subset's name");
     if let Some(port) = destination.port {
         findings.port(port.number, &format!("{path}.port.number"));
     }
 }
 
-fn headers(headers: Option<&Headers>, path: &str, findings: &mut Findings<'_>) {
-    let Some(headers) = headers else { return };
-    for (operations, name) in [(&headers.request, "request"), (&headers.response, "response")] {
-        if let Some(operations) = operations {
-            header_operations(operations, &format!("{path}.{name}"), findings);
-        }
+fn check_redirect(
+    redirect: &HttpRedirect,
+    matches: &[HttpMatch],
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    let whole = |one: &HttpMatch| {
+        one.uri.as_ref().is_some_and(|uri| !matches!(uri, StringMatch::Prefix(_)))
+    };
+    let wrong = !redirect.prefix_rewrite.is_empty() && matches.iter().any(whole);
+    let message =
+        "there is no prefix to replace where a match of the uri is exact or regex: write uri";
+    findings.error_if(wrong, &format!("{path}.prefixRewrite"), message);
+    if let Some(port) = redirect.port.filter(|port| *port > 0) {
+        findings.port(port, &format!("{path}.port"));
     }
-}
-
-fn header_operations(operations: &HeaderOperations, path: &str, findings: &mut Findings<'_>) {
-    for (map, name) in [(&operations.set, "set"), (&operations.add, "add")] {
-        for (key, value) in map {
-            let path = format!("{path}.{name}.{key}");
-            header_name(key, &path, findings);
-            let wrong = HeaderValue::from_str(value).is_err();
-            findings.error_if(wrong, &path, "the value cannot stand in a header");
-        }
-    }
-    for (index, key) in operations.remove.iter().enumerate() {
-        header_name(key, &format!("{path}.remove[{index}]"), findings);
-    }
-}
-
-pub(super) fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
-    let plain = name.strip_prefix(':').unwrap_or(name);
-    if HeaderName::from_bytes(plain.as_bytes()).is_err() {
-        findings.error(path, format!("\"{name}\" is not a header name"));
-    }
-}
-
-fn check_redirect(redirect: &HttpRedirect, path: &str, findings: &mut Findings<'_>) {
     let code = redirect.redirect_code;
     let message = "a redirect's code is between 300 and 399";
     let wrong = code != 0 && !(300..=399).contains(&code);
