@@ -2,13 +2,17 @@
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode};
+use percent_encoding::AsciiSet;
 
-use crate::base::pattern::search;
+use crate::base::header::is_framing;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{self as vs, DerivePort};
 use crate::route::headers::{HeaderOps, Side, Site, Template};
-use crate::route::rewrite::{PathRewrite, Redirect, RedirectPort, substitution};
+use crate::route::rewrite::{
+    InvalidRewrite, LOCATION, PathRewrite, Redirect, RedirectPort, TARGET,
+};
 use crate::route::weight::Weighted;
 use crate::snapshot::route::{Action, Destination, DirectResponse, Forward};
 
@@ -82,9 +86,9 @@ impl Rule<'_> {
             }
         };
         let path = if redirect.prefix_rewrite.is_empty() {
-            (!redirect.uri.is_empty()).then(|| PathRewrite::Full(redirect.uri.as_str().into()))
+            (!redirect.uri.is_empty()).then(|| PathRewrite::full(&redirect.uri, LOCATION))
         } else {
-            Some(prefix(uri, &redirect.prefix_rewrite))
+            Some(prefix(uri, &redirect.prefix_rewrite, LOCATION))
         };
         let port = match (redirect.port.filter(|port| *port != 0), redirect.derive_port) {
             (Some(port), _) => RedirectPort::Number(
@@ -108,18 +112,18 @@ impl Rule<'_> {
         };
         let (asks, answers) = (one.site(Side::Request), one.site(Side::Response));
         let rewritten = rule.rewrite.as_ref().map_or("", |rewrite| rewrite.authority.as_str());
-        let mut own_request = self.operations("", rule.headers.as_deref(), asks)?;
+        let own_request = self.operations("", rule.headers.as_deref(), asks)?;
         let own_response = self.operations("", rule.headers.as_deref(), answers)?;
-        let own_host = take_host(&mut own_request);
-        let authority = HeaderValue::from_str(rewritten).ok().filter(|value| !value.is_empty());
+        let own_host = self.host("", rule.headers.as_deref())?;
+        let authority = self.authority(".rewrite.authority", rewritten)?;
         let single = rule.route.len() == 1;
         let mut destinations = Vec::new();
         for (index, route) in rule.route.iter().enumerate() {
             let field = format!(".route[{index}]");
             let headers = route.headers.as_deref();
-            let mut to = self.operations(&field, headers, asks)?;
+            let to = self.operations(&field, headers, asks)?;
             let back = self.operations(&field, headers, answers)?;
-            let host = take_host(&mut to);
+            let host = self.host(&field, headers)?;
             let Some(destination) = &route.destination else {
                 return Err(self.broken(&field, "a destination is missing"));
             };
@@ -166,22 +170,21 @@ impl Rule<'_> {
         uri: Option<&StringMatch>,
     ) -> Result<Option<PathRewrite>, Broken> {
         if let Some(regex) = &rewrite.uri_regex_rewrite {
-            let compiled = search(&regex.r#match).map_err(|error| {
-                self.broken(".rewrite.uriRegexRewrite.match", error.to_string())
-            })?;
-            return Ok(Some(PathRewrite::Regex {
-                regex: Box::new(compiled),
-                substitution: substitution(&regex.rewrite),
-            }));
+            let compiled = PathRewrite::regex(&regex.r#match, &regex.rewrite);
+            return compiled.map(Some).map_err(|error| {
+                let part =
+                    if matches!(error, InvalidRewrite::Regex(_)) { "match" } else { "rewrite" };
+                self.broken(&format!(".rewrite.uriRegexRewrite.{part}"), error.to_string())
+            });
         }
         if rewrite.uri.is_empty() {
             return Ok(None);
         }
         Ok(Some(match uri {
             Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => {
-                PathRewrite::Full(rewrite.uri.as_str().into())
+                PathRewrite::full(&rewrite.uri, TARGET)
             }
-            _ => prefix(uri, &rewrite.uri),
+            _ => prefix(uri, &rewrite.uri, TARGET),
         }))
     }
 
@@ -192,58 +195,84 @@ impl Rule<'_> {
         site: Site<'_>,
     ) -> Result<HeaderOps, Broken> {
         let (written, whose) = match site.side {
-            Side::Request => (headers.and_then(|headers| headers.request.as_ref()), "request"),
-            Side::Response => (headers.and_then(|headers| headers.response.as_ref()), "response"),
+            Side::Request => (request(headers), "request"),
+            Side::Response => (response(headers), "response"),
         };
         let Some(written) = written else { return Ok(HeaderOps::default()) };
         let field = &format!("{of}.headers.{whose}");
         let mut out = HeaderOps::default();
-        for name in written.remove.iter().filter(|name| !is_fixed(name)) {
-            out.remove.push(self.header_name(field, name)?);
+        for name in &written.remove {
+            out.remove.extend(self.changeable(field, name)?);
         }
         for (list, target) in [(&written.set, &mut out.set), (&written.add, &mut out.add)] {
-            for (name, value) in list.iter().filter(|(name, _)| !is_fixed(name)) {
+            for (name, value) in list {
+                let Some(name) = self.changeable(field, name)? else { continue };
                 let value = Template::parse(value, site)
                     .map_err(|error| self.broken(field, error.to_string()))?;
-                target.push((self.header_name(field, name)?, value));
+                target.push((name, value));
             }
         }
         Ok(out)
     }
 
-    fn header_name(&mut self, field: &str, name: &str) -> Result<HeaderName, Broken> {
-        let name = if name == ":authority" { "host" } else { name };
-        HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| self.broken(field, format!("\"{name}\" is not a header name")))
+    /// The host that operations on a request set, as it is written.
+    fn host(
+        &mut self,
+        of: &str,
+        headers: Option<&vs::Headers>,
+    ) -> Result<Option<HeaderValue>, Broken> {
+        let written = request(headers);
+        let all = written.into_iter().flat_map(|written| written.set.iter().chain(&written.add));
+        let host =
+            all.into_iter().find(|(name, _)| HOST.as_str().eq_ignore_ascii_case(plain(name)));
+        let Some((name, value)) = host else { return Ok(None) };
+        let list = if written.is_some_and(|written| written.set.contains_key(name)) {
+            "set"
+        } else {
+            "add"
+        };
+        self.authority(&format!("{of}.headers.request.{list}.{name}"), value)
+    }
+
+    /// An authority as it is written, like Istio's: variables have no value here.
+    fn authority(&mut self, field: &str, text: &str) -> Result<Option<HeaderValue>, Broken> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let value = Authority::try_from(text).ok().and_then(|_| HeaderValue::from_str(text).ok());
+        let message = || {
+            format!("\"{text}\" is not a host, with a port or without; variables do not work here")
+        };
+        value.map(Some).ok_or_else(|| self.broken(field, message()))
+    }
+
+    /// The header that an operation names; nothing where it is left out, or is the host.
+    fn changeable(&mut self, field: &str, name: &str) -> Result<Option<HeaderName>, Broken> {
+        let read = HeaderName::from_bytes(plain(name).as_bytes())
+            .map_err(|_| self.broken(field, format!("\"{name}\" is not a header name")))?;
+        Ok(Some(read).filter(|name| *name != HOST && !is_framing(name)))
     }
 }
 
-/// Whether a name is a pseudo-header that no rule can change.
-fn is_fixed(name: &str) -> bool {
-    name.starts_with(':') && name != ":authority"
+/// A header's name, that of the pseudo-header for the host among them.
+fn plain(name: &str) -> &str {
+    if name.eq_ignore_ascii_case(":authority") { "host" } else { name }
 }
 
-fn prefix(uri: Option<&StringMatch>, replacement: &str) -> PathRewrite {
+fn prefix(uri: Option<&StringMatch>, replacement: &str, encoded: &'static AsciiSet) -> PathRewrite {
     let matched = match uri {
         Some(StringMatch::Prefix(text)) => text.len(),
         _ => 1,
     };
-    PathRewrite::Prefix { matched, replacement: replacement.into() }
+    PathRewrite::prefix(matched, replacement, encoded)
 }
 
-/// A literal `host` operation rewrites the authority.
-fn take_host(operations: &mut HeaderOps) -> Option<HeaderValue> {
-    let literal = |list: &[(HeaderName, Template)]| {
-        list.iter().find_map(|(name, value)| match value {
-            Template::Literal(value) if *name == HOST => Some(value.clone()),
-            _ => None,
-        })
-    };
-    let host = literal(&operations.set).or_else(|| literal(&operations.add));
-    operations.set.retain(|(name, _)| *name != HOST);
-    operations.add.retain(|(name, _)| *name != HOST);
-    operations.remove.retain(|name| *name != HOST);
-    host
+fn request(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
+    headers.and_then(|headers| headers.request.as_ref())
+}
+
+fn response(headers: Option<&vs::Headers>) -> Option<&vs::HeaderOperations> {
+    headers.and_then(|headers| headers.response.as_ref())
 }
 
 /// With one destination both levels are one step and the destination's wins; with several, the

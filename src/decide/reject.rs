@@ -48,6 +48,8 @@ pub enum Reject {
     ExternalBodyTooLong,
     /// No virtual host or route.
     RouteNotFound,
+    /// The rule's rewrite makes a path that is longer than can be sent.
+    TargetTooLong,
     /// The route's service is not known.
     ClusterNotFound,
     /// The service has no endpoint.
@@ -142,6 +144,13 @@ impl Reject {
                 "external_body_too_long",
             ),
             Self::RouteNotFound => answer(404, "", "NR", "route_not_found", "route_not_found"),
+            Self::TargetTooLong => answer(
+                414,
+                "URI Too Long",
+                "-",
+                "rewritten_path_too_long",
+                "rewritten_path_too_long",
+            ),
             Self::ClusterNotFound => {
                 answer(503, "", "NC", "cluster_not_found", "cluster_not_found").blame(Policy)
             }

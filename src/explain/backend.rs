@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use super::request::refuse;
 use super::{Explanation, Share, Step, place, policy};
 use crate::balance::Member;
 use crate::base::limit;
@@ -21,7 +22,9 @@ pub(super) fn forward(
     forward: &Forward,
     (path, authority): (&str, &str),
 ) {
-    let target = forward.target(path);
+    let Ok(target) = forward.target(path) else {
+        return refuse(tale, "answer", &Reject::TargetTooLong);
+    };
     let own = forward.destinations.iter().next().and_then(|one| one.authority.as_ref());
     let new = forward.authority.as_ref().or(own).and_then(|name| name.to_str().ok());
     let authority = new.unwrap_or(authority);
@@ -177,14 +180,9 @@ fn endpoints(endpoints: &Endpoints, without: &str) -> Vec<String> {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
                 let share = share(&endpoint.member);
                 let through = through(endpoint.through.as_deref());
-                match &endpoint.address {
-                    Address::Socket(socket) => {
-                        format!("endpoint {socket}{plain}{through}{share}")
-                    }
-                    Address::Unix(path) => {
-                        format!("endpoint unix://{}{plain}{share}", path.display())
-                    }
-                }
+                let address = &endpoint.address;
+                let kind = if matches!(address, Address::Unix(_)) { "unix://" } else { "" };
+                format!("endpoint {kind}{address}{plain}{through}{share}")
             })
             .collect(),
         Endpoints::Dns(list) => list

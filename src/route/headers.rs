@@ -98,8 +98,7 @@ impl Template {
             rest = tail;
             match name {
                 "" => literal.push('%'),
-                // Known before any request; without a name it is what Envoy writes for no value.
-                "ROUTE_NAME" if site.route.is_empty() => literal.push('-'),
+                // Known before any request.
                 "ROUTE_NAME" => literal.push_str(site.route),
                 name => {
                     let variable = Variable::parse(name, site.side)?;
@@ -130,7 +129,7 @@ impl Template {
                     match part {
                         Part::Text(text) => out.push_str(text),
                         Part::Variable(variable) => {
-                            out.push_str(values.value(variable).as_deref().unwrap_or("-"));
+                            out.push_str(values.value(variable).as_deref().unwrap_or_default());
                         }
                     }
                 }
@@ -170,7 +169,9 @@ impl HeaderOps {
                 Some(value) if place < self.set.len() => _ = headers.insert(name, value),
                 Some(value) => _ = headers.append(name, value),
                 // What a client wrote must not pass for what could not be filled in.
-                None if matches!(template, Template::Parts(_)) => _ = headers.remove(name),
+                None if place < self.set.len() && matches!(template, Template::Parts(_)) => {
+                    headers.remove(name);
+                }
                 None => {}
             }
         }
@@ -251,9 +252,27 @@ mod tests {
             assert_eq!(parsed, Ok(Template::Literal(expected.parse().unwrap())), "{text}");
         };
         check("%ROUTE_NAME%", "a.b", "a.b");
-        check("of %ROUTE_NAME% 100%%", "", "of - 100%");
+        check("of %ROUTE_NAME% 100%%", "", "of  100%");
         let parsed = Template::parse("%ROUTE_NAME%", Site { route: "a\nb", side: Side::Request });
         assert!(matches!(parsed, Err(InvalidTemplate::BadValue(_))));
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_empty() {
+        check(
+            &ops(&[], &[("x-a", "%REQ(x-none)%")], &[("x-b", "%REQ(x-none)%")]),
+            &[("x-old", "seen")],
+        );
+        check(
+            &ops(&[], &[("x-a", "a%REQ(x-none)%z")], &[("x-b", "%REQ(x-old)%")]),
+            &[("x-old", "seen"), ("x-a", "az"), ("x-b", "seen")],
+        );
+    }
+
+    #[test]
+    fn what_a_client_wrote_does_not_pass_for_a_value_that_is_set_and_missing() {
+        check(&ops(&[], &[("x-old", "%REQUESTED_SERVER_NAME%")], &[]), &[]);
+        check(&ops(&[], &[], &[("x-old", "%REQUESTED_SERVER_NAME%")]), &[("x-old", "seen")]);
     }
 
     #[test]

@@ -241,7 +241,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(socket) => socket.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
+            Self::Unix(path) => match path.to_string_lossy().strip_prefix('\0') {
+                Some(name) => write!(f, "@{name}"),
+                None => path.display().fmt(f),
+            },
         }
     }
 }

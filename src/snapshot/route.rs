@@ -15,7 +15,7 @@ use crate::route::hosts::HostIndex;
 use crate::route::index::RuleIndex;
 use crate::route::matcher::{RequestHead, RequestMatch};
 use crate::route::retry::RetryPolicy;
-use crate::route::rewrite::{PathRewrite, Redirect};
+use crate::route::rewrite::{PathRewrite, Redirect, TargetTooLong};
 use crate::route::share::Share;
 use crate::route::weight::Weighted;
 
@@ -148,12 +148,11 @@ impl Forward {
     }
 
     /// Path and query as the rule wants them, from those that would be sent without it.
-    pub fn target<'a>(&self, current: &'a str) -> Cow<'a, str> {
-        let Some(rewrite) = &self.path else { return Cow::Borrowed(current) };
-        Cow::Owned(match current.split_once('?') {
-            Some((path, query)) => format!("{}?{query}", rewrite.apply(path)),
-            None => rewrite.apply(current),
-        })
+    pub fn target<'a>(&self, current: &'a str) -> Result<Cow<'a, str>, TargetTooLong> {
+        match &self.path {
+            None => Ok(Cow::Borrowed(current)),
+            Some(rewrite) => rewrite.target(current).map(Cow::Owned),
+        }
     }
 }
 

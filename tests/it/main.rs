@@ -52,6 +52,7 @@ mod listeners;
 mod mirror;
 mod networks;
 mod observability;
+mod operations;
 mod outlier;
 mod pairs;
 mod peer_exchange;

@@ -118,6 +118,14 @@ fn decorate(rng: &mut Rng, world: u16, rule: &mut Value) {
             one[field]["@request.auth.claims.sub"] = json!({"exact": "alice"});
         }
     }
+    if rule["route"].is_array() && rarely(rng, 4) {
+        let rewrites = [
+            json!({"uri": "a b#\u{e4}"}),
+            json!({"uriRegexRewrite": {"match": "^/(.*)$", "rewrite": "\\1 <\\1>"}}),
+            json!({"uriRegexRewrite": {"match": "a", "rewrite": "?"}}),
+        ];
+        rule["rewrite"] = rewrites[rng.usize(..rewrites.len())].clone();
+    }
     let Some(route) = rule["route"].as_array_mut() else { return };
     if rarely(rng, 20) {
         let at = rng.usize(..route.len());

@@ -8,6 +8,7 @@ fn answers_are_envoys() {
         assert_eq!(reject.answer().flag, flag);
     };
     check(Reject::RouteNotFound, 404, "", "NR");
+    check(Reject::TargetTooLong, 414, "URI Too Long", "-");
     check(Reject::ClusterNotFound, 503, "", "NC");
     check(Reject::NoHealthyUpstream, 503, "no healthy upstream", "UH");
     check(

@@ -26,8 +26,9 @@ use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use crate::decide::reject::Reject;
+use crate::decide::reject::{BadRequest, Reject};
 use crate::decide::sanitize::{Noticed, strip_hop_by_hop};
+use crate::route::rewrite::TargetTooLong;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::snapshot::route::{Destination, Forward};
@@ -51,13 +52,17 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
     let Some(cluster) = cluster(&work, exchange.request.version()) else {
         return respond::reject(exchange, work.snapshot, &Reject::ClusterNotFound);
     };
+    let target = match target(&work, &exchange.request) {
+        Ok(target) => target,
+        Err(reject) => return respond::reject(exchange, work.snapshot, &reject),
+    };
     let pool = {
         let worker = &exchange.connection().registered.worker;
         worker.upstreams.pool(&cluster, &worker.telemetry.metrics)
     };
     exchange.goes_to(pool.destination());
     let Prepared { received, client_upgrade, handshake, hashed, mut expiry } =
-        prepare(&mut exchange, &work, &cluster);
+        prepare(&mut exchange, &work, &cluster, target);
     mirror::start(&exchange, &work);
     let aim = attempt::Aim {
         hash: hashed.key,
@@ -169,7 +174,12 @@ struct Prepared {
 }
 
 /// Carries out the rule's rewrites and header operations.
-fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepared {
+fn prepare(
+    exchange: &mut Exchange,
+    work: &Work<'_>,
+    cluster: &Cluster,
+    target: Option<PathAndQuery>,
+) -> Prepared {
     if let Some(log) = &mut exchange.record.log {
         log.upstream_cluster = Some(cluster.name.clone());
     }
@@ -189,7 +199,9 @@ fn prepare(exchange: &mut Exchange, work: &Work<'_>, cluster: &Cluster) -> Prepa
         *exchange.request.headers_mut() = headers;
     }
     rewrite_host(work, &mut exchange.request);
-    rewrite_path(work, &mut exchange.request);
+    if let Some(target) = target {
+        rewrite_path(work, &mut exchange.request, target);
+    }
     address(&mut exchange.request, cluster, exchange.head.scheme);
     if let Some(time) = work.rule.retry.per_try.or(work.rule.timeout) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -239,21 +251,33 @@ fn rewrite_host(work: &Work<'_>, request: &mut Request<()>) {
     }
 }
 
-fn rewrite_path(work: &Work<'_>, request: &mut Request<()>) {
+/// Path and query before the rule's rewrite.
+fn current<'a>(work: &'a Work<'_>, request: &'a Request<()>) -> &'a str {
+    let sent = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    work.plan.path_and_query.as_deref().unwrap_or(sent)
+}
+
+/// Path and query for the backend, where they differ from what was sent.
+fn target(work: &Work<'_>, request: &Request<()>) -> Result<Option<PathAndQuery>, Reject> {
     if work.plan.path_and_query.is_none() && work.rule.path.is_none() {
-        return;
+        return Ok(None);
     }
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    let sent = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
-    let current = work.plan.path_and_query.as_deref().unwrap_or(sent);
-    let target = work.rule.target(current);
+    let target = work.rule.target(current(work, request));
+    let target = target.map_err(|TargetTooLong| Reject::TargetTooLong)?;
+    let target = PathAndQuery::try_from(&*target);
+    target.map(Some).map_err(|_| Reject::BadRequest(BadRequest::InvalidPath))
+}
+
+fn rewrite_path(work: &Work<'_>, request: &mut Request<()>, target: PathAndQuery) {
+    let current = current(work, request);
     if work.rule.path.is_some()
-        && target != current
+        && target.as_str() != current
         && let Ok(original) = HeaderValue::from_str(current)
     {
         request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, original);
     }
-    parts.path_and_query = PathAndQuery::try_from(target.into_owned()).ok();
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(target);
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
