@@ -78,7 +78,7 @@ limits! {
     /// From the first byte of a request head, or of an HTTP/2 frame that is no content, to its end; from accept, or a handshake without ALPN, to
     /// the bytes that tell HTTP/1.1 from HTTP/2.
     REQUEST_HEAD_TIME: Duration = Duration::from_secs(10), "10 s";
-    /// A WebSocket, gRPC call, event stream or stream of bytes is judged again so often, where policies,
+    /// A WebSocket, gRPC or gRPC-Web call, event stream or stream of bytes is judged again so often, where policies,
     /// certificates or keys changed or it has a token.
     JUDGED_AGAIN_TIME: Duration = Duration::from_secs(3), "3 s";
     /// HTTP/1.1 connection without a request.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::external::refuse_unasked_stream;
 use crate::auth::authz::{Denial, Facts, Peer, PeerId, Remark, RuleVerdict};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::listener::{Chain, TcpBlock};
@@ -54,13 +55,8 @@ pub fn admit(
         Authorization::Refuse(origin) => Err(Denial::whole(origin.clone())),
         Authorization::Enforce(access) => {
             let facts = facts.for_policies();
-            // What nobody can be asked about does not pass.
-            let mut unasked =
-                access.external.iter().filter(|one| one.provider_of_streams().is_none());
-            match unasked.find_map(|one| one.policies.select(&facts)) {
-                Some(selected) => Err(Denial::by(&selected)),
-                None => access.policies.judge(&facts).map(|_| ()),
-            }
+            refuse_unasked_stream(access, &facts)?;
+            access.policies.judge(&facts).map(|_| ())
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::snapshot::route::{Action, Destination, DirectResponse, Forward, Route
 use crate::snapshot::{Access, Authorization, Snapshot};
 
 use super::connection::ConnectionFacts;
+use super::external::refuse_unasked_request;
 use super::reject::Reject;
 use super::standing::Tightened;
 use crate::route::headers::HeaderOps;
@@ -129,8 +130,12 @@ pub fn decide<'a>(
     decision
 }
 
-/// Whether a request's token and the policies let it pass.
+/// Whether a request's token and the policies let it pass. No provider is asked: where there is one, what
+/// it said when it was asked stands.
 pub(super) fn allow(snapshot: &Snapshot, facts: &RequestFacts<'_>) -> Result<(), Tightened> {
+    if let Authorization::Enforce(access) = &snapshot.authorization {
+        refuse_unasked_request(access, facts).map_err(Tightened::Policy)?;
+    }
     let verdict = match authenticate(snapshot, facts) {
         Ok(verdict) => verdict,
         Err(failure) => return Err(Tightened::Token(failure)),

@@ -5,9 +5,12 @@
 
 use std::borrow::Cow;
 
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::CertificateDer;
 
 use super::connection::{ConnectionFacts, admit, choose};
+use super::head::Head;
 use super::reject::{Answer, Blame, answer};
 use super::request::{RequestFacts, allow};
 use crate::auth::authz::Denial;
@@ -45,6 +48,23 @@ pub enum Tightened {
     Certificate(String, Origin),
     /// Mutual TLS is required, by this resource.
     Plaintext(Origin),
+}
+
+/// Whether an answer may take long, as far as its request tells: a WebSocket, a call of gRPC or gRPC-Web,
+/// or events (`text/event-stream`) where they are asked for by name.
+pub fn may_last(head: &Head, headers: &HeaderMap) -> bool {
+    let is_call = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    head.upgrade
+        || headers.get(CONTENT_TYPE).is_some_and(is_call)
+        || headers.get_all(ACCEPT).iter().any(names_events)
+}
+
+/// Whether one of an `Accept` header's media ranges (RFC 9110, section 12.5.1) is that of events.
+fn names_events(accept: &HeaderValue) -> bool {
+    accept.as_bytes().split(|byte| *byte == b',').any(|range| {
+        let kind = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    })
 }
 
 /// Judges a stream of bytes again.
@@ -185,6 +205,58 @@ impl Tightened {
             Self::Policy(denial) => &denial.origin,
             Self::Token(failure) => &failure.origin,
             Self::Certificate(_, origin) | Self::Plaintext(origin) => origin,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    /// Headers of a request without an upgrade, and whether its answer may take long.
+    fn check(headers: &[(HeaderName, &'static str)], expected: bool) {
+        let pair = |(name, value): &(HeaderName, &'static str)| {
+            (name.clone(), HeaderValue::from_static(value))
+        };
+        let map = headers.iter().map(pair).collect();
+        assert_eq!(may_last(&Head::default(), &map), expected, "{headers:?}");
+    }
+
+    #[test]
+    fn calls_last_and_so_do_events_that_are_asked_for_by_name() {
+        for kind in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpc-web-text",
+        ] {
+            check(&[(CONTENT_TYPE, kind)], true);
+        }
+        for accept in [
+            "text/event-stream",
+            "application/json, text/event-stream",
+            "Text/Event-Stream;q=0.9,*/*",
+        ] {
+            check(&[(ACCEPT, accept)], true);
+        }
+        check(&[(ACCEPT, "application/json"), (ACCEPT, "text/event-stream")], true);
+        let head = Head { upgrade: true, ..Head::default() };
+        assert!(may_last(&head, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn other_answers_do_not() {
+        check(&[], false);
+        for accept in
+            ["*/*", "text/*", "text/html", "text/event-streams", "text/plain;text/event-stream"]
+        {
+            check(&[(ACCEPT, accept)], false);
+        }
+        for kind in ["application/json", "text/event-stream", "grpc"] {
+            check(&[(CONTENT_TYPE, kind)], false);
         }
     }
 }

@@ -15,6 +15,8 @@ const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: \
                       chunked\r\n\r\n5\r\nfirst\r\n";
+const SERVER_EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                             transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
 /// Longest time from a change, or the end of a token, to the end of a stream.
 const BOUND: Duration = Duration::from_secs(5);
 
@@ -29,10 +31,16 @@ fn access(rest: &str) -> String {
 const OPEN: &str = "rules: [{}]";
 const NO_ONE: &str = "action: DENY, rules: [{to: [{operation: {paths: [/one]}}]}]";
 
-/// Sockets, calls that answer and calls that do not, over plaintext and mutual TLS; bytes.
+/// Sockets, calls that answer and calls that do not, and events, over plaintext and mutual TLS; bytes.
 async fn start(policies: &str) -> (Site, Gateway) {
+    start_with(policies, "HTTP", "{}\n").await
+}
+
+/// The same with another protocol in clear, and a MeshConfig.
+async fn start_with(policies: &str, protocol: &str, mesh: &str) -> (Site, Gateway) {
     let sockets = Scripted::start(&[Step::Say(SWITCH), Step::Say("pong\n"), Step::Say("pong\n")]);
     let events = Scripted::start(&[Step::Say(EVENTS)]);
+    let server_events = Scripted::start(&[Step::Say(SERVER_EVENTS)]);
     let silent = Scripted::start(&[]);
     let greeter =
         Scripted::start(&[Step::Say("hello\n"), Step::Say("again\n"), Step::Say("again\n")]);
@@ -42,11 +50,12 @@ async fn start(policies: &str) -> (Site, Gateway) {
     let jwks = issuer().key_set("RS256", "k1");
     site.config(
         "all",
-        &(gateway("plain", 80, "HTTP", "'*'", "")
+        &(gateway("plain", 80, protocol, "'*'", "")
             + &gateway("m", 443, "HTTPS", "m.com", "mode: MUTUAL, credentialName: m")
             + &gateway("tcp", 9000, "TCP", "'*'", "")
             + &routes("r", "istio-system/plain, istio-system/m", "a.com, m.com", &to("sockets"))
             + &routes("e", "istio-system/plain", "events.com", &to("events"))
+            + &routes("v", "istio-system/plain", "server-events.com", &to("server-events"))
             + &routes("s", "istio-system/plain", "silent.com", &to("silent"))
             + &routes(
                 "t",
@@ -56,6 +65,7 @@ async fn start(policies: &str) -> (Site, Gateway) {
             )
             + &service("sockets", "HTTP", sockets.await.port)
             + &service("events", "HTTP", events.await.port)
+            + &service("server-events", "HTTP", server_events.await.port)
             + &service("silent", "HTTP", silent.await.port)
             + &service("greeter", "TCP", greeter.await.port)
             + &format!(
@@ -65,7 +75,9 @@ async fn start(policies: &str) -> (Site, Gateway) {
             )),
     );
     site.config("policies", &access(policies));
-    let gateway = site.start_with(&[80, 443, 9000], &["--access-log", "json"]);
+    site.write("mesh.yaml", mesh);
+    let arguments = ["--access-log", "json", "--mesh-config", "mesh.yaml", "--workers", "1"];
+    let gateway = site.start_with(&[80, 443, 9000], &arguments);
     (site, gateway)
 }
 
@@ -85,6 +97,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
             seen.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
         }
         assert!(seen.starts_with(b"HTTP/1.1 101 "), "{}", seen.escape_ascii());
+        Self(stream)
+    }
+
+    /// An answer whose body has begun.
+    async fn answer(mut stream: S, target: (&str, &str), header: &str) -> Self {
+        let (host, path) = target;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n{header}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"first\r\n") {
+            seen.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+        }
         Self(stream)
     }
 
@@ -176,6 +202,58 @@ async fn calls_are_reset_or_answered_when_a_policy_denies_them() {
     assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "7"));
     told(&gateway, &["events.com", "tightened_authorization"]);
     told(&gateway, &["silent.com", "tightened_authorization"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_grpc_web_and_events_that_accept_names_end_when_a_policy_denies_them() {
+    let (site, gateway) = start_with(OPEN, "GRPC-WEB", "{}\n").await;
+    let port = gateway.port(80);
+    let answer = async |target, header| Live::answer(connect(port).await, target, header).await;
+    let web = "content-type: application/grpc-web+proto";
+    let both = "accept: application/json, text/event-stream";
+    let call = answer(("events.com", "/one"), web).await;
+    let events = answer(("server-events.com", "/one"), both).await;
+    let mut other = Live::socket(connect(port).await, "a.com", "/two", "").await;
+    gateway.reload(|| _ = site.config("policies", &access(NO_ONE)));
+    call.ends().await;
+    events.ends().await;
+    assert_eq!(other.ask().await.unwrap(), "pong\n");
+    told(&gateway, &["\"authority\":\"events.com\"", "tightened_authorization"]);
+    told(&gateway, &["\"authority\":\"server-events.com\"", "tightened_authorization"]);
+}
+
+const ASKED: &str = "extensionProviders: [{name: asked, envoyExtAuthzHttp: {service: \
+                     shop/silent.shop.internal, port: 80}}]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_custom_policy_ends_what_it_selects_where_its_provider_is_missing_and_nothing_else() {
+    let (site, gateway) = start_with(OPEN, "HTTP", ASKED).await;
+    let port = gateway.port(80);
+    let socket = async |path| Live::socket(connect(port).await, "a.com", path, "").await;
+    let (mut two, mut three) = (socket("/two").await, socket("/three").await);
+    let one = socket("/one").await;
+    let custom = |name: &str, provider: &str, path: &str| {
+        let rest = format!(
+            "action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: \
+             [{path}]}}}}]}}]"
+        );
+        access(&rest).replace("name: p,", &format!("name: {name},"))
+    };
+    let both = custom("missing", "nobody", "/one") + &custom("there", "asked", "/two");
+    gateway.reload(|| _ = site.config("policies", &both));
+    one.ends().await;
+    // Nobody is asked about what was let in before.
+    assert_eq!(two.ask().await.unwrap(), "pong\n");
+    assert_eq!(three.ask().await.unwrap(), "pong\n");
+    told(
+        &gateway,
+        &[
+            "\"path\":\"/one\"",
+            "tightened_authorization",
+            "AuthorizationPolicy istio-system/missing ",
+        ],
+    );
+    counted(&gateway, "tightened_authorization");
 }
 
 #[tokio::test(flavor = "multi_thread")]

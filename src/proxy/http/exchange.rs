@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HeaderMap};
+use http::header::HeaderMap;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ use crate::decide::reject::Reject;
 use crate::decide::reply::Dialect;
 use crate::decide::request::{is_grpc, serving_block};
 use crate::decide::sanitize::{Arrival, sanitize};
+use crate::decide::standing::may_last;
 use crate::decide::websocket;
 use crate::net::liveness::Liveness;
 use crate::proxy::serving::Serving;
@@ -295,13 +296,9 @@ impl Exchange {
         self.record.reason = Some("upstream_closed_midway");
     }
 
-    /// Judges it again from now on, where its answer may take long: a WebSocket, a gRPC call, events.
+    /// Judges it again from now on, where its answer may take long.
     pub fn stand(&mut self, snapshot: &Snapshot, has_token: bool) {
-        let accept = || self.request.headers().get(ACCEPT).map(HeaderValue::as_bytes);
-        let long = self.head.upgrade
-            || self.is_grpc()
-            || accept().is_some_and(|accept| accept.starts_with(b"text/event-stream"));
-        if long {
+        if may_last(&self.head, self.request.headers()) {
             let request = head_of(&self.request);
             let asked = Asked { request, head: self.head.clone(), has_token };
             let subject = Subject::Request(self.connection.clone(), Box::new(asked));
