@@ -183,6 +183,9 @@ limits! {
     EXTERNAL_CHECK_TIME: Duration = Duration::from_mins(10), "600 s";
     /// Body of such an answer.
     EXTERNAL_ANSWER_BYTES: usize = 256 << 10, "256 KiB";
+    /// Headers that such an answer may change, of the request and of the answer each; one that changes more
+    /// has failed.
+    EXTERNAL_CHANGES: usize = 128, "128 headers";
     /// Most of a request's body that a provider is told.
     EXTERNAL_BODY_BYTES: usize = 1 << 20, "1 MiB";
     /// A fetched key set.

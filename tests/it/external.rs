@@ -1,21 +1,16 @@
-//! External authorization against the real binary: providers by HTTP and by gRPC, well and broken.
+//! External authorization against the real binary: providers by HTTP, well, broken and missing.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, request};
+use bytes::Bytes;
+use http::{Request, Response, request};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use portcullis::grpc::ext_authz::{
-    CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpRequest,
-    HttpStatus, OkHttpResponse, Status,
-};
-use prost::Message as _;
 use tokio::net::TcpListener;
 
 use crate::backend::Backend;
@@ -104,15 +99,20 @@ const CUSTOM: &str = "---\napiVersion: security.istio.io/v1\nkind: Authorization
                       {name: ask, namespace: istio-system}\nspec: {action: CUSTOM, provider: {name: \
                       asked}, rules: [{to: [{operation: {paths: ['/private*']}}]}]}\n";
 
-fn mesh(kind: &str, fields: &str) -> String {
+pub fn mesh(kind: &str, fields: &str) -> String {
     format!(
         "extensionProviders: [{{name: asked, {kind}: {{service: shop/provider.shop.internal, port: \
          80{fields}}}}}]\n"
     )
 }
 
+/// The backend's answers have a few lines more.
+const RESPONSE: &str = "[{headers: {response: {set: {there-default: old, there-append: old, there-replace: \
+                        old, there-absent: old, there-overwrite: old, there-present: old, \
+                        there-unknown: old}}}, route";
+
 /// A gateway with a backend, the provider at a port, and what MeshConfig says of it.
-async fn start(mesh: &str, protocol: &str, port: u16) -> (Site, Backend, Gateway) {
+pub async fn start(mesh: &str, protocol: &str, port: u16) -> (Site, Backend, Gateway) {
     let backend = Backend::http1().await;
     let site = Site::new();
     site.write("mesh.yaml", mesh);
@@ -120,7 +120,12 @@ async fn start(mesh: &str, protocol: &str, port: u16) -> (Site, Backend, Gateway
         "all",
         &(gateway("plain", 80, "HTTP", "'*'", "")
             + &gateway("tcp", 9000, "TCP", "'*'", "")
-            + &routes("r", "istio-system/plain", "a.com", &to("echo"))
+            + &routes(
+                "r",
+                "istio-system/plain",
+                "a.com",
+                &to("echo").replace("[{route", RESPONSE),
+            )
             + &routes(
                 "t",
                 "istio-system/tcp",
@@ -272,140 +277,6 @@ async fn a_body_is_told_as_far_as_the_rule_says_and_reaches_the_backend_whole() 
         assert!(malformed.starts_with(b"HTTP/1.1 400 "));
         gateway.wait("it is logged", || gateway.out().contains("http1.body_error"));
     }
-}
-
-fn set(name: &str, value: &str) -> HeaderValueOption {
-    let header = HeaderValue { key: name.into(), value: value.into(), raw_value: Vec::new() };
-    HeaderValueOption { header: Some(header), append: None, append_action: 0 }
-}
-
-/// Answers a check by its path; the path's last part says how.
-fn by_grpc(head: &request::Parts, body: &Bytes) -> Response<Body> {
-    let http = told(head, body);
-    let answer = match http.path.rsplit('/').next().unwrap() {
-        "allow" => CheckResponse {
-            status: Some(Status { code: 0 }),
-            ok_response: Some(OkHttpResponse {
-                headers: vec![set("x-user", "alice"), set(":path", "/x"), set("host", "evil")],
-                headers_to_remove: vec!["x-drop".into(), "host".into()],
-                response_headers_to_add: vec![set("x-seen", "yes"), set("content-length", "1")],
-            }),
-            denied_response: None,
-        },
-        "deny" => CheckResponse {
-            status: Some(Status { code: 7 }),
-            ok_response: None,
-            denied_response: Some(DeniedHttpResponse {
-                status: Some(HttpStatus { code: 402 }),
-                headers: vec![set("x-why", "money")],
-                body: "pay".into(),
-            }),
-        },
-        "bare" => CheckResponse { status: Some(Status { code: 16 }), ..Default::default() },
-        "odd" => CheckResponse {
-            status: Some(Status { code: 7 }),
-            denied_response: Some(DeniedHttpResponse {
-                status: Some(HttpStatus { code: 7 }),
-                ..Default::default()
-            }),
-            ok_response: None,
-        },
-        other => return broken(other),
-    };
-    verdict(&answer)
-}
-
-/// An answer to a check.
-pub fn verdict(answer: &CheckResponse) -> Response<Body> {
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(answer.encoded_len().try_into().unwrap());
-    answer.encode(&mut framed).unwrap();
-    reply(framed.freeze(), "0")
-}
-
-fn broken(how: &str) -> Response<Body> {
-    match how {
-        "status" => reply(Bytes::new(), "14"),
-        "short" => reply(Bytes::from_static(b"\0\0"), "0"),
-        "compressed" => reply(Bytes::from_static(b"\x01\0\0\0\0"), "0"),
-        "length" => reply(Bytes::from_static(b"\0\0\0\0\x09x"), "0"),
-        "message" => reply(Bytes::from_static(b"\0\0\0\0\x02\xff\xff"), "0"),
-        "plain" => Response::new(Full::new(Bytes::from_static(b"hello")).boxed()),
-        _ => Response::builder().status(404).body(Full::default().boxed()).unwrap(),
-    }
-}
-
-pub fn reply(message: Bytes, status: &'static str) -> Response<Body> {
-    let trailers = HeaderMap::from_iter([(
-        http::HeaderName::from_static("grpc-status"),
-        http::HeaderValue::from_static(status),
-    )]);
-    let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
-    Response::builder().header("content-type", "application/grpc").body(body.boxed()).unwrap()
-}
-
-/// What a check says of the request.
-fn told(head: &request::Parts, body: &Bytes) -> HttpRequest {
-    assert_eq!(head.uri.path(), "/envoy.service.auth.v3.Authorization/Check");
-    assert_eq!(head.headers["content-type"], "application/grpc");
-    assert_eq!(client(body), "127.0.0.1");
-    let check = CheckRequest::decode(&body[5..]).unwrap();
-    check.attributes.unwrap().request.unwrap().http.unwrap()
-}
-
-/// The client's address in a check.
-pub fn client(body: &Bytes) -> String {
-    let source = CheckRequest::decode(&body[5..]).unwrap().attributes.unwrap().source.unwrap();
-    source.address.unwrap().socket_address.unwrap().address
-}
-
-#[tokio::test]
-async fn a_provider_by_grpc_allows_denies_and_fails() {
-    let provider = Provider::start(true, by_grpc).await;
-    let fields =
-        ", timeout: 1s, includeRequestBodyInCheck: {maxRequestBytes: 64, packAsBytes: true}";
-    let (_site, backend, gateway) =
-        start(&mesh("envoyExtAuthzGrpc", fields), "GRPC", provider.port).await;
-    let mut http = Http::plain(gateway.port(80)).await;
-    let headers = [("x-drop", "1"), ("x-user", "mallory"), ("x-two", "a"), ("x-two", "b")];
-    let post = http.request("POST", "http://a.com/private/allow", &headers, "hello");
-    let reply = http.send(post).await;
-    assert_eq!((reply.status.as_u16(), reply.header("x-seen")), (200, "yes"));
-    let seen = reply.json();
-    assert_eq!(seen["headers"]["x-user"], "alice");
-    assert!(seen["headers"]["x-drop"].is_null());
-    assert_eq!(
-        (&seen["headers"]["host"], &seen["path"]),
-        (&"a.com".into(), &"/private/allow".into())
-    );
-    assert_eq!(seen["body_bytes"], 5);
-    let (head, body) = provider.last();
-    let authority = head.uri.authority().unwrap();
-    assert_eq!(authority.as_str(), "outbound_.80_._.provider.shop.internal");
-    let asked = told(&head, &body);
-    assert_eq!((asked.method.as_str(), asked.host.as_str(), asked.size), ("POST", "a.com", 5));
-    assert_eq!((&*asked.raw_body, asked.body.as_str()), (&b"hello"[..], ""));
-    assert_eq!((asked.scheme.as_str(), asked.protocol.as_str()), ("http", "HTTP/1.1"));
-    assert_eq!((&*asked.headers["x-two"], &*asked.headers[":authority"]), ("a,b", "a.com"));
-    let received = backend.requests();
-    let reply = http.get("http://a.com/private/deny").await;
-    assert_eq!((reply.status.as_u16(), reply.text(), reply.header("x-why")), (402, "pay", "money"));
-    assert_eq!(http.get("http://a.com/private/bare").await.status, 403);
-    let call = [("content-type", "application/grpc")];
-    let reply = http.ask("http://a.com/private/deny", &call).await;
-    assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "2"));
-    for how in ["odd", "status", "short", "compressed", "length", "message", "plain", "404"] {
-        let reply = http.get(&format!("http://a.com/private/{how}")).await;
-        assert_eq!((reply.status.as_u16(), reply.text()), (403, ""), "{how}");
-    }
-    assert_eq!(backend.requests(), received);
-    let mut stream = crate::client::connect(gateway.port(9000)).await;
-    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").await;
-    // The rule's path is HTTP's: left out, it holds for every stream of bytes.
-    let mut all = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut all).await;
-    assert_eq!(all, b"");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::backend::Backend;
 use crate::client::{connect, proven, raw, shake, tls};
-use crate::external::{Body, Provider, reply};
+use crate::external::{Body, Provider};
+use crate::external_grpc::reply;
 use crate::gateway::{Gateway, Site, free_port, gateway, routes, service};
 
 fn attributes(body: &[u8]) -> AttributeContext {

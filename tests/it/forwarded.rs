@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::client::{Http, tls};
-use crate::external::{self, Provider};
+use crate::external::{Body, Provider};
+use crate::external_grpc;
 use crate::gateway::{Gateway, Site, endpoints, gateway, policy, routes, service, to};
 
 /// A Gateway with an annotation.
@@ -139,9 +140,9 @@ async fn a_client_behind_a_trusted_proxy_keeps_its_endpoint() {
 }
 
 /// Lets 10.1.1.1 in, and nobody else.
-fn by_client(_: &request::Parts, body: &Bytes) -> Response<external::Body> {
-    let code = if external::client(body) == "10.1.1.1" { 0 } else { 7 };
-    external::verdict(&CheckResponse { status: Some(Status { code }), ..Default::default() })
+fn by_client(_: &request::Parts, body: &Bytes) -> Response<Body> {
+    let code = if external_grpc::client(body) == "10.1.1.1" { 0 } else { 7 };
+    external_grpc::verdict(&CheckResponse { status: Some(Status { code }), ..Default::default() })
 }
 
 #[tokio::test]
@@ -177,7 +178,7 @@ async fn a_provider_is_told_of_the_client_behind_a_trusted_proxy() {
         let status = if client == "10.1.1.1" { 200 } else { 403 };
         assert_eq!(reply.status, status, "{port} {forwarded}");
         let (_, asked) = provider.last();
-        assert_eq!(external::client(&asked), client, "{port} {forwarded}");
+        assert_eq!(external_grpc::client(&asked), client, "{port} {forwarded}");
     }
     assert_eq!((provider.asked(), echo.requests()), (5, 2));
 }

@@ -28,6 +28,7 @@ mod edges;
 mod expectations;
 mod explain;
 mod external;
+mod external_grpc;
 mod external_streams;
 mod failures;
 #[path = "../../src/auth/jwt/fixture.rs"]

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::client::connect;
-use crate::external::{Body, Provider, reply};
+use crate::external::{Body, Provider};
+use crate::external_grpc::reply;
 use crate::gateway::{Site, free_port};
 use crate::pki::Authority;
 use crate::sidecar::{Sidecar, declared, mode, plain_status, start, start_with};

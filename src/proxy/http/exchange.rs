@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::HttpConnection;
 use super::attempt::head_of;
+use super::external::Change;
 use super::head::{self};
 use super::request_body::{Gate, RequestBody};
 use super::upload::Upload;
@@ -57,6 +58,8 @@ pub struct Exchange {
     pub gate: Option<Arc<Gate>>,
     /// What its answer says besides (CORS).
     pub extra: Option<Box<HeaderMap>>,
+    /// What providers change of its answer.
+    pub changes: Vec<Change>,
     /// Whether it would be let in now, where its answer may take long.
     pub standing: Option<Rc<Standing>>,
     /// It is a call of gRPC-Web, translated.
@@ -107,6 +110,7 @@ impl Exchange {
             upload: Upload::begin(incoming),
             gate: None,
             extra: None,
+            changes: Vec::new(),
             answered: false,
             standing: None,
             messages: None,
@@ -201,9 +205,14 @@ impl Exchange {
         Ok(server)
     }
 
-    /// Adds headers to what the answer says besides.
-    pub fn say_besides(&mut self, headers: HeaderMap) {
-        self.extra.get_or_insert_default().extend(headers);
+    /// Makes an answer's head say what it says besides, then what providers want of it.
+    pub(super) fn say_besides(&mut self, headers: &mut HeaderMap) {
+        if let Some(extra) = self.extra.take() {
+            headers.extend(*extra);
+        }
+        for change in std::mem::take(&mut self.changes) {
+            change.make(headers);
+        }
     }
 
     /// Notes the answer's head.

@@ -6,24 +6,25 @@
 mod body;
 mod by_grpc;
 mod by_http;
+mod changes;
 pub mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName};
-use http::{HeaderValue, Request, StatusCode, response};
+use http::header::HeaderMap;
+use http::{Request, StatusCode, response};
 use http_body_util::{BodyExt as _, Limited};
-use smallvec::SmallVec;
 use tokio::time::timeout;
 
+pub use self::changes::Change;
+use self::changes::Changes;
 use super::attempt::head_of;
 use super::exchange::Exchange;
 use super::forward::address;
 use super::request_body::RequestBody;
 use crate::auth::authz::Denial;
-use crate::base::header::is_framing;
 use crate::base::host::without_port;
 use crate::base::id::Origin;
 use crate::base::limit;
@@ -60,26 +61,6 @@ enum Said {
     Denied(Denied),
 }
 
-/// What an allowing answer changes.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Headers taken from the request, before others are set.
-    remove: Vec<HeaderName>,
-    /// Headers set on the request.
-    set: Vec<(HeaderName, HeaderValue, How)>,
-    /// Headers for the client.
-    answer: HeaderMap,
-}
-
-/// How a header is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Replace,
-    Append,
-    IfAbsent,
-    IfPresent,
-}
-
 /// A provider did not answer as it should; what it did, for the log.
 #[derive(Debug)]
 struct Failure(&'static str);
@@ -107,7 +88,7 @@ pub async fn consult(exchange: &mut Exchange, snapshot: &Snapshot) -> Result<(),
             return Err(Refusal::Own(Reject::Denied(Box::new(Denial::by(&selected)))));
         };
         match ask(exchange, snapshot, provider).await {
-            Ok(Said::Allowed(changes)) => changes.apply(exchange),
+            Ok(Said::Allowed(changes)) => changes.make(exchange),
             Ok(Said::Denied(denied)) => return Err(Refusal::Answer(Box::new(denied), origin)),
             Err(Unanswered::Client(reject)) => return Err(Refusal::Own(reject)),
             Err(Unanswered::Provider(Failure(why))) => {
@@ -210,57 +191,4 @@ async fn send(
         }
     }
     Err(Failure("the connection failed"))
-}
-
-impl Changes {
-    fn apply(self, exchange: &mut Exchange) {
-        let headers = exchange.request.headers_mut();
-        for name in self.remove.iter().filter(|name| may_change(name)) {
-            headers.remove(name);
-        }
-        let mut fresh: SmallVec<[HeaderName; 4]> = SmallVec::new();
-        for (name, value, how) in self.set.into_iter().filter(|(name, ..)| may_change(name)) {
-            match how {
-                // Several lines of one name replace the client's together.
-                How::Replace if fresh.contains(&name) => {
-                    headers.append(name, value);
-                }
-                How::Replace => {
-                    headers.insert(&name, value);
-                    fresh.push(name);
-                }
-                How::Append => {
-                    headers.append(name, value);
-                }
-                How::IfAbsent if !headers.contains_key(&name) => {
-                    headers.insert(name, value);
-                }
-                How::IfPresent if headers.contains_key(&name) => {
-                    headers.insert(name, value);
-                }
-                How::IfAbsent | How::IfPresent => {}
-            }
-        }
-        if !self.answer.is_empty() {
-            exchange.say_besides(self.answer);
-        }
-    }
-}
-
-/// Headers that frame or address a message are not a provider's to change.
-fn may_change(name: &HeaderName) -> bool {
-    *name != HOST && !is_framing(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_frames_a_message_stays() {
-        for name in ["host", "content-length", "transfer-encoding", "connection", "keep-alive"] {
-            assert!(!may_change(&HeaderName::from_static(name)), "{name}");
-        }
-        assert!(may_change(&HeaderName::from_static("x-user")));
-    }
 }

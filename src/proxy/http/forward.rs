@@ -4,9 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_LENGTH, EXPECT, HOST, HeaderMap, SERVER, SET_COOKIE, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, SERVER, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -94,10 +92,10 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
                     step.apply(response.headers_mut(), &values);
                 }
             }
-            mark(&mut response, exchange.extra.take().as_deref());
             if let Some(cookie) = hashed.set_cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
+            exchange.say_besides(response.headers_mut());
             exchange.record.details = "via_upstream".into();
             exchange.answered(&response);
             if switched {
@@ -115,18 +113,6 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         Err(reject) => {
             let reject = exchange.upload.fault.get().map_or(reject, Fault::reject);
             respond::reject(exchange, work.snapshot, &reject)
-        }
-    }
-}
-
-/// Adds what the answer says besides; of cross-origin sharing the rule alone speaks.
-fn mark(response: &mut Response<Incoming>, extra: Option<&HeaderMap>) {
-    let headers = response.headers_mut();
-    for (name, value) in extra.iter().flat_map(|extra| extra.iter()) {
-        if name.as_str().starts_with("access-control-") {
-            headers.insert(name, value.clone());
-        } else {
-            headers.append(name, value.clone());
         }
     }
 }

@@ -88,7 +88,7 @@ fn ask_for_token(exchange: &mut Exchange, snapshot: &Snapshot) {
         None => path,
     };
     let value = challenge(head.scheme, &head.authority, &path);
-    exchange.say_besides(HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]));
+    exchange.extra.get_or_insert_default().insert(WWW_AUTHENTICATE, value);
 }
 
 /// Answers with the same URL under HTTPS.
@@ -196,9 +196,7 @@ fn finish(
     if let Some(server) = &snapshot.edge.server_header {
         response.headers_mut().insert(SERVER, server.clone());
     }
-    if let Some(extra) = exchange.extra.take() {
-        response.headers_mut().extend(*extra);
-    }
+    exchange.say_besides(response.headers_mut());
     let mut body = body;
     if exchange.is_head() {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -10,8 +10,10 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use prost::Message as _;
 
 use super::body::Beginning;
-use super::{Answer, Changes, Denied, Failure, How, Said, may_change};
+use super::changes::{Change, Changes, How};
+use super::{Answer, Denied, Failure, Said};
 use crate::base::header::{GRPC_STATUS, X_ENVOY_AUTH_PARTIAL_BODY, X_REQUEST_ID};
+use crate::base::limit;
 use crate::decide::head::Head;
 use crate::grpc::ext_authz::{
     Address, AttributeContext, CHECK, CheckRequest, CheckResponse, DeniedHttpResponse,
@@ -138,7 +140,7 @@ fn attributes<B>(head: &Head, request: &Request<B>, body: Option<Beginning>) -> 
 pub(super) fn said(answer: &Answer) -> Result<Said, Failure> {
     let answer = response(answer)?;
     if is_allowed(&answer) {
-        return Ok(Said::Allowed(allowed(answer.ok_response.unwrap_or_default())));
+        return allowed(answer.ok_response.unwrap_or_default()).map(Said::Allowed);
     }
     denied(answer.denied_response.unwrap_or_default()).map(Said::Denied)
 }
@@ -170,24 +172,55 @@ fn decode(body: &Bytes) -> Option<CheckResponse> {
     if whole { CheckResponse::decode(message).ok() } else { None }
 }
 
-fn allowed(answer: OkHttpResponse) -> Changes {
-    let mut changes = Changes::default();
-    let names = answer.headers_to_remove.iter();
-    changes.remove.extend(names.filter_map(|name| HeaderName::try_from(name.as_str()).ok()));
-    for option in answer.headers {
-        let append = option.append.is_some_and(|append| append.value);
-        let how = match option.append_action {
-            _ if append => How::Append,
-            1 => How::IfAbsent,
-            3 => How::IfPresent,
-            _ => How::Replace,
-        };
-        if let Some((name, value)) = header(option) {
-            changes.set.push((name, value, how));
-        }
+fn allowed(answer: OkHttpResponse) -> Result<Changes, Failure> {
+    let OkHttpResponse { headers, headers_to_remove, response_headers_to_add } = answer;
+    let names = headers_to_remove.iter();
+    Ok(Changes {
+        remove: names.filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect(),
+        request: changes(headers, of_request)?,
+        answer: changes(response_headers_to_add, of_answer)?,
+    })
+}
+
+/// How a header of the request is changed. What says nothing takes the place of the client's, as the API's
+/// documentation has it; Envoy's newest version would let the client's stand beside it.
+fn of_request(option: &HeaderValueOption) -> How {
+    match (&option.append, option.append_action) {
+        (Some(append), _) if append.value => How::AddIfPresent,
+        (None, ADD_IF_ABSENT) => How::SetIfAbsent,
+        (None, OVERWRITE_IF_EXISTS) => How::SetIfPresent,
+        _ => How::Set,
     }
-    changes.answer = collected(answer.response_headers_to_add);
-    changes
+}
+
+/// How a header of the answer is changed.
+fn of_answer(option: &HeaderValueOption) -> How {
+    match (&option.append, option.append_action) {
+        (Some(append), _) if append.value => How::Add,
+        (None, APPEND_IF_EXISTS_OR_ADD) => How::Add,
+        (None, ADD_IF_ABSENT) => How::SetIfAbsent,
+        (None, OVERWRITE_IF_EXISTS) => How::SetIfPresent,
+        _ => How::Set,
+    }
+}
+
+/// Those that can be made; others are left out.
+fn changes(
+    options: Vec<HeaderValueOption>,
+    how: impl Fn(&HeaderValueOption) -> How,
+) -> Result<Vec<Change>, Failure> {
+    if options.len() > limit::EXTERNAL_CHANGES {
+        return Err(Failure("an answer that changes too many headers"));
+    }
+    let change = |option: HeaderValueOption| {
+        let how = how(&option);
+        let header = option.header?;
+        let value =
+            if header.raw_value.is_empty() { header.value.into_bytes() } else { header.raw_value };
+        let name = HeaderName::try_from(header.key).ok()?;
+        Change::new(name, HeaderValue::try_from(value).ok()?, how)
+    };
+    Ok(options.into_iter().filter_map(change).collect())
 }
 
 fn denied(answer: DeniedHttpResponse) -> Result<Denied, Failure> {
@@ -199,23 +232,14 @@ fn denied(answer: DeniedHttpResponse) -> Result<Denied, Failure> {
             .and_then(|code| StatusCode::from_u16(code).ok())
             .ok_or(Failure("a status that is none"))?,
     };
-    Ok(Denied { status, headers: collected(answer.headers), body: answer.body.into() })
-}
-
-fn collected(options: Vec<HeaderValueOption>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in options.into_iter().filter_map(header) {
-        if may_change(&name) {
-            headers.append(name, value);
-        }
+    for change in changes(answer.headers, of_answer)? {
+        change.make(&mut headers);
     }
-    headers
+    Ok(Denied { status, headers, body: answer.body.into() })
 }
 
-/// A header that can be sent; others are left out.
-fn header(option: HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
-    let header = option.header?;
-    let value =
-        if header.raw_value.is_empty() { header.value.into_bytes() } else { header.raw_value };
-    Some((HeaderName::try_from(header.key).ok()?, HeaderValue::try_from(value).ok()?))
-}
+/// Values of `HeaderValueOption.append_action`; `OVERWRITE_IF_EXISTS_OR_ADD` and unknown ones are the rest.
+const APPEND_IF_EXISTS_OR_ADD: i32 = 0;
+const ADD_IF_ABSENT: i32 = 1;
+const OVERWRITE_IF_EXISTS: i32 = 3;

@@ -6,7 +6,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, StatusCode, Uri};
 
 use super::body::Beginning;
-use super::{Answer, Changes, Denied, Failure, How, Said};
+use super::changes::{Change, Changes, How};
+use super::{Answer, Denied, Failure, Said};
 use crate::auth::authz::TextMatch;
 use crate::base::header::{X_ENVOY_AUTH_HEADERS_TO_REMOVE, X_ENVOY_AUTH_PARTIAL_BODY};
 use crate::decide::head::Head;
@@ -73,14 +74,19 @@ pub(super) fn said(rule: &HttpCheck, (head, body, _): Answer) -> Result<Said, Fa
 }
 
 fn allowed(rule: &HttpCheck, headers: &HeaderMap) -> Changes {
-    let mut changes = Changes {
-        answer: kept(headers, |name| listed(&rule.downstream_on_allow, name)),
-        ..Changes::default()
-    };
-    changes.answer.remove(CONTENT_LENGTH);
-    for (name, value) in headers {
-        if listed(&rule.upstream_on_allow, name) {
-            changes.set.push((name.clone(), value.clone(), How::Replace));
+    let mut changes = Changes::default();
+    for name in headers.keys() {
+        // Several lines of one name take the place of the client's together.
+        let mut how = How::Set;
+        for value in headers.get_all(name) {
+            let change = |how| Change::new(name.clone(), value.clone(), how);
+            if listed(&rule.upstream_on_allow, name) {
+                changes.request.extend(change(how));
+                how = How::Add;
+            }
+            if listed(&rule.downstream_on_allow, name) {
+                changes.answer.extend(change(How::Add));
+            }
         }
     }
     let named = headers.get_all(X_ENVOY_AUTH_HEADERS_TO_REMOVE).iter();
