@@ -159,6 +159,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     let upstream_tls =
+    peers::tell_ineffective(set, &settings.root_namespace, &mut findings);
         UpstreamTlsPass::new(&credentials, settings, &previous.originations, input.now);
     let identity = upstream_tls.certificate(input.now, &mut findings);
     credentials.tell_mesh(&mut findings);

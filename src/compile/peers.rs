@@ -167,6 +167,25 @@ impl<'a> PeerPolicies<'a> {
     }
 }
 
+/// Tells of policies that have no effect, because a selector has no place in the root namespace.
+pub fn tell_ineffective(set: &ResourceSet, root_namespace: &str, findings: &mut Findings) {
+    for policy in &set.peer_authentications {
+        let selector = policy.spec.selector.as_ref();
+        let selects = selector.is_some_and(|selector| !selector.match_labels.is_empty());
+        if selects && &*policy.id.namespace == root_namespace {
+            let message = format!(
+                "a PeerAuthentication of the root namespace ({root_namespace}) with a selector counts \
+                 nowhere"
+            );
+            let finding = at(policy, "spec.selector", &catalog::INEFFECTIVE_POLICY, message);
+            findings.add(finding.help(
+                "move it to the workload's namespace, or take the selector out to have it hold for \
+                 the mesh",
+            ));
+        }
+    }
+}
+
 impl Policy<'_> {
     fn origin(&self, field: &str) -> Origin {
         match self.written {
@@ -326,5 +345,19 @@ mod tests {
         let mut findings = Findings::default();
         PeerPolicies::new(&set, "root").tell("shop", &Labels::new(), &mut findings);
         assert_eq!(fixture::codes(findings), ["PC052", "PC052"]);
+    }
+
+    #[test]
+    fn a_selector_in_the_root_namespace_is_told() {
+        let check = |meta: &str, spec: &str, expected: &[&str]| {
+            let set = fixture::set("PeerAuthentication", &[meta, spec]);
+            let mut findings = Findings::default();
+            tell_ineffective(&set, "root", &mut findings);
+            assert_eq!(fixture::codes(findings), expected, "{meta} {spec}");
+        };
+        check(MESH, &own("STRICT", ""), &["IST0167"]);
+        check(OWN, &own("STRICT", ""), &[]);
+        check(MESH, &mode("STRICT"), &[]);
+        check(MESH, "spec: {selector: {}, mtls: {mode: STRICT}}", &[]);
     }
 }
