@@ -233,6 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_lists_is_bounded() {
+        let (mut pem, _) = Authority::new("one").revoke(&[7]);
+        let most = usize::try_from(limit::CREDENTIAL_FILE_BYTES).unwrap();
+        pem.push_str(&"\n".repeat(most - pem.len()));
+        assert_eq!(Crls::parse(pem.as_bytes()).unwrap().lists.len(), 1);
+        pem.push('\n');
+        assert_eq!(Crls::parse(pem.as_bytes()).unwrap_err(), CrlError::TooLarge);
+    }
+
+    #[test]
     fn what_is_signed_anew_revokes_the_same() {
         let ca = Authority::new("one");
         let lists = [&[7][..], &[7], &[8], &[]].map(|serials| ca.revoke(serials).1);

@@ -76,6 +76,7 @@ mod sidecar;
 mod sidecar_names;
 mod splice;
 mod standing;
+mod standing_certificates;
 mod strict;
 mod tcp;
 mod token_rules;

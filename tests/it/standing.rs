@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::client::{Http, connect, shake, tls};
+use crate::client::{Http, connect};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, PATIENCE, Site, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
@@ -21,18 +21,18 @@ const SERVER_EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\
 const BOUND: Duration = Duration::from_secs(5);
 
 /// A policy of the gateway's namespace.
-fn access(rest: &str) -> String {
+pub fn access(rest: &str) -> String {
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, \
          namespace: istio-system}}\nspec: {{{rest}}}\n"
     )
 }
 
-const OPEN: &str = "rules: [{}]";
-const NO_ONE: &str = "action: DENY, rules: [{to: [{operation: {paths: [/one]}}]}]";
+pub const OPEN: &str = "rules: [{}]";
+pub const NO_ONE: &str = "action: DENY, rules: [{to: [{operation: {paths: [/one]}}]}]";
 
-/// Sockets, calls that answer and calls that do not, and events, over plaintext and mutual TLS; bytes.
-async fn start(policies: &str) -> (Site, Gateway) {
+/// Sockets, calls that answer and calls that do not, events, and bytes; over plaintext and mutual TLS.
+pub async fn start(policies: &str) -> (Site, Gateway) {
     start_with(policies, "HTTP", "{}\n").await
 }
 
@@ -53,13 +53,14 @@ async fn start_with(policies: &str, protocol: &str, mesh: &str) -> (Site, Gatewa
         &(gateway("plain", 80, protocol, "'*'", "")
             + &gateway("m", 443, "HTTPS", "m.com", "mode: MUTUAL, credentialName: m")
             + &gateway("tcp", 9000, "TCP", "'*'", "")
+            + &gateway("secure", 9443, "TLS", "'*'", "mode: MUTUAL, credentialName: m")
             + &routes("r", "istio-system/plain, istio-system/m", "a.com, m.com", &to("sockets"))
             + &routes("e", "istio-system/plain", "events.com", &to("events"))
             + &routes("v", "istio-system/plain", "server-events.com", &to("server-events"))
             + &routes("s", "istio-system/plain", "silent.com", &to("silent"))
             + &routes(
                 "t",
-                "istio-system/tcp",
+                "istio-system/tcp, istio-system/secure",
                 "'*'",
                 "  tcp: [{route: [{destination: {host: greeter.shop.internal}}]}]\n",
             )
@@ -77,16 +78,16 @@ async fn start_with(policies: &str, protocol: &str, mesh: &str) -> (Site, Gatewa
     site.config("policies", &access(policies));
     site.write("mesh.yaml", mesh);
     let arguments = ["--access-log", "json", "--mesh-config", "mesh.yaml", "--workers", "1"];
-    let gateway = site.start_with(&[80, 443, 9000], &arguments);
+    let gateway = site.start_with(&[80, 443, 9000, 9443], &arguments);
     (site, gateway)
 }
 
 /// A stream that was let in.
-struct Live<S>(S);
+pub struct Live<S>(pub S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
     /// A WebSocket.
-    async fn socket(mut stream: S, host: &str, path: &str, token: &str) -> Self {
+    pub async fn socket(mut stream: S, host: &str, path: &str, token: &str) -> Self {
         let head = format!(
             "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: \
              websocket\r\n{token}\r\n"
@@ -115,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
     }
 
     /// What its backend says when it is asked.
-    async fn ask(&mut self) -> std::io::Result<String> {
+    pub async fn ask(&mut self) -> std::io::Result<String> {
         self.0.write_all(b"\r\n\r\n").await?;
         let mut seen = Vec::new();
         while !seen.ends_with(b"\n") {
@@ -125,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
     }
 
     /// It ends within the bound.
-    async fn ends(self) {
+    pub async fn ends(self) {
         self.ends_within(BOUND).await;
     }
 
@@ -138,13 +139,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
 }
 
 /// Waits for a line of the access log with all of this.
-fn told(gateway: &Gateway, texts: &[&str]) {
+pub fn told(gateway: &Gateway, texts: &[&str]) {
     gateway.wait("the log tells", || {
         gateway.out().lines().any(|line| texts.iter().all(|text| line.contains(text)))
     });
 }
 
-fn counted(gateway: &Gateway, reason: &str) {
+pub fn counted(gateway: &Gateway, reason: &str) {
     let line = format!("portcullis_rejections_total{{reason=\"{reason}\"}} 1\n");
     gateway.wait("it is counted", || gateway.metrics().contains(&line));
 }
@@ -296,32 +297,6 @@ async fn keys_that_go_take_the_streams_of_their_tokens_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_revoked_ends_its_streams_and_no_others() {
-    let (site, gateway) = start(OPEN).await;
-    let (one, two) = (site.clients.leaf(&["one"], 1), site.clients.leaf(&["two"], 2));
-    let port = gateway.port(443);
-    let socket = async |leaf, path| {
-        let stream = shake(&tls(&site.edge, Some(leaf), &["http/1.1"]), port, "m.com").await;
-        Live::socket(stream.unwrap(), "m.com", path, "").await
-    };
-    let (one, mut two) = (socket(&one, "/one").await, socket(&two, "/two").await);
-    gateway.reload(|| site.write("certs/m/ca.crl", site.clients.revoke(&[1]).0));
-    one.ends().await;
-    assert_eq!(two.ask().await.unwrap(), "pong\n");
-    told(
-        &gateway,
-        &["\"path\":\"/one\"", "tightened_client_certificate", "Gateway istio-system/m "],
-    );
-    counted(&gateway, "tightened_client_certificate");
-    // A list that cannot be read ends nobody, and opens nothing.
-    gateway.reload(|| site.write("certs/m/ca.crl", "nonsense"));
-    let other = Live::socket(connect(gateway.port(80)).await, "a.com", "/one", "").await;
-    gateway.reload(|| _ = site.config("policies", &access(NO_ONE)));
-    other.ends().await;
-    assert_eq!(two.ask().await.unwrap(), "pong\n");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn streams_of_bytes_are_judged_again_too() {
     let (site, gateway) = start(OPEN).await;
     let mut stream = Live(connect(gateway.port(9000)).await);
@@ -336,20 +311,4 @@ async fn streams_of_bytes_are_judged_again_too() {
     gateway.reload(|| _ = site.config("policies", &deny(gateway.port(9000))));
     stream.ends().await;
     told(&gateway, &["tightened_authorization", "AuthorizationPolicy istio-system/p "]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_came_in_clear_ends_when_its_port_asks_for_certificates() {
-    let (site, gateway) = start(OPEN).await;
-    let mut stream = Live(connect(gateway.port(9000)).await);
-    assert_eq!(stream.ask().await.unwrap(), "hello\n");
-    let mutual =
-        crate::gateway::gateway("tcp", 9000, "TLS", "'*'", "mode: MUTUAL, credentialName: m");
-    let text = std::fs::read_to_string(site.path("config/all.yaml")).unwrap();
-    let open = crate::gateway::gateway("tcp", 9000, "TCP", "'*'", "");
-    assert!(text.contains(&open));
-    gateway.reload(|| _ = site.config("all", &text.replace(&open, &mutual)));
-    stream.ends().await;
-    counted(&gateway, "tightened_mutual_tls");
-    told(&gateway, &["tightened_mutual_tls", "Gateway istio-system/tcp "]);
 }
