@@ -43,6 +43,7 @@ pub mod services;
 pub mod settings;
 pub mod tcp_routes;
 pub mod token_rules;
+pub mod unmatchable;
 pub mod unreachable;
 pub mod unserved;
 pub mod unsupported;
@@ -158,8 +159,8 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     unreachable::tell(set, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
-    let upstream_tls =
     peers::tell_ineffective(set, &settings.root_namespace, &mut findings);
+    let upstream_tls =
         UpstreamTlsPass::new(&credentials, settings, &previous.originations, input.now);
     let identity = upstream_tls.certificate(input.now, &mut findings);
     credentials.tell_mesh(&mut findings);

@@ -18,6 +18,7 @@ use super::external::FindProvider;
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
 use super::settings::CompileSettings;
+use super::unmatchable;
 
 type Policy = Resource<AuthorizationPolicy>;
 
@@ -109,6 +110,7 @@ fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) 
         Reach::Here => None,
         Reach::Unclear(why) => Some(why),
     };
+    unmatchable::tell(policy, findings);
     let force = force(policy, findings);
     let mut fail = |field: &str, why: &str| match force {
         Force::Enforced => Effect::Refuse(fails_closed(policy, field, why, findings)),

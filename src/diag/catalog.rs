@@ -185,6 +185,8 @@ codes! {
         "add its list, an empty one too; its certificates are refused until then";
     REVOCATION_LIST_NONE = "PC054", Info, "nobody of the mesh counts as revoked",
         "name the file with the list in --identity-crl, if there is one";
+    UNMATCHABLE_VALUE = "PC055", Warning, "a value of a policy can match nothing",
+        "correct the value, or remove it";
 
     FIELD_NOT_ACTED_ON = "PC060", Warning, "the field is known and not acted on",
         "remove it, or do not rely on it";
