@@ -58,7 +58,7 @@ async fn create(service: &CertificateService) -> Result<(Identity, Duration), So
     params.distinguished_name = DistinguishedName::new();
     let csr = params.serialize_request(&key).and_then(|request| request.pem());
     let csr = csr.map_err(|error| unusable(&error))?;
-    let mut request = Request::new(CertificateRequest { csr, validity_duration: 0 });
+    let mut request = Request::new(CertificateRequest { csr, ..CertificateRequest::default() });
     let mut value = MetadataValue::try_from(bearer.expose().as_str())
         .map_err(|_| SourceError::Unusable("the token is not ASCII".to_owned()))?;
     value.set_sensitive(true);

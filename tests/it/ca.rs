@@ -74,7 +74,16 @@ pub async fn create(
     csr: String,
     seconds: i64,
 ) -> Result<Vec<String>, Status> {
-    let mut request = Request::new(CertificateRequest { csr, validity_duration: seconds });
+    let request = CertificateRequest { csr, validity_duration: seconds, metadata: None };
+    ask(client, token, request).await
+}
+
+pub async fn ask(
+    client: &mut Client,
+    token: &str,
+    request: CertificateRequest,
+) -> Result<Vec<String>, Status> {
+    let mut request = Request::new(request);
     if !token.is_empty() {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }

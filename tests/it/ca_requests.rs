@@ -1,6 +1,7 @@
 //! Signing requests that were signed as they should be, and ask for what they should not.
 
 use portcullis::ca::WorkloadId;
+use portcullis::grpc::istio::{CertificateRequest, Struct, Value};
 use rcgen::PublicKeyData as _;
 use rcgen::{
     Attribute, BasicConstraints, CertificateParams, CustomExtension, DnType,
@@ -13,7 +14,7 @@ use tonic::Code;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 
 use crate::authority::{Ca, TOKEN};
-use crate::ca::{GATEWAY, create, signing_request};
+use crate::ca::{GATEWAY, ask, create, signing_request};
 
 /// A request with something changed about it.
 fn request(change: impl FnOnce(&mut CertificateParams)) -> String {
@@ -66,6 +67,33 @@ async fn what_asks_for_more_than_ones_own_is_refused_and_not_logged_as_issued() 
         assert_eq!(status.code(), Code::InvalidArgument, "{status}\n{csr}");
     }
     assert_eq!(ca.issued().len(), before);
+}
+
+#[tokio::test]
+async fn nobody_gets_a_certificate_for_another_and_other_metadata_changes_nothing() {
+    let ca = Ca::start(&[]);
+    let mut client = ca.client().await;
+    let key = KeyPair::generate().unwrap();
+    let mut with = async |name: &str, text: &str| {
+        let value = Value { string_value: text.to_owned() };
+        let metadata = Some(Struct { fields: [(name.to_owned(), value)].into() });
+        let csr = signing_request(&key, &[]);
+        ask(&mut client, TOKEN, CertificateRequest { csr, validity_duration: 0, metadata }).await
+    };
+    let before = ca.issued().len();
+    let other = "spiffe://cluster.local/ns/istio-system/sa/admin";
+    for identity in [other, GATEWAY] {
+        let refused = with("ImpersonatedIdentity", identity).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    }
+    assert_eq!(ca.issued().len(), before);
+    for (name, text) in [("ImpersonatedIdentity", ""), ("CertSigner", "other"), ("x", "y")] {
+        let chain = with(name, text).await.unwrap();
+        let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
+        let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+        let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(*names, [GeneralName::URI(GATEWAY)], "{name}");
+    }
 }
 
 #[tokio::test]

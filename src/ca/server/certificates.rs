@@ -14,7 +14,9 @@ use super::state::Ca;
 use crate::base::limit;
 use crate::ca::authority::to_pem;
 use crate::ca::{Caller, SigningRequest, Template, WorkloadId};
-use crate::grpc::istio::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse};
+use crate::grpc::istio::{
+    CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, IMPERSONATED_IDENTITY,
+};
 use crate::grpc::server::{Method, at_once, call, unknown_method};
 
 /// Answers one call to the CA's port.
@@ -58,6 +60,11 @@ fn create(
         tracing::warn!(reason, identity = %id, "a signing request was refused");
         Status::new(Code::InvalidArgument, reason)
     };
+    if !request.asked(IMPERSONATED_IDENTITY).is_empty() {
+        let reason = "nobody gets a certificate for another; ask without ImpersonatedIdentity";
+        tracing::warn!(reason, identity = %id, "a caller was refused");
+        return Err(Status::unauthenticated(reason));
+    }
     let life = life(request.validity_duration, ca.settings.lifetime).map_err(refuse)?;
     let signing = SigningRequest::parse(&request.csr).map_err(|error| refuse(error.to_string()))?;
     let key = signing.key_of(id).map_err(|error| refuse(error.to_string()))?;
