@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 
 use super::request::refuse;
 use super::{Explanation, Share, Step, place, policy};
-use crate::balance::Member;
 use crate::base::limit;
 use crate::decide::reject::Reject;
 use crate::route::weight::Weighted;
@@ -169,16 +168,16 @@ fn security(cluster: &Cluster) -> String {
 
 fn endpoints(endpoints: &Endpoints, without: &str) -> Vec<String> {
     let differ = differ(endpoints);
-    let share = |member: &Member| {
-        let weight = if differ { format!(", weight {}", member.weight) } else { String::new() };
-        format!("{weight}{}", priority(member.level))
+    let share = |weight: u32, level: u8| {
+        let weight = if differ { format!(", weight {weight}") } else { String::new() };
+        format!("{weight}{}", priority(level))
     };
     let all: Vec<String> = match endpoints {
         Endpoints::Static(list) => list
             .iter()
             .map(|endpoint| {
                 let plain = if endpoint.tls { "" } else { ", plaintext" };
-                let share = share(&endpoint.member);
+                let share = share(endpoint.member.weight, endpoint.member.level);
                 let through = through(endpoint.through.as_deref());
                 let address = &endpoint.address;
                 let kind = if matches!(address, Address::Unix(_)) { "unix://" } else { "" };
@@ -189,7 +188,7 @@ fn endpoints(endpoints: &Endpoints, without: &str) -> Vec<String> {
             .iter()
             .map(|one| {
                 let through = through(one.through.as_deref());
-                let share = share(&one.member);
+                let share = share(one.member.weight, one.member.level);
                 format!("endpoints of {}:{} by DNS{through}{share}", one.name, one.port)
             })
             .collect(),

@@ -53,7 +53,12 @@ fn every_field_of_every_kind_is_known() {
     let parsed = read(SAMPLE);
     let set = &parsed.set;
     let codes: BTreeSet<_> = parsed.diagnostics.iter().map(|d| d.code.id).collect();
-    assert_eq!(codes, BTreeSet::from(["IST0002", "IST0106"]), "{:#?}", parsed.diagnostics);
+    assert_eq!(
+        codes,
+        BTreeSet::from(["IST0002", "IST0106", "IST0133"]),
+        "{:#?}",
+        parsed.diagnostics
+    );
     assert_eq!(set.each().count() + set.broken.len(), 11);
     assert_eq!(set.secrets[0].spec.value("tls.crt"), Some(&b"certificate"[..]));
     assert_eq!(set.secrets[0].spec.value("tls.key"), Some(&b"key"[..]));

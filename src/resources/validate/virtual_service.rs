@@ -325,9 +325,6 @@ fn check_redirect(
     let message =
         "there is no prefix to replace where a match of the uri is exact or regex: write uri";
     findings.error_if(wrong, &format!("{path}.prefixRewrite"), message);
-    if let Some(port) = redirect.port.filter(|port| *port > 0) {
-        findings.port(port, &format!("{path}.port"));
-    }
     let code = redirect.redirect_code;
     let message = "a redirect's code is between 300 and 399";
     let wrong = code != 0 && !(300..=399).contains(&code);

@@ -87,7 +87,7 @@ fn a_gateway_that_is_named_in_the_older_form_is_told() {
     };
     named("gw.edge.svc.cluster.local", &["IST0002"]);
     named("edge/gw", &[]);
-    named("edge/gw.a", &[]);
+    named("edge/gw.a", &["IST0106"]);
 }
 
 #[test]
