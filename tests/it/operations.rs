@@ -1,20 +1,24 @@
 //! Header operations and rewrites: what reaches the wire is what the rule and `explain` say.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::client::Http;
 use crate::gateway::{Gateway, Site, gateway, routes, service};
 
-/// Rules for `/a` to `/z` that send to an echo, which also answers what `/` lies under.
+/// Rules for paths below prefixes, which send to an echo.
 async fn start(rules: &[(&str, &str)]) -> (Site, Backend, Gateway) {
     let echo = Backend::http1().await;
     let mut text = "  http:\n".to_owned();
     for (prefix, rule) in rules {
-        text += &format!(
+        writeln!(
+            text,
             "  - match: [{{uri: {{prefix: {prefix}}}}}]\n    {rule}\n    route: [{{destination: {{host: \
-             echo.shop.internal}}}}]\n"
-        );
+             echo.shop.internal}}}}]"
+        )
+        .unwrap();
     }
     let site = Site::new();
     site.config(
