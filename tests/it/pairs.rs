@@ -527,7 +527,7 @@ async fn random_requests_meet_what_was_explained() {
         }
     }
     let Tally { actions, statuses, shares, clients } = &run.tally;
-    assert!(clients.0 > 10 && clients.1 > 10, "{clients:?}");
+    assert!(clients.0 > 10 && clients.1 > 5, "{clients:?}");
     for action in ["forward", "redirect", "respond", "reject", "close"] {
         assert!(actions.get(action).is_some_and(|count| *count > 10), "{action}: {actions:?}");
     }
