@@ -80,6 +80,7 @@ mod standing_certificates;
 mod strict;
 mod tcp;
 mod token_rules;
+mod trailers;
 mod tunnels;
 mod upstream;
 mod users;

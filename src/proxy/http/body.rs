@@ -42,8 +42,12 @@ pub enum BodyError {
 pub type Expiry = Pin<Box<dyn Future<Output = Reject>>>;
 
 /// A response's body; when it ends, or is dropped, the exchange is over.
+///
+/// **Invariant:** it has ended when the exchange is over: with the last byte, or with trailers, after which
+/// nobody asks for more.
 pub struct ResponseBody {
     content: Content,
+    /// Until the end.
     exchange: Option<Box<Exchange>>,
     /// An HTTP/2 client is still sending: once the answer is out it is told to stop
     /// (RFC 9113 section 8.1). HTTP/1.1 has no word for that.
@@ -60,12 +64,34 @@ enum Content {
     Backend(Incoming, Option<Box<Lease<RequestBody>>>),
 }
 
+impl Content {
+    fn next_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Backend(incoming, _) => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    /// Whether it is known that nothing comes any more.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_empty(),
+            Self::Backend(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+}
+
 impl ResponseBody {
     /// A body of our own making; empty for none.
     pub fn own(content: Bytes, exchange: Box<Exchange>) -> Self {
         let mut body = Self::none();
         body.content = Content::Own(content);
         body.exchange = Some(exchange);
+        body.complete_if_empty();
         body
     }
 
@@ -94,31 +120,34 @@ impl ResponseBody {
         let encoder = encoder.map(Box::new);
         let mut body =
             Self { content, exchange: Some(exchange), unfinished, handed: false, encoder, expiry };
-        if body.is_end_stream() {
-            body.complete();
-        }
+        body.complete_if_empty();
         body
     }
 
-    /// What comes next, as it is sent.
+    /// What comes next, as it is sent; with the last of it the exchange is over.
     fn next_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            let frame = match &mut self.content {
-                Content::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
-                Content::Own(bytes) => Frame::data(std::mem::take(bytes)),
-                Content::Backend(incoming, _) => {
-                    match ready!(Pin::new(incoming).poll_frame(cx)).transpose() {
-                        Ok(Some(frame)) => frame,
-                        Ok(None) => return Poll::Ready(None),
-                        Err(error) => return Poll::Ready(Some(Err(BodyError::Peer(error)))),
-                    }
+        while self.exchange.is_some() {
+            let frame = match ready!(self.content.next_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.fail();
+                    return Poll::Ready(Some(Err(BodyError::Peer(error))));
+                }
+                None => {
+                    self.complete();
+                    break;
                 }
             };
             if let Some(exchange) = &mut self.exchange {
                 exchange.sent(&frame);
+            }
+            if frame.is_trailers() {
+                self.complete();
+            } else {
+                self.complete_if_empty();
             }
             let frame = match &mut self.encoder {
                 Some(encoder) => encoder.encode(frame),
@@ -128,9 +157,16 @@ impl ResponseBody {
                 return Poll::Ready(Some(Ok(frame)));
             }
         }
+        Poll::Ready(None)
     }
 
-    /// The last byte was handed over: the connection can be used again, unless the client is still
+    fn complete_if_empty(&mut self) {
+        if self.content.is_empty() {
+            self.complete();
+        }
+    }
+
+    /// The last of it is handed over: the connection can be used again, unless the client is still
     /// sending over it.
     fn complete(&mut self) {
         if let Content::Backend(_, lease) = &mut self.content
@@ -192,25 +228,13 @@ impl Body for ResponseBody {
             })));
         }
         let frame = ready!(self.next_frame(cx));
-        match &frame {
-            Some(Ok(_)) => {
-                self.hand(true);
-                if self.is_end_stream() {
-                    self.hand(false);
-                    self.complete();
-                }
-            }
-            Some(Err(_)) => self.fail(),
-            None => self.complete(),
-        }
+        let more = frame.is_some() && self.exchange.is_some();
+        self.hand(more);
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Own(bytes) => bytes.is_empty(),
-            Content::Backend(incoming, _) => incoming.is_end_stream(),
-        }
+        self.exchange.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -225,9 +249,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.hand(false);
-        let unread = !self.is_end_stream();
         if let Some(mut exchange) = self.exchange.take() {
-            if unread && exchange.expects_body() {
+            if exchange.expects_body() {
                 exchange.client_left();
             }
             exchange.finish();
