@@ -112,8 +112,8 @@ pub struct Output {
     pub certificates: Vec<CertificateFact>,
     /// Key sets to fetch in the background.
     pub key_sources: Vec<JwksSource>,
-    /// Query parameters that carry tokens.
-    pub token_parameters: Vec<Box<str>>,
+    /// Query parameters that carry tokens; `None` when not all of their names can be read.
+    pub token_parameters: Option<Vec<Box<str>>>,
     /// What the next compilation may take over.
     pub reuse: Reuse,
 }

@@ -3,15 +3,16 @@
 //! **Invariant:** a rule that cannot be used as written still stands, without a key, so that tokens
 //! of its issuer are refused; a RequestAuthentication that cannot be read refuses everything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::auth::jwt::{Authenticator, IssuerKeys, JwksSource};
+use crate::auth::jwt::{Authenticator, IssuerKeys, JwksSource, JwtRule};
 use crate::base::id::Origin;
 use crate::diag::catalog;
 use crate::resources::{RequestAuthentication, Resource, ResourceSet};
 
 use super::findings::{Findings, at};
-use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
+use super::selection::{Reach, Targets, broken, concerning, fails_closed, reach, unread};
 use super::services::Services;
 use super::settings::CompileSettings;
 use super::token_rules::RulePass;
@@ -26,8 +27,9 @@ pub struct Authentication {
     pub authenticator: Option<Arc<Authenticator>>,
     /// Key sets to fetch, each once.
     pub sources: Vec<JwksSource>,
-    /// Query parameters that may hold a token, each once.
-    pub parameters: Vec<Box<str>>,
+    /// Query parameters that may hold a token, those of policies that cannot be used among them; `None`
+    /// when not all of their names can be read.
+    pub parameters: Option<Vec<Box<str>>>,
     /// The policy because of which everything is refused.
     pub refusing: Option<Origin>,
 }
@@ -45,6 +47,7 @@ pub fn authentication(
         ..Authentication::default()
     };
     let mut rules = Vec::new();
+    let mut all_read = true;
     for policy in &set.request_authentications {
         match judge(policy, settings, findings) {
             Effect::None => continue,
@@ -53,6 +56,7 @@ pub fn authentication(
                 out.refusing.get_or_insert(origin);
             }
         }
+        all_read &= unread(policy).next().is_none();
         for (index, written) in policy.spec.jwt_rules.iter().enumerate() {
             let field = format!("spec.jwtRules[{index}]");
             let services = (services, &*settings.namespace);
@@ -61,13 +65,23 @@ pub fn authentication(
             rules.push(pass.compile(written));
         }
     }
-    for name in rules.iter().flat_map(|rule| rule.locations.parameters()) {
-        if !out.parameters.iter().any(|known| **known == *name) {
-            out.parameters.push(name.into());
-        }
-    }
+    out.parameters = parameters(&rules, set, settings).filter(|_| all_read);
     out.authenticator = (!rules.is_empty()).then(|| Arc::new(Authenticator::new(rules)));
     out
+}
+
+/// Clients send tokens in the parameters of a broken policy all the same.
+fn parameters(
+    rules: &[JwtRule],
+    set: &ResourceSet,
+    settings: &CompileSettings,
+) -> Option<Vec<Box<str>>> {
+    let mut all: BTreeSet<&str> =
+        rules.iter().flat_map(|rule| rule.locations.parameters()).collect();
+    for broken in concerning(set, "RequestAuthentication", settings) {
+        all.extend(broken.token_parameters.as_ref()?.iter().map(String::as_str));
+    }
+    Some(all.into_iter().map(Box::from).collect())
 }
 
 /// What a policy does here.
@@ -111,13 +125,18 @@ mod tests {
     use crate::compile::fixture;
 
     /// Policies in; issuers of the rules in order and codes out.
-    fn check(policies: &[&str], issuers: &[&str], codes: &[&str]) -> Authentication {
+    fn compile(policies: &[&str]) -> (Authentication, Vec<&'static str>) {
         let set = fixture::set("RequestAuthentication", policies);
         let mut findings = Findings::default();
         let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
         let settings = fixture::settings();
         let services = Services::new(&set, &settings, &mut findings);
         let out = authentication(&set, &settings, &services, &keys, &mut findings);
+        (out, fixture::codes(findings))
+    }
+
+    fn check(policies: &[&str], issuers: &[&str], codes: &[&str]) -> Authentication {
+        let (out, told) = compile(policies);
         let found: Vec<_> = out
             .authenticator
             .iter()
@@ -125,7 +144,7 @@ mod tests {
             .map(|rule| rule.issuer.as_deref().unwrap_or_default())
             .collect();
         assert_eq!(found, issuers, "{policies:?}");
-        assert_eq!(fixture::codes(findings), codes, "{policies:?}");
+        assert_eq!(told, codes, "{policies:?}");
         out
     }
 
@@ -140,8 +159,19 @@ mod tests {
         let out = check(&[OWN, RULES, ROOT, OTHER], &["x", "other"], &[]);
         assert_eq!(out.sources.len(), 2);
         assert!(out.refusing.is_none());
-        let parameters: Vec<_> = out.parameters.iter().map(|name| &**name).collect();
-        assert_eq!(parameters, ["access_token", "t"]);
+        assert_eq!(out.parameters, Some(vec!["access_token".into(), "t".into()]));
+    }
+
+    #[test]
+    fn parameters_of_policies_that_cannot_be_used_count_and_may_be_any() {
+        let parameters = |spec: &str| compile(&[OWN, spec]).0.parameters;
+        let refused = "spec: {jwtRules: [{issuer: x, fromParams: [t]}, {jwksUri: 'ftp://x'}]}";
+        assert_eq!(parameters(refused), Some(vec!["t".into()]));
+        for unclear in ["spec: {jwtRules: 1}", "spec: {jwtRules: [{issuer: x, fromParam: [t]}]}"] {
+            assert_eq!(parameters(unclear), None, "{unclear}");
+        }
+        let elsewhere = "spec: {selector: {matchLabels: {app: x}}, jwtRules: 1}";
+        assert_eq!(parameters(elsewhere), Some(Vec::new()));
     }
 
     #[test]

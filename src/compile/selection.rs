@@ -76,8 +76,20 @@ pub fn reach<T>(
     }
 }
 
-/// Tells every policy of a kind that cannot be used, is in force and selects this gateway; gives the
-/// first.
+/// Policies of a kind that cannot be used, are in force and select this gateway.
+pub fn concerning<'a>(
+    set: &'a ResourceSet,
+    kind: &'a str,
+    settings: &'a CompileSettings,
+) -> impl Iterator<Item = &'a Broken> {
+    set.broken.iter().filter(move |broken| {
+        let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
+        let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
+        broken.id.kind == kind && heard && selected && !broken.told_only
+    })
+}
+
+/// Tells every one of [`concerning`]; gives the first.
 pub fn broken(
     set: &ResourceSet,
     kind: &str,
@@ -85,12 +97,7 @@ pub fn broken(
     findings: &mut Findings,
 ) -> Option<Origin> {
     let mut first = None;
-    let concerns = |broken: &&Broken| {
-        let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
-        let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
-        broken.id.kind == kind && heard && selected && !broken.told_only
-    };
-    for broken in set.broken.iter().filter(concerns) {
+    for broken in concerning(set, kind, settings) {
         let message = format!("{} cannot be used and selects this gateway", broken.id);
         findings.add(
             Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)

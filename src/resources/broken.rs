@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use super::Labels;
 use super::authorization_policy::{DRY_RUN, dry_run};
+use super::de;
 use super::kind::Kind;
 use super::node::{Entry, Node, Scalar, Value};
+use super::request_authentication::JwtRule;
 use super::served::{self, Served};
 use crate::base::id::{Origin, ResourceId};
 use crate::base::limit;
@@ -32,6 +34,9 @@ pub struct Broken {
     pub restricted: Restricted,
     /// What it was to serve.
     pub served: Arc<Served>,
+    /// Query parameters that may hold a token because of a RequestAuthentication
+    /// (`spec.jwtRules[].fromParams`); `None` when not all of its rules could be read.
+    pub token_parameters: Option<Vec<String>>,
     /// Whether it was to be told of alone: an AuthorizationPolicy of action AUDIT, or a dry run.
     pub told_only: bool,
 }
@@ -71,6 +76,7 @@ pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
         export_to: spec(root, "exportTo").and_then(texts).unwrap_or_default(),
         restricted: restricted(kind, root),
         served: Arc::new(served::read(kind, root)),
+        token_parameters: token_parameters(kind, root),
         told_only: false,
     }
 }
@@ -116,6 +122,7 @@ pub(super) fn of_text(id: ResourceId, location: Location, claims: Claims) -> Bro
         export_to: Vec::new(),
         restricted,
         served,
+        token_parameters: None,
         told_only: false,
     }
 }
@@ -156,6 +163,23 @@ fn restricted(kind: Kind, root: &Node<'_>) -> Restricted {
         }
         _ => Restricted::Anything,
     }
+}
+
+fn token_parameters(kind: Kind, root: &Node<'_>) -> Option<Vec<String>> {
+    if kind != Kind::RequestAuthentication {
+        return Some(Vec::new());
+    }
+    let Value::Sequence(rules) = &spec(root, "jwtRules")?.value else { return None };
+    let mut names = Vec::new();
+    for rule in rules.iter() {
+        let mut unknown = Vec::new();
+        let rule: JwtRule = de::read(rule, "", &mut unknown).ok()?;
+        if !unknown.is_empty() {
+            return None;
+        }
+        names.extend(rule.from_params);
+    }
+    Some(names)
 }
 
 fn spec<'n, 'i>(root: &'n Node<'i>, field: &str) -> Option<&'n Node<'i>> {
@@ -263,6 +287,34 @@ mod tests {
         check("ServiceEntry", "{hosts: [a.com, b.com], subjectAltNames: 1}", &["a.com", "b.com"]);
         check("ServiceEntry", "{hosts: a.com, subjectAltNames: [x]}", &["a.com"]);
         check("ServiceEntry", "{hosts: 5, subjectAltNames: [x]}", &["*"]);
+    }
+
+    #[test]
+    fn names_of_token_parameters_are_those_of_rules_that_can_be_read() {
+        let check = |spec: &str, expected: Option<&[&str]>| {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: \
+                 a}}\nspec: {spec}\n"
+            );
+            let file = ConfigFile { path: "a.yaml".into(), bytes: text.into_bytes().into() };
+            let broken = parse(&[file]).set.broken.remove(0);
+            let names = broken.token_parameters;
+            let names: Option<Vec<&str>> =
+                names.as_ref().map(|names| names.iter().map(String::as_str).collect());
+            assert_eq!(names.as_deref(), expected, "{spec}");
+        };
+        // Refused by the webhook, and not readable elsewhere.
+        check(
+            "{jwtRules: [{issuer: a, fromParams: [s, t]}, {jwksUri: 'ftp://x'}]}",
+            Some(&["s", "t"]),
+        );
+        check("{selector: 1, jwtRules: [{issuer: a, fromParams: [x]}]}", Some(&["x"]));
+        // What cannot be read may be any.
+        check("{jwtRules: [{fromParam: [x], jwksUri: 'ftp://x'}]}", None);
+        check("{jwtRules: [{issuer: a, fromParams: x: 1}]}", None);
+        check("{jwtRules: [{issuer: a, fromParams: {x: 1}}]}", None);
+        check("{jwtRules: {issuer: a}}", None);
+        check("5", None);
     }
 
     #[test]

@@ -125,9 +125,15 @@ impl AnyResource {
             export_to: Vec::new(),
             restricted: Restricted::Nothing,
             served: Arc::default(),
+            token_parameters: Some(Vec::new()),
             told_only: false,
         };
         match self {
+            Self::RequestAuthentication(policy) => {
+                let rules = policy.spec.jwt_rules.iter();
+                let names = rules.flat_map(|rule| rule.from_params.iter().cloned()).collect();
+                broken.token_parameters = policy.unread.is_empty().then_some(names);
+            }
             Self::DestinationRule(rule) => {
                 broken.export_to.clone_from(&rule.spec.export_to);
                 broken.restricted = Restricted::Hosts([rule.spec.host.as_str().into()].into());

@@ -48,7 +48,7 @@ pub struct AccessLog {
 struct Shared {
     format: LogFormat,
     buffers: Mutex<Vec<Arc<Mutex<Buffer>>>>,
-    token_parameters: ArcSwap<Vec<Box<str>>>,
+    token_parameters: ArcSwap<Option<Vec<Box<str>>>>,
     dropped: IntCounter,
     stopping: AtomicBool,
 }
@@ -111,8 +111,9 @@ impl AccessLog {
     }
 
     /// Names of query parameters that carry tokens (`RequestAuthentication.spec.jwtRules[].fromParams`),
-    /// besides `access_token`. Set them before the snapshot that needs them is published.
-    pub fn set_token_parameters(&self, names: Vec<Box<str>>) {
+    /// besides `access_token`; without names the whole query is cut. Set them before the snapshot that
+    /// needs them is published.
+    pub fn set_token_parameters(&self, names: Option<Vec<Box<str>>>) {
         self.shared.token_parameters.store(Arc::new(names));
     }
 }
@@ -156,7 +157,7 @@ impl WorkerLog {
         let Buffer { lines, clock, bound } = &mut *buffer;
         let before = lines.len();
         let names = self.shared.token_parameters.load();
-        let context = &mut Context { clock, token_parameters: &names };
+        let context = &mut Context { clock, token_parameters: (**names).as_deref() };
         match self.shared.format {
             LogFormat::Json => line::json(lines, record, fields, duration, context),
             _ => line::text(lines, record, fields, duration, context),

@@ -19,7 +19,8 @@ const REDACTED: &[u8] = b"[redacted]";
 /// What a line needs beside the record.
 pub(super) struct Context<'a> {
     pub(super) clock: &'a mut Clock,
-    pub(super) token_parameters: &'a [Box<str>],
+    /// Names of query parameters that carry tokens; without them, any may.
+    pub(super) token_parameters: Option<&'a [Box<str>]>,
 }
 
 /// Formats times; keeps the text of the second it saw last.
@@ -168,10 +169,13 @@ fn shadow(fields: &LogFields) -> Option<String> {
     (!fields.shadow.is_empty()).then(|| remarks.collect::<Vec<_>>().join("; "))
 }
 
-/// The path with the values of token parameters cut.
-fn redact<'a>(path: &'a str, names: &[Box<str>]) -> std::borrow::Cow<'a, [u8]> {
+/// The path with the values of token parameters cut; the whole query, where any may be one.
+fn redact<'a>(path: &'a str, names: Option<&[Box<str>]>) -> std::borrow::Cow<'a, [u8]> {
     let Some((before, query)) = path.split_once('?') else {
         return path.as_bytes().into();
+    };
+    let Some(names) = names else {
+        return [before.as_bytes(), b"?", REDACTED].concat().into();
     };
     let secret = |pair: &str| {
         let (name, _) = pair.split_once('=')?;

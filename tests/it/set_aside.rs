@@ -68,6 +68,30 @@ async fn a_policy_that_istio_refuses_goes_on_and_from_a_cold_start_refuses() {
     assert_eq!((asked(&cold, "/x").await, asked(&cold, "/y").await), (403, 403));
 }
 
+/// No token is logged while the policy that says where tokens are cannot be used.
+#[tokio::test]
+async fn tokens_of_a_policy_that_cannot_be_used_are_not_logged() {
+    let site = Site::new();
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("a", "istio-system/plain", "a.com", &answering(201));
+    let asked = async |spec: &str, status: u16, logged: &str| {
+        let policy = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: \
+             t, namespace: istio-system}}\nspec: {spec}\n"
+        );
+        site.config("all", &(rest.clone() + &policy));
+        let gateway = site.start(&[80]);
+        assert_eq!(status_of(&gateway, "a.com/p?tok=s3cret&x=1").await, status, "{spec}");
+        gateway.wait("it is logged", || gateway.out().contains(logged));
+        assert!(!gateway.out().contains("s3cret"), "{spec}");
+    };
+    let refused = "{jwtRules: [{issuer: a, fromParams: [tok]}, {issuer: b, jwksUri: 'ftp://x'}]}";
+    asked(refused, 403, "GET /p?tok=[redacted]&x=1 ").await;
+    asked("{jwtRules: [{issuer: a, fromParams: tok: 1}]}", 403, "GET /p?[redacted] ").await;
+    asked("{jwtRules: [{issuer: a, fromParams: {tok: 1}}]}", 403, "GET /p?[redacted] ").await;
+    asked("{jwtRules: [{issuer: a, fromParam: [tok]}]}", 201, "GET /p?[redacted] ").await;
+}
+
 #[tokio::test]
 async fn a_destination_rule_that_istio_refuses_sends_nothing_in_clear() {
     let backend = Backend::http1().await;

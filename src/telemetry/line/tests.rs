@@ -34,10 +34,11 @@ fn record() -> (RequestRecord, LogFields) {
     (record, fields)
 }
 
-fn lines(record: &RequestRecord, fields: &LogFields, names: &[&str]) -> (String, String) {
-    let names: Vec<Box<str>> = names.iter().map(|name| (*name).into()).collect();
+fn lines(record: &RequestRecord, fields: &LogFields, names: Option<&[&str]>) -> (String, String) {
+    let names: Option<Vec<Box<str>>> =
+        names.map(|names| names.iter().map(|name| (*name).into()).collect());
     let mut clock = Clock::default();
-    let mut context = Context { clock: &mut clock, token_parameters: &names };
+    let mut context = Context { clock: &mut clock, token_parameters: names.as_deref() };
     let (mut plain, mut object) = (Vec::new(), Vec::new());
     let duration = Duration::from_micros(5900);
     text(&mut plain, record, fields, duration, &mut context);
@@ -46,7 +47,7 @@ fn lines(record: &RequestRecord, fields: &LogFields, names: &[&str]) -> (String,
 }
 
 fn check(record: &RequestRecord, fields: &LogFields, text: &str, json: &str) {
-    let (plain, object) = lines(record, fields, &[]);
+    let (plain, object) = lines(record, fields, Some(&[]));
     assert_eq!(plain, format!("{text}\n"));
     assert_eq!(object, format!("{json}\n"));
     serde_json::from_str::<serde_json::Value>(&object).unwrap();
@@ -101,7 +102,7 @@ fn hostile_values_stay_inside_their_field() {
     for (value, text, json) in hostile {
         let (record, mut fields) = record();
         fields.user_agent = Some(HeaderValue::from_bytes(value).unwrap());
-        let (plain, object) = lines(&record, &fields, &[]);
+        let (plain, object) = lines(&record, &fields, Some(&[]));
         assert!(plain.contains(text), "{text} is not in {plain}");
         assert!(object.contains(json), "{json} is not in {object}");
         serde_json::from_str::<serde_json::Value>(&object).unwrap();
@@ -112,7 +113,7 @@ fn hostile_values_stay_inside_their_field() {
 fn a_value_outside_quotes_holds_no_space_and_no_line_feed() {
     let (record, mut fields) = record();
     fields.server_name = Some("a b\n[2024] \u{a0}\u{1b}[0m".into());
-    let (plain, object) = lines(&record, &fields, &[]);
+    let (plain, object) = lines(&record, &fields, Some(&[]));
     assert!(plain.contains(" a_b\\x0a[2024]__\\x1b[0m cart "), "{plain}");
     assert_eq!(plain.matches('\n').count() + object.matches('\n').count(), 2);
 }
@@ -132,9 +133,20 @@ fn token_parameters_are_cut() {
         ("/a?", "/a?"),
     ] {
         fields.path = Some(path.parse().unwrap());
-        let (plain, object) = lines(&record, &fields, &["token"]);
+        let (plain, object) = lines(&record, &fields, Some(&["token"]));
         assert!(plain.contains(&format!("GET {logged} HTTP/2")), "{plain}");
         assert!(object.contains(&format!("\"path\":\"{logged}\"")), "{object}");
         assert!(!plain.contains("s3cret") && !object.contains("s3cret"));
+    }
+}
+
+#[test]
+fn without_names_the_query_is_cut() {
+    let (record, mut fields) = record();
+    for (path, logged) in [("/a?x=s3cret&y", "/a?[redacted]"), ("/a", "/a")] {
+        fields.path = Some(path.parse().unwrap());
+        let (plain, object) = lines(&record, &fields, None);
+        assert!(plain.contains(&format!("GET {logged} HTTP/2")), "{plain}");
+        assert!(object.contains(&format!("\"path\":\"{logged}\"")), "{object}");
     }
 }
