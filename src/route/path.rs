@@ -12,7 +12,7 @@ pub enum Normalization {
     /// Dot segments, backslashes and needless escapes.
     #[default]
     Base,
-    /// Also `//` to `/`.
+    /// Then also `//` to `/`.
     MergeSlashes,
     /// Also `%2F` and `%5C`, decoded first.
     DecodeAndMergeSlashes,
@@ -28,11 +28,11 @@ pub fn normalize(path: &str, how: Normalization) -> Option<Cow<'_, str>> {
     if how == Normalization::None || is_normal(path.as_bytes()) {
         return Some(Cow::Borrowed(path));
     }
-    let mut text = decode(path, how == Normalization::DecodeAndMergeSlashes);
+    let text = decode(path, how == Normalization::DecodeAndMergeSlashes);
+    let mut resolved = resolve_dots(&text, AboveRoot::Refused)?;
     if matches!(how, Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes) {
-        text = merge_slashes(text);
+        resolved = merge_slashes(resolved);
     }
-    let resolved = resolve_dots(&text, AboveRoot::Refused)?;
     String::from_utf8(resolved).ok().map(Cow::Owned)
 }
 
@@ -205,6 +205,11 @@ mod tests {
         check(Normalization::MergeSlashes, "/a//b///c", Some("/a/b/c"));
         check(Normalization::MergeSlashes, "/a%2Fb", Some("/a%2Fb"));
         check(Normalization::DecodeAndMergeSlashes, "/a%2F%5c/b", Some("/a/b"));
+        // Dots are resolved first, as in Envoy: an empty segment is one that `..` leaves.
+        check(Normalization::MergeSlashes, "/a//../b", Some("/a/b"));
+        check(Normalization::MergeSlashes, "//..//b", Some("/b"));
+        check(Normalization::DecodeAndMergeSlashes, "/a%2F%2F..%2fb", Some("/a/b"));
+        check(Normalization::MergeSlashes, "/..//a", None);
         check(Normalization::None, "/a/../b", Some("/a/../b"));
     }
 

@@ -56,6 +56,7 @@ mod observability;
 mod operations;
 mod outlier;
 mod pairs;
+mod paths;
 mod peer_exchange;
 #[path = "../../src/tls/pki.rs"]
 mod pki;
