@@ -5,6 +5,7 @@
 //! has a signature by a key of that rule's issuer and claims that the rule allows. The clock is an
 //! argument; keys arrive from outside through [`IssuerKeys`].
 
+mod address;
 mod cache;
 mod failure;
 mod issuer_keys;
@@ -18,6 +19,7 @@ mod token;
 pub(crate) mod fixture;
 
 pub use crate::base::claim::{ClaimPath, Claims};
+pub use address::{InvalidAddress, web_address};
 pub use cache::TokenCache;
 pub use failure::{InvalidToken, JwtFailure, challenge};
 pub use issuer_keys::{IssuerKeys, KeyState};

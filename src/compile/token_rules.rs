@@ -10,7 +10,8 @@ use http::uri::Scheme;
 
 use crate::auth::jwt::{
     Audiences, ClaimHeader, ClaimPath, DeclaredEndpoints, ForwardToken, HeaderLocation,
-    InvalidKeySet, IssuerKeys, JwksSource, JwtRule, KeyLocation, KeyState, Locations,
+    InvalidAddress, InvalidKeySet, IssuerKeys, JwksSource, JwtRule, KeyLocation, KeyState,
+    Locations, web_address,
 };
 use crate::base::header::is_framing;
 use crate::base::limit;
@@ -176,21 +177,20 @@ impl RulePass<'_, '_> {
         if !rule.jwks.is_empty() {
             return self.inline(&rule.jwks).map(|keys| (keys, false));
         }
-        let location = if !rule.jwks_uri.is_empty() {
-            if !is_address(&rule.jwks_uri) {
-                return Err(self.keyless(".jwksUri", "the address must begin with http(s)://"));
-            }
-            KeyLocation::Uri(rule.jwks_uri.as_str().into())
-        } else if is_address(&rule.issuer) {
-            KeyLocation::Discovery { issuer: rule.issuer.as_str().into() }
+        let (field, location) = if !rule.jwks_uri.is_empty() {
+            (".jwksUri", KeyLocation::Uri(rule.jwks_uri.as_str().into()))
+        } else if web_address(&rule.issuer) != Err(InvalidAddress::Scheme) {
+            (".issuer", KeyLocation::Discovery { issuer: rule.issuer.as_str().into() })
         } else {
             let message = "the rule has no jwks, no jwksUri and no issuer that is an address";
             return Err(self.keyless("", message));
         };
+        let address = web_address(&location.first_address())
+            .map_err(|error| self.keyless(field, error.to_string()))?;
         let timeout = rule.timeout.map(|timeout| timeout.0).filter(|timeout| !timeout.is_zero());
         let source = JwksSource {
             issuer: rule.issuer.as_str().into(),
-            endpoints: self.declared(&location.first_address()),
+            endpoints: self.declared(&address),
             location,
             timeout: timeout.unwrap_or(limit::JWKS_FETCH_TIME),
         };
@@ -202,8 +202,7 @@ impl RulePass<'_, '_> {
     }
 
     /// Endpoints that a ServiceEntry or Service has for the host and port of an address.
-    fn declared(&self, address: &str) -> Option<DeclaredEndpoints> {
-        let uri: Uri = address.parse().ok()?;
+    fn declared(&self, uri: &Uri) -> Option<DeclaredEndpoints> {
         let host = uri.host()?.to_ascii_lowercase();
         let default = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
         let port = uri.port_u16().unwrap_or(default);
@@ -245,10 +244,6 @@ impl RulePass<'_, '_> {
         }
         Ok(Arc::new(keys))
     }
-}
-
-fn is_address(text: &str) -> bool {
-    text.starts_with("https://") || text.starts_with("http://")
 }
 
 #[cfg(test)]

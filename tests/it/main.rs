@@ -11,6 +11,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod advice;
 mod announced;
 mod authority;
 mod authz;

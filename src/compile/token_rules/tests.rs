@@ -48,12 +48,27 @@ fn inline(jwks: &str) -> String {
 fn keys_are_inline_or_fetched_or_discovered() {
     check(&inline(&issuer().key_set("ES256", "k")), "1 keys", &[]);
     check("{issuer: \"https://x\", jwksUri: \"http://y/k\"}", "to fetch", &[]);
+    check("{issuer: \"https://x\", jwksUri: \"HTTPS://y/k\"}", "to fetch", &[]);
     check("{issuer: \"https://x\"}", "to fetch", &[]);
     let (_, sources, _) = compile("{issuer: \"https://x\", timeout: 2s}");
     let location = KeyLocation::Discovery { issuer: "https://x".into() };
     let timeout = std::time::Duration::from_secs(2);
     let issuer = "https://x".into();
     assert_eq!(sources, [JwksSource { issuer, location, timeout, endpoints: None }]);
+}
+
+#[test]
+fn addresses_that_nothing_can_be_fetched_from_are_told() {
+    for uri in
+        ["http://host:99999/k", "http://", "https://[::1/k", "https://h h/k", "https://u:p@h/k"]
+    {
+        let rule = format!("{{issuer: \"https://x\", jwksUri: \"{uri}\"}}");
+        check(&rule, "unusable", &["PC050"]);
+        assert_eq!(compile(&rule).1, []);
+    }
+    let (rule, sources, codes) = compile("{issuer: \"https://x:99999\"}");
+    assert!(matches!(&**rule.keys.current(), KeyState::Unusable));
+    assert_eq!((sources, codes), (Vec::new(), vec!["PC050"]));
 }
 
 /// A service at port 8443 and the address of a key set in; its declared places out.

@@ -62,7 +62,9 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
             findings.not_empty(text, &format!("{path}.{name}[{index}]"));
         }
     }
-    let web = rule.jwks_uri.starts_with("http://") || rule.jwks_uri.starts_with("https://");
+    // Schemes are told in any letter case (RFC 3986 section 3.1).
+    let scheme = rule.jwks_uri.split_once("://").map_or("", |(scheme, _)| scheme);
+    let web = ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme));
     let wrong = !rule.jwks_uri.is_empty() && !web;
     findings.error_if(wrong, &format!("{path}.jwksUri"), "the address must begin with http(s)://");
     if !rule.jwks.is_empty() {

@@ -80,9 +80,7 @@ pub(super) async fn tunnel(
     if let Some(value) = proxy.authorization() {
         request = request.header(PROXY_AUTHORIZATION, value);
     }
-    let request = request
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::Address(target.authority().to_owned()))?;
+    let request = request.body(Empty::<Bytes>::new()).map_err(|_| target.unusable())?;
     let response = sender.send_request(request).await.map_err(FetchError::Http)?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::ProxyStatus(proxy.to_string(), response.status()));

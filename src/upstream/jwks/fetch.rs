@@ -32,18 +32,15 @@ use super::access::KeyAccess;
 use super::connect::{self, Way};
 use super::location::Target;
 use super::proxies::{Proxies, Proxy};
-use crate::auth::jwt::{InvalidKeySet, KeyLocation, KeySet, printable};
+use crate::auth::jwt::{InvalidAddress, InvalidKeySet, KeyLocation, KeySet, printable};
 use crate::base::limit;
 
 /// Why a key set could not be had. Addresses are printed without credentials and query.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Not an `http` or `https` address.
-    #[error("\"{0}\" is not an http or https address")]
-    Address(String),
-    /// User and password in the address.
-    #[error("\"{0}\" is written with a user and password; remove them")]
-    Credentials(String),
+    /// Not an address that can be fetched; it is told without what may be secret in it.
+    #[error("\"{0}\" cannot be fetched: {1}")]
+    Address(String, InvalidAddress),
     /// The name has no address.
     #[error("host \"{host}\" cannot be resolved")]
     Resolve {
@@ -143,7 +140,7 @@ impl FetchError {
     /// One word for metrics and the admin port.
     pub const fn class(&self) -> &'static str {
         match self {
-            Self::Address(_) | Self::Credentials(_) => "address",
+            Self::Address(..) => "address",
             Self::Resolve { .. } => "resolve",
             Self::AddressRefused { .. } => "address_refused",
             Self::Connect { .. } => "connect",
@@ -365,7 +362,7 @@ async fn exchange(
         .header(USER_AGENT, "portcullis")
         .header(ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::Address(target.authority().to_owned()))?;
+        .map_err(|_| target.unusable())?;
     sender.send_request(request).await.map_err(FetchError::Http)
 }
 

@@ -200,7 +200,7 @@ async fn redirects_to_metadata_services_are_refused() {
     ] {
         check(move |_| redirect(to), JwksState::NeverFetched, Some("metadata")).await;
     }
-    check(|_| redirect("ftp://a/"), JwksState::NeverFetched, Some("not an http")).await;
+    check(|_| redirect("ftp://a/"), JwksState::NeverFetched, Some("must begin with http(s)")).await;
 }
 
 #[tokio::test]

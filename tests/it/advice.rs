@@ -1,0 +1,38 @@
+//! What `check` says is true, says what to do, and shows no key.
+
+use crate::gateway::Site;
+
+/// What `check` says of a configuration.
+fn told(site: &Site) -> String {
+    let output = site.command(&["check"]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn rule(rules: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: r, \
+         namespace: istio-system}}\nspec: {{jwtRules: [{rules}]}}\n"
+    )
+}
+
+#[test]
+fn addresses_of_keys_that_can_never_be_fetched_are_told() {
+    let site = Site::new();
+    let uri = |uri: &str| rule(&format!("{{issuer: x, jwksUri: '{uri}'}}"));
+    for (address, reason) in [
+        ("http://host:99999/k", "between 1 and 65535"),
+        ("http://", "no host"),
+        ("https://[::1/k", "no URL"),
+        ("https://h h/k", "no URL"),
+        ("https://u:s3cret@h/k", "a user and password"),
+    ] {
+        site.config("all", &uri(address));
+        let told = told(&site);
+        let said = told.lines().find(|line| line.contains("PC050")).unwrap_or_default();
+        assert!(said.contains(reason) && said.contains("jwksUri"), "{address}: {told}");
+        assert!(!said.contains("s3cret"), "{told}");
+    }
+    site.config("all", &uri("HTTPS://h/k"));
+    let told = told(&site);
+    assert!(!told.contains("jwksUri") && !told.contains("PC052"), "{told}");
+}
