@@ -35,7 +35,7 @@ use crate::reload::{Loader, MeshFiles, RootError};
 use crate::resources::MeshConfig;
 use crate::resources::mesh_config::AccessLogEncoding;
 use crate::snapshot::cell::SnapshotCell;
-use crate::source::watch::Watch;
+use crate::source::watch::{Teller, Watch};
 use crate::telemetry::{AccessLog, LogFormat, Metrics, WorkloadLabels, logs};
 use crate::tls::roots::Roots;
 use crate::upstream::jwks::JwksEngine;
@@ -92,6 +92,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
 
     let files = Watch::new(watched(&settings.inputs));
     let stopper = files.stopper();
+    runtime.spawn(signals.take_hangups(files.teller()));
     let source = &settings.inputs.identity;
     identity::ask(source, feed, files.teller(), runtime.handle());
     let control = Control {
@@ -201,10 +202,12 @@ impl Stop<'_> {
     }
 }
 
-/// Signals to stop.
+/// Signals to stop, and the one to look at the files.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Held, so that a terminal that closes ends nobody.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -213,7 +216,20 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: Some(signal(SignalKind::hangup())?),
         })
+    }
+
+    /// From now on SIGHUP says that files may have changed.
+    fn take_hangups(&mut self, files: Teller) -> impl Future<Output = ()> + use<> {
+        let hangup = self.hangup.take();
+        async move {
+            let Some(mut hangup) = hangup else { return };
+            while hangup.recv().await.is_some() {
+                tracing::info!(signal = "SIGHUP", "files are looked at");
+                files.tell();
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

@@ -156,6 +156,9 @@ Examples:
   portcullis run --identity ca:istiod.istio-system.svc:15012
   PORTCULLIS_PORT_MAP=80=8080,443=8443 portcullis run
 
+SIGTERM and SIGINT drain, a second one cuts; SIGHUP looks at the files at once, which happens by
+itself when they change.
+
 Exit codes:
   0  drained, or stopped at the drain deadline
   1  it could not start or go on; standard error says why

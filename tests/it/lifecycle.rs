@@ -242,6 +242,18 @@ async fn what_cannot_start_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_hangup_is_no_signal_to_stop() {
+    let site = Site::new();
+    site.config("g", &gateway("plain", 80, "HTTP", "'*'", ""));
+    let gateway = site.start(&[80]);
+    gateway.signal("-HUP");
+    gateway.tells("SIGHUP");
+    assert_eq!(gateway.status("/healthz/ready"), Some(200));
+    gateway.signal("-TERM");
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[tokio::test]
 async fn hostile_files_harm_themselves_alone() {
     let (site, _echo, gateway) = start(&[]).await;
     let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
