@@ -118,7 +118,8 @@ impl Control {
                 self.reload(Instant::now());
             }
             let look_again = self.loader.look_again().unwrap_or(Duration::MAX);
-            match watch.wait(self.until_time_changes().min(look_again)) {
+            let bind_again = if self.unbound { limit::BIND_RETRY_TIME } else { Duration::MAX };
+            match watch.wait(self.until_time_changes().min(look_again).min(bind_again)) {
                 Wake::Stopped => return self.workers,
                 Wake::Changed(seen) => {
                     self.bind_again();
@@ -210,16 +211,28 @@ impl Control {
         self.retired.retain(in_use);
     }
 
+    /// Tries what could not be bound; says what is served since.
     fn bind_again(&mut self) {
-        if self.unbound {
-            let snapshot = self.cell.load();
-            let (fresh, failed) = self.workers.bind(&snapshot);
-            self.workers.adopt(fresh, &snapshot);
-            self.unbound = !failed.is_empty();
-            let diagnostics = &mut self.report().diagnostics;
-            diagnostics.retain(|finding| *finding.code != catalog::PORT_NOT_BOUND);
-            diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
+        if !self.unbound {
+            return;
         }
+        let snapshot = self.cell.load();
+        let (fresh, failed) = self.workers.bind(&snapshot);
+        if fresh.is_empty() {
+            return;
+        }
+        for address in fresh.keys() {
+            tracing::info!(%address, "the listener could be bound and is served now");
+        }
+        self.workers.adopt(fresh, &snapshot);
+        self.unbound = !failed.is_empty();
+        let mut report = self.report();
+        let diagnostics = &mut report.diagnostics;
+        diagnostics.retain(|finding| *finding.code != catalog::PORT_NOT_BOUND);
+        diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
+        let (errors, warnings) = count(diagnostics);
+        drop(report);
+        self.metrics.diagnostics(errors, warnings);
     }
 
     fn report(&self) -> std::sync::MutexGuard<'_, Report> {

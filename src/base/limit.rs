@@ -259,6 +259,8 @@ limits! {
     RELOAD_WRITE_MOST_TIME: Duration = Duration::from_secs(30), "30 s";
     /// Time between two looks at files of which no change was told.
     RELOAD_SCAN_TIME: Duration = Duration::from_secs(30), "30 s";
+    /// Time between two tries to bind what could not be bound.
+    BIND_RETRY_TIME: Duration = Duration::from_secs(3), "3 s";
     /// Ending and logging connections that are cut when the gateway stops.
     CUT_TIME: Duration = Duration::from_millis(200), "200 ms";
     /// Findings that depend on time alone are made anew at most once in this time.

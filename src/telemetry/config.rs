@@ -88,15 +88,21 @@ impl ConfigMetrics {
     pub(super) fn record(&self, sample: &ReloadSample<'_>) {
         self.reloads.with_label_values(&[sample.result.as_str()]).inc();
         self.seconds.with_label_values::<&str>(&[]).observe(sample.duration.as_secs_f64());
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.generation.set(i64::try_from(sample.generation.0).unwrap_or(i64::MAX));
         self.hash.reset();
         self.hash.with_label_values(&[sample.hash]).set(1);
-        self.diagnostics.with_label_values(&["error"]).set(gauge(sample.errors));
-        self.diagnostics.with_label_values(&["warning"]).set(gauge(sample.warnings));
+        self.count(sample.errors, sample.warnings);
         if sample.result != ReloadResult::Failed {
             #[expect(clippy::cast_precision_loss, reason = "a Unix time is far below 2^53")]
             self.last_success.set(sample.finished_unix_seconds as f64);
+        }
+    }
+
+    /// Sets how many findings there are.
+    pub(super) fn count(&self, errors: usize, warnings: usize) {
+        for (severity, count) in [("error", errors), ("warning", warnings)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.diagnostics.with_label_values(&[severity]).set(count);
         }
     }
 }

@@ -112,6 +112,11 @@ impl Metrics {
         self.config.record(sample);
     }
 
+    /// Findings that are left of the last reload.
+    pub fn diagnostics(&self, errors: usize, warnings: usize) {
+        self.config.count(errors, warnings);
+    }
+
     /// Replaces the set of certificates in use.
     pub fn set_certificates(&self, mut certificates: Vec<CertificateExpiry>) {
         certificates.sort();

@@ -242,6 +242,27 @@ async fn what_cannot_start_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_port_in_use_is_bound_soon_after_it_is_free() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let site = Site::new();
+    site.config("g", &gateway("plain", 80, "HTTP", "'*'", ""));
+    let gateway_of_81 = gateway("more", 81, "HTTP", "'*'", "");
+    let gateway = site.start_with(&[80], &["--port-map", &format!("81={port}")]);
+    gateway.reload(|| _ = site.config("more", &gateway_of_81));
+    let told = || gateway.admin("/diagnostics").to_string().contains("PC036");
+    let errors = |count: usize| {
+        let line = format!("portcullis_config_diagnostics{{severity=\"error\"}} {count}\n");
+        gateway.metrics().contains(&line)
+    };
+    gateway.wait("it is told", || told() && errors(1));
+    drop(taken);
+    gateway.tells("could be bound and is served now");
+    gateway.wait("it is told no more", || !told() && errors(0));
+    assert_eq!(Http::plain(port).await.get("http://a.com/").await.status, 404);
+}
+
+#[tokio::test]
 async fn a_hangup_is_no_signal_to_stop() {
     let site = Site::new();
     site.config("g", &gateway("plain", 80, "HTTP", "'*'", ""));
