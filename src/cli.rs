@@ -291,6 +291,13 @@ mod tests {
         refuses("portcullis run --locality a/b/c/d", "REGION/ZONE/SUBZONE");
         refuses("portcullis run --access-log xml", "json");
         refuses("portcullis run --log-level a=b=c", "info");
+        refuses("portcullis run --log-level bogus", "info");
+        refuses("portcullis run --labels a=b=c,,", "istio=ingressgateway");
+        refuses("portcullis run --namespace A_B", "namespace");
+        refuses("portcullis run --root-namespace a/b", "namespace");
+        refuses("portcullis run --trust-domain a/b", "cluster.local");
+        refuses("portcullis certs --trust-domain a/b", "cluster.local");
+        refuses("portcullis ca --trust-domain a/b", "cluster.local");
         refuses("portcullis check -o yaml", "sarif");
         refuses("portcullis explain", "URL");
         refuses("portcullis explain https://a.com/ --header x", "NAME: VALUE");

@@ -32,7 +32,7 @@ mod de;
 mod document;
 mod kind;
 mod last_good;
-mod name;
+pub mod name;
 mod nearest;
 mod node;
 mod place;

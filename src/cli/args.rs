@@ -67,12 +67,19 @@ pub(super) struct InputArgs {
         long,
         env = "PORTCULLIS_NAMESPACE",
         default_value = "istio-system",
+        value_parser = values::namespace,
         help_heading = WHO
     )]
     namespace: String,
 
     /// Namespace whose policies hold for every gateway [default: istio-system]
-    #[arg(long, env = "PORTCULLIS_ROOT_NAMESPACE", value_name = "NAMESPACE", help_heading = WHO)]
+    #[arg(
+        long,
+        env = "PORTCULLIS_ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_parser = values::namespace,
+        help_heading = WHO
+    )]
     root_namespace: Option<String>,
 
     /// Labels that the selectors of Gateways and policies are compared with
@@ -86,7 +93,13 @@ pub(super) struct InputArgs {
     labels: Labels,
 
     /// Trust domain of the mesh [default: cluster.local]
-    #[arg(long, env = "PORTCULLIS_TRUST_DOMAIN", value_name = "DOMAIN", help_heading = WHO)]
+    #[arg(
+        long,
+        env = "PORTCULLIS_TRUST_DOMAIN",
+        value_name = "DOMAIN",
+        value_parser = values::trust_domain,
+        help_heading = WHO
+    )]
     trust_domain: Option<String>,
 
     /// Where this gateway runs, to prefer near endpoints

@@ -53,6 +53,7 @@ pub(super) struct CaArgs {
         env = "PORTCULLIS_TRUST_DOMAIN",
         value_name = "DOMAIN",
         default_value = DEFAULT_TRUST_DOMAIN,
+        value_parser = values::trust_domain,
         help_heading = WHAT
     )]
     trust_domain: String,
@@ -62,6 +63,7 @@ pub(super) struct CaArgs {
         long,
         env = "PORTCULLIS_NAMESPACE",
         default_value = "istio-system",
+        value_parser = values::namespace,
         help_heading = WHAT
     )]
     namespace: String,

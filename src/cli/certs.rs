@@ -52,12 +52,18 @@ pub(super) struct CertsArgs {
         long,
         env = "PORTCULLIS_TRUST_DOMAIN",
         value_name = "DOMAIN",
-        default_value = DEFAULT_TRUST_DOMAIN
+        default_value = DEFAULT_TRUST_DOMAIN,
+        value_parser = values::trust_domain
     )]
     pub(super) trust_domain: String,
 
     /// Namespace in the gateway's identity
-    #[arg(long, env = "PORTCULLIS_NAMESPACE", default_value = "istio-system")]
+    #[arg(
+        long,
+        env = "PORTCULLIS_NAMESPACE",
+        default_value = "istio-system",
+        value_parser = values::namespace
+    )]
     pub(super) namespace: String,
 
     /// Service account in the gateway's identity

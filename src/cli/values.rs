@@ -14,7 +14,9 @@ use crate::app::settings::Locality;
 use crate::base::duration::{self, InvalidDuration};
 use crate::base::secret::Secret;
 use crate::explain;
+use crate::resources::name;
 use crate::snapshot::listener::ListenAddress;
+use crate::telemetry::logs::{self, LogsError};
 
 /// A value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +29,12 @@ pub(super) enum InvalidValue {
     Labels,
     #[error("write REGION/ZONE/SUBZONE, the last two may be left out, for example eu-west/a")]
     Locality,
-    #[error("write a level (error, warn, info, debug, trace), or info,portcullis::proxy=debug")]
-    LogLevel,
+    #[error("write a namespace: at most 63 lower-case letters, digits and \"-\", for example edge")]
+    Namespace,
+    #[error(
+        "write a trust domain: letters, digits, \".\", \"-\" and \"_\", for example cluster.local"
+    )]
+    TrustDomain,
     #[error("write a DNS name in lower case without a final dot, for example shop.example.com")]
     DnsName,
     #[error("write a header as NAME: VALUE, for example \"accept: text/html\"")]
@@ -151,14 +157,28 @@ impl FromStr for Labels {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let pairs = text.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
-            match pair.split_once('=') {
-                Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-                _ => Err(InvalidValue::Labels),
-            }
+        if text.is_empty() {
+            return Ok(Self(BTreeMap::new()));
+        }
+        let pairs = text.split(',').map(|pair| {
+            let pair = pair.split_once('=');
+            let (key, value) = pair.filter(|(key, value)| name::is_label(key, value))?;
+            Some((key.to_owned(), value.to_owned()))
         });
-        pairs.collect::<Result<_, _>>().map(Self)
+        pairs.collect::<Option<_>>().map(Self).ok_or(InvalidValue::Labels)
     }
+}
+
+/// Reads a namespace.
+pub(super) fn namespace(text: &str) -> Result<String, InvalidValue> {
+    if name::is_dns_label(text) { Ok(text.to_owned()) } else { Err(InvalidValue::Namespace) }
+}
+
+/// Reads a trust domain (SPIFFE-ID section 2.1; capitals and `@` are in Istio's, too).
+pub(super) fn trust_domain(text: &str) -> Result<String, InvalidValue> {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '@');
+    let good = (1..=255).contains(&text.len()) && text.chars().all(part);
+    if good { Ok(text.to_owned()) } else { Err(InvalidValue::TrustDomain) }
 }
 
 /// Reads `REGION/ZONE/SUBZONE`.
@@ -178,11 +198,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, InvalidDuration> {
 }
 
 /// Reads which lines the program's log holds.
-pub(super) fn log_level(text: &str) -> Result<String, InvalidValue> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(InvalidValue::LogLevel),
-    }
+pub(super) fn log_level(text: &str) -> Result<String, LogsError> {
+    logs::check(text)?;
+    Ok(text.to_owned())
 }
 
 /// Reads a host name or wildcard to put into a certificate.
@@ -254,8 +272,24 @@ mod tests {
         );
         check("a=", labels(&[("a", "")]).as_ref());
         check("", labels(&[]).as_ref());
-        check::<Labels>("a", None);
-        check::<Labels>("=a", None);
+        check("k8s.io/a_b=1.2", labels(&[("k8s.io/a_b", "1.2")]).as_ref());
+        let long = format!("a={}", "b".repeat(64));
+        for text in ["a", "=a", "a=b=c", "a=b,", ",a=b", "a=b,,c=d", "a b=c", "/a=b", "-a=b", &long]
+        {
+            check::<Labels>(text, None);
+        }
+    }
+
+    #[test]
+    fn namespaces_and_trust_domains_are_names() {
+        assert_eq!(namespace("istio-system"), Ok("istio-system".into()));
+        for text in ["", "A_B", "a.b", "-a", &"a".repeat(64)] {
+            assert_eq!(namespace(text), Err(InvalidValue::Namespace), "{text}");
+        }
+        assert_eq!(trust_domain("td_1.Cluster-x.local"), Ok("td_1.Cluster-x.local".into()));
+        for text in ["", "a/b", "spiffe://a", "a b", &"a".repeat(256)] {
+            assert_eq!(trust_domain(text), Err(InvalidValue::TrustDomain), "{text}");
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ fn reason(error: &io::Error, privileged: bool) -> String {
              --port-map"
                 .into()
         }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has this address; choose one that it has with --bind, or in \
+             the server's bind"
+                .into()
+        }
         _ => explained(error),
     }
 }
@@ -121,6 +126,12 @@ mod tests {
         let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let error = bind(first.local_addr().unwrap(), 2).unwrap_err();
         assert!(error.to_string().contains("--port-map"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_the_machine_does_not_have_is_told_with_the_way_out() {
+        let error = bind("192.0.2.1:0".parse().unwrap(), 1).unwrap_err();
+        assert!(error.to_string().contains("--bind"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// A DNS-1123 label: a namespace, for example.
-pub(super) fn is_dns_label(text: &str) -> bool {
+pub fn is_dns_label(text: &str) -> bool {
     let edge =
         |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = text.as_bytes();
@@ -15,6 +15,22 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && edge(bytes.first())
         && edge(bytes.last())
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+/// Key and value of a label: the key may have a subdomain and `/` before its name, the value may be empty.
+pub fn is_label(key: &str, value: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let word = |text: &str| {
+        let bytes = text.as_bytes();
+        text.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(part)
+    };
+    let name = match key.split_once('/') {
+        Some((prefix, name)) if is_dns_subdomain(prefix) => name,
+        Some(_) => return false,
+        None => key,
+    };
+    word(name) && (value.is_empty() || word(value))
 }
 
 /// A DNS-1123 subdomain: most resources' names.

@@ -49,6 +49,11 @@ impl LogLevel {
     }
 }
 
+/// Whether a level can be read, before there is a log.
+pub fn check(level: &str) -> Result<(), LogsError> {
+    filter(level).map(drop)
+}
+
 /// Starts the program's log, for the whole process.
 pub fn start(level: &str, format: LogsFormat) -> Result<LogLevel, LogsError> {
     let (filter, level) = reloadable(level)?;

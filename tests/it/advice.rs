@@ -1,5 +1,7 @@
 //! What `check` says is true, says what to do, and shows no key.
 
+use std::process::Command;
+
 use crate::gateway::Site;
 
 /// What `check` says of a configuration.
@@ -35,4 +37,20 @@ fn addresses_of_keys_that_can_never_be_fetched_are_told() {
     site.config("all", &uri("HTTPS://h/k"));
     let told = told(&site);
     assert!(!told.contains("jwksUri") && !told.contains("PC052"), "{told}");
+}
+
+#[test]
+fn flags_that_cannot_be_meant_are_usage_errors() {
+    for flags in [
+        ["--log-level", "bogus"],
+        ["--namespace", "A_B"],
+        ["--trust-domain", "a/b"],
+        ["--labels", "a=b=c,,"],
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("run").args(flags).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
+        assert!(said.contains(flags[0]), "{said}");
+    }
 }
