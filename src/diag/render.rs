@@ -1,7 +1,7 @@
 //! Findings as text, JSON and SARIF.
 //!
 //! **Invariant**: what was read from YAML is printed with its control characters escaped, and no
-//! line of a document that may be a Secret is ever printed.
+//! line of a document that may be a Secret, or holds keys of tokens, is ever printed.
 
 use std::fmt::Write as _;
 

@@ -18,6 +18,15 @@ fn rule(rules: &str) -> String {
 }
 
 #[test]
+fn keys_written_in_a_rule_are_not_shown() {
+    let site = Site::new();
+    let keys = r#"{"keys":[{"kty":"oct","k":"c3VwZXJzZWNyZXQ"}]}"#;
+    site.config("all", &rule(&format!("{{issuer: x, jwks: '{keys}', bogus: 1}}")));
+    let told = told(&site);
+    assert!(told.contains("bogus") && !told.contains("c3VwZXJzZWNyZXQ"), "{told}");
+}
+
+#[test]
 fn addresses_of_keys_that_can_never_be_fetched_are_told() {
     let site = Site::new();
     let uri = |uri: &str| rule(&format!("{{issuer: x, jwksUri: '{uri}'}}"));

@@ -1,7 +1,7 @@
 //! Lines of configuration files, for showing.
 //!
-//! **Invariant**: a line is shown only when its document does not mention the word `Secret`; that is
-//! more than is needed, and never less.
+//! **Invariant**: a line is shown only when its document mentions neither the word `Secret` nor keys of
+//! tokens that are written in it; that is more than is needed, and never less.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -74,7 +74,7 @@ impl Source {
 
 /// The lines of documents that may be Secrets.
 fn hidden(bytes: &[u8], lines: &[Range<usize>]) -> Vec<Range<usize>> {
-    if memchr::memmem::find(bytes, b"Secret").is_none() {
+    if !may_hold_secret(bytes) {
         return Vec::new();
     }
     let line = |index: usize| lines.get(index).and_then(|range| bytes.get(range.clone()));
@@ -92,10 +92,23 @@ fn hidden(bytes: &[u8], lines: &[Range<usize>]) -> Vec<Range<usize>> {
         .filter(|range| {
             let from = lines.get(range.start).map_or(0, |line| line.start);
             let to = lines.get(range.end).map_or(bytes.len(), |line| line.start);
-            let document = bytes.get(from..to).unwrap_or_default();
-            memchr::memmem::find(document, b"Secret").is_some()
+            may_hold_secret(bytes.get(from..to).unwrap_or_default())
         })
         .collect()
+}
+
+const KEYS: &[u8] = b"jwks";
+
+/// A Secret, or a key set (`jwtRules[].jwks`, RFC 7517), which may hold private and symmetric keys.
+fn may_hold_secret(text: &[u8]) -> bool {
+    let word = |word: &[u8]| memchr::memmem::find(text, word).is_some();
+    let mut sets =
+        memchr::memmem::find_iter(text, KEYS).filter_map(|at| text.get(at + KEYS.len()..));
+    let is_key = |after: &[u8]| {
+        let next = after.iter().find(|byte| !matches!(byte, b'"' | b'\'' | b' ' | b'\t'));
+        next == Some(&b':')
+    };
+    word(b"Secret") || word(b"kty") || sets.any(is_key)
 }
 
 /// At most [`WIDTH`] characters of a line, those around a column, escaped.

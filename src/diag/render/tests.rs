@@ -64,6 +64,21 @@ fn a_secrets_line_is_never_shown() {
 }
 
 #[test]
+fn a_line_beside_keys_of_tokens_is_never_shown() {
+    let shown = |rule: &str| {
+        let source = format!("kind: RequestAuthentication\nspec:\n  jwtRules:\n  - {rule}\n");
+        let look_up = |_: &str| Some(Arc::from(source.as_bytes()));
+        let unknown = Diagnostic::new(&catalog::UNKNOWN_FIELD, "no such field").at(at(4, 5));
+        text(&[unknown], &look_up).contains("  4 |")
+    };
+    assert!(!shown("{issuer: x, jwks: '{\"keys\":[{\"k\":\"aHVudGVyMg\"}]}', bogus: 1}"));
+    assert!(!shown("{issuer: x, jwk: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"aHVudGVyMg\"}]}'}"));
+    assert!(!shown("{issuer: x, jwksUri: https://y, jwks: aHVudGVyMg}"));
+    assert!(!shown("{issuer: x, \"jwks\" : aHVudGVyMg}"));
+    assert!(shown("{issuer: x, jwksUri: https://y/jwks, bogus: 1}"));
+}
+
+#[test]
 fn hostile_characters_are_escaped() {
     let hostile =
         Diagnostic::new(&catalog::UNKNOWN_FIELD, "field \"\u{1b}[31m\u{202e}\"").at(at(1, 4));
