@@ -197,14 +197,19 @@ impl ServerTlsPass<'_> {
     }
 
     fn rules(tls: &Written) -> Result<TrustRules, CredentialError> {
-        let bad =
-            |error: crate::tls::trust::InvalidPin| CredentialError::Foreign(error.to_string());
-        let spki = tls.verify_certificate_spki.iter().map(|text| Pin::spki(text));
-        let certificates = tls.verify_certificate_hash.iter().map(|text| Pin::certificate(text));
+        let mut bad = Vec::new();
+        let mut read = |pin: Result<Pin, _>| pin.map_err(|error| bad.push(error)).ok();
+        let spki = tls.verify_certificate_spki.iter();
+        let spki_pins = spki.filter_map(|text| read(Pin::spki(text))).collect();
+        let hashes = tls.verify_certificate_hash.iter();
+        let certificate_pins = hashes.filter_map(|text| read(Pin::certificate(text))).collect();
+        if !bad.is_empty() {
+            return Err(CredentialError::Pins(bad));
+        }
         Ok(TrustRules {
             names: tls.subject_alt_names.iter().collect(),
-            spki_pins: spki.collect::<Result<_, _>>().map_err(bad)?,
-            certificate_pins: certificates.collect::<Result<_, _>>().map_err(bad)?,
+            spki_pins,
+            certificate_pins,
             insecure_skip_verify: tls.insecure_skip_verify.unwrap_or(false),
             ..TrustRules::default()
         })
@@ -218,10 +223,7 @@ impl ServerTlsPass<'_> {
         findings: &mut Findings,
     ) -> Result<Termination, CredentialError> {
         let spec = self.crypto_spec(tls);
-        let (crypto, notes) = self
-            .providers
-            .profile(&spec)
-            .map_err(|error| CredentialError::Foreign(error.to_string()))?;
+        let (crypto, notes) = self.providers.profile(&spec)?;
         let field = format!("{}.tls", draft.field);
         for note in notes {
             let code = &catalog::TLS_PARAMETER_IGNORED;
@@ -243,10 +245,7 @@ impl ServerTlsPass<'_> {
         let MeshIdentity { material, roots, crls } = self.credentials.identity(self.now)?;
         let rules = TrustRules { roots: Some(roots), crls, ..self.callers() };
         let spec = CryptoSpec::default();
-        let (crypto, _) = self
-            .providers
-            .profile(&spec)
-            .map_err(|error| CredentialError::Foreign(error.to_string()))?;
+        let (crypto, _) = self.providers.profile(&spec)?;
         let loaded = (vec![material], ClientAuth::Required(rules));
         self.assemble(key, (&spec, crypto, alpn), true, loaded)
     }
@@ -293,8 +292,7 @@ impl ServerTlsPass<'_> {
         } else {
             let alpn = alpn.iter().map(|name| name.to_vec()).collect();
             let spec = ServerTlsSpec { certificates: materials, crypto, alpn, client_auth };
-            let built = ServerTls::new(&spec);
-            Arc::new(built.map_err(|error| CredentialError::Foreign(error.to_string()))?)
+            Arc::new(ServerTls::new(&spec)?)
         };
         self.built.insert(fingerprint, server.clone());
         let certificate_uris = certificate_uris.unwrap_or_default();

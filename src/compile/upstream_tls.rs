@@ -218,9 +218,7 @@ impl<'a> UpstreamTlsPass<'a> {
         let known = self.built.get(&fingerprint).or_else(|| self.previous.get(&fingerprint));
         let config = match known {
             Some(known) => known.clone(),
-            None => {
-                client_config(spec).map_err(|error| CredentialError::Foreign(error.to_string()))?
-            }
+            None => client_config(spec)?,
         };
         self.built.insert(fingerprint, config.clone());
         Ok((config, ties.finish()))

@@ -63,7 +63,7 @@ pub enum HostCheck {
 }
 
 /// A spec that cannot connect.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("TLS parameters cannot be used together")]
 pub struct ClientTlsError(#[source] rustls::Error);
 

@@ -63,9 +63,6 @@ pub enum Note {
     /// A name that is no suite.
     #[error("the cipher suite \"{0}\" is unknown; write OpenSSL names")]
     UnknownSuite(String),
-    /// The same name again.
-    #[error("the cipher suite \"{0}\" is listed twice")]
-    DuplicateSuite(String),
     /// Nothing was left of the list.
     #[error("none of the cipher suites can be offered; the defaults are used")]
     DefaultSuites,
@@ -213,10 +210,8 @@ fn suites(spec: &CryptoSpec, notes: &mut Vec<Note>) -> Vec<(&'static str, Suppor
     let mut chosen: Vec<(&'static str, SupportedCipherSuite)> = Vec::new();
     for name in &spec.cipher_suites {
         match TLS12_SUITES.iter().find(|(known, _)| known == name) {
-            Some(found) if chosen.iter().any(|(known, _)| known == name) => {
-                notes.push(Note::DuplicateSuite(found.0.to_owned()));
-            }
-            Some(found) => chosen.push(*found),
+            Some(found) if !chosen.iter().any(|(known, _)| known == name) => chosen.push(*found),
+            Some(_) => {}
             None if WEAK_SUITES.contains(&&**name) => {
                 notes.push(Note::UnsupportedSuite(name.clone()));
             }
@@ -368,11 +363,7 @@ mod tests {
         assert_eq!(profile.order, SuiteOrder::Server);
         assert_eq!(
             notes,
-            [
-                Note::UnsupportedSuite("AES128-SHA".into()),
-                Note::UnknownSuite("NOPE".into()),
-                Note::DuplicateSuite("ECDHE-RSA-AES256-GCM-SHA384".into()),
-            ]
+            [Note::UnsupportedSuite("AES128-SHA".into()), Note::UnknownSuite("NOPE".into())]
         );
     }
 

@@ -63,7 +63,7 @@ pub struct ServerTlsSpec {
 }
 
 /// A spec that cannot serve.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ServerTlsError {
     /// No certificate.
     #[error("there is no certificate to serve")]

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::gateway::Site;
+use crate::gateway::{Site, gateway};
 
 /// What `check` says of a configuration.
 fn told(site: &Site) -> String {
@@ -15,6 +15,42 @@ fn rule(rules: &str) -> String {
         "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: r, \
          namespace: istio-system}}\nspec: {{jwtRules: [{rules}]}}\n"
     )
+}
+
+#[test]
+fn tls_that_cannot_work_is_told_as_what_it_is() {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    let check = |tls: &str, messages: &[&str]| {
+        let tls = format!("credentialName: a, {tls}");
+        site.config("all", &gateway("g", 443, "HTTPS", "a.com", &tls));
+        let told = told(&site);
+        for message in messages {
+            assert_eq!(told.matches(message).count(), 1, "{message}: {told}");
+        }
+        assert!(!told.contains("the name of a Secret"), "{told}");
+    };
+    check(
+        "mode: MUTUAL, verifyCertificateSpki: ['!!', '??'], verifyCertificateHash: [zz]",
+        &[
+            "\"!!\" is not a base64 SHA-256 of a public key",
+            "\"??\" is not a base64 SHA-256 of a public key",
+            "\"zz\" is not a hex SHA-256 of a certificate",
+            "PC019",
+        ],
+    );
+    check(
+        "mode: SIMPLE, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2",
+        &["is above the highest version"],
+    );
+    let suite = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    check(
+        &format!("mode: SIMPLE, cipherSuites: [{suite}, {suite}]"),
+        &["the cipher suite is repeated"],
+    );
+    site.config("all", &gateway("g", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: ../a"));
+    assert!(told(&site).contains("the name of a Secret"));
 }
 
 #[test]

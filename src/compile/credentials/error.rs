@@ -1,9 +1,13 @@
 //! Why a credential cannot be used.
 
 use crate::compile::files::ReadError;
+use crate::tls::client::ClientTlsError;
+use crate::tls::crypto::NoVersion;
 use crate::tls::material::MaterialError;
 use crate::tls::revocation::CrlError;
 use crate::tls::roots::RootsError;
+use crate::tls::server::ServerTlsError;
+use crate::tls::trust::InvalidPin;
 
 /// Why a credential cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -13,6 +17,18 @@ pub enum CredentialError {
         "credential \"{0}\" is not one this gateway can read; write the name of a Secret in its namespace"
     )]
     Foreign(String),
+    /// Texts that are no pins, each told.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Pins(Vec<InvalidPin>),
+    /// No version of TLS is between the lowest and the highest.
+    #[error(transparent)]
+    Versions(#[from] NoVersion),
+    /// What was read makes no server.
+    #[error(transparent)]
+    Server(#[from] ServerTlsError),
+    /// What was read makes no client.
+    #[error(transparent)]
+    Client(#[from] ClientTlsError),
     /// Neither Secret nor folder.
     #[error(
         "credential \"{name}\" does not exist; expected a Secret, or one of the folders {places}"

@@ -29,6 +29,10 @@ pub fn code(error: &CredentialError) -> &'static Code {
         CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
         CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
         CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
+        CredentialError::Pins(_)
+        | CredentialError::Versions(_)
+        | CredentialError::Server(_)
+        | CredentialError::Client(_) => &catalog::UNWORKABLE,
         CredentialError::Foreign(_)
         | CredentialError::NoSystemRoots
         | CredentialError::NoClientCa
