@@ -99,6 +99,9 @@ impl ListenerPass<'_, '_> {
     }
 
     fn unbound(&mut self, server: &ServerDraft<'_>, effect: &str) {
+        if self.unserved.bind(server) {
+            return;
+        }
         let message = "no VirtualService is bound to this server";
         self.findings.add(
             at(server.gateway, &server.field, &catalog::SERVER_WITHOUT_ROUTES, message).help(

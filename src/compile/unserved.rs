@@ -85,6 +85,11 @@ impl<'a> Unserved<'a> {
         }
     }
 
+    /// Whether a VirtualService that cannot be used was bound to a server: that is told as such.
+    pub fn bind(&self, server: &ServerDraft<'_>) -> bool {
+        !self.bound(server).is_empty()
+    }
+
     /// Adds what VirtualServices were to serve on a server: 503, but for what others serve there.
     pub fn route(&self, table: &mut RouteTable, server: &ServerDraft<'_>, findings: &mut Findings) {
         let mut told = Told::new(findings);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::gateway::{Site, gateway};
+use crate::gateway::{Site, gateway, routes};
 
 /// What `check` says of a configuration.
 fn told(site: &Site) -> String {
@@ -60,6 +60,19 @@ fn keys_written_in_a_rule_are_not_shown() {
     site.config("all", &rule(&format!("{{issuer: x, jwks: '{keys}', bogus: 1}}")));
     let told = told(&site);
     assert!(told.contains("bogus") && !told.contains("c3VwZXJzZWNyZXQ"), "{told}");
+}
+
+#[test]
+fn a_server_whose_routes_cannot_be_used_is_not_told_to_have_none() {
+    let site = Site::new();
+    let plain = gateway("plain", 80, "HTTP", "'*'", "");
+    let broken = routes("r", "istio-system/plain", "a.com", "  http: 5\n");
+    site.config("all", &(plain.clone() + &broken));
+    let said = told(&site);
+    assert!(said.contains("PC045") && !said.contains("PC034"), "{said}");
+    let elsewhere = routes("r", "istio-system/other", "a.com", "  http: 5\n");
+    site.config("all", &(plain + &elsewhere));
+    assert!(told(&site).contains("PC034"));
 }
 
 #[test]
