@@ -213,7 +213,8 @@ pub(super) fn ids<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a PeerId> {
     facts.peer.into_iter().flat_map(|peer| &peer.ids)
 }
 
-/// The host that routes look at: without port and the root's dot.
+/// The host that a rule is about, however it is asked for: without port, and without the root's dot, which
+/// names the same host to a backend.
 pub(super) fn bare(authority: &str) -> &str {
     without_port(authority).trim_end_matches('.')
 }
