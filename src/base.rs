@@ -15,4 +15,5 @@ pub mod memory;
 pub mod pattern;
 pub mod pem;
 pub mod prefixes;
+pub mod query;
 pub mod secret;

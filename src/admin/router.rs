@@ -16,6 +16,7 @@ use super::answer::{self, Answer};
 use super::page::{Desk, Page};
 use super::server::{Handler, Reply, at_once};
 use crate::base::host::without_port;
+use crate::base::query;
 use crate::telemetry::logs::LogLevel;
 
 /// Answers a query, or says what is wrong with it.
@@ -51,7 +52,7 @@ GET  /diagnostics     what is wrong with the configuration read last
 GET  /certs           certificates in use
 GET  /jwks            key sets of token issuers: state, keys, last error, next fetch
 GET  /explain?url=    what would happen to a request; also method=, protocol=, header=, sni=, source-ip=,
-                     token=, client-cert=PEM
+                     token=, client-cert=PEM; as in forms, + is a space and %2B a plus
 GET  /logging         level of the program's log
 POST /logging?level=  changes it: info, or info,portcullis::proxy=debug
 POST /drain           drains without ending the process
@@ -119,10 +120,10 @@ fn show_level(level: &LogLevel) -> Answer {
 }
 
 fn set_level(level: &LogLevel, query: &str) -> Answer {
-    let Some(wanted) = query.split('&').find_map(|pair| pair.strip_prefix("level=")) else {
+    let level_of = |(name, value)| (name == "level").then_some(value);
+    let Some(wanted) = query::pairs(query).find_map(level_of) else {
         return answer::text(StatusCode::BAD_REQUEST, "say which: POST /logging?level=info\n");
     };
-    let wanted = percent_encoding::percent_decode_str(wanted).decode_utf8_lossy();
     match level.set(&wanted) {
         Ok(()) => {
             tracing::info!(level = %wanted, "log level changed");

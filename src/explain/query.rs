@@ -1,29 +1,25 @@
 //! A question as the query of a URL, for the admin port.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::{InvalidQuestion, Question};
+use crate::base::query;
 
 impl Question {
-    /// Reads `url`, `method`, `protocol`, `header` (`name: value`, repeatable), `sni`, `source-ip`, `token`
+    /// Reads, from a form's query, `url`, `method`, `protocol`, `header` (`name: value`, repeatable), `sni`, `source-ip`, `token`
     /// and `client-cert` (PEM, with its intermediates).
     pub fn from_query(query: &str, now: i64) -> Result<Self, InvalidQuestion> {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let pairs: Vec<(&str, Cow<'_, str>)> = pairs
-            .map(|(name, value)| (name, percent_decode_str(value).decode_utf8_lossy()))
-            .collect();
-        let url = pairs.iter().find(|(name, _)| *name == "url").map_or("", |(_, url)| url);
+        let pairs: Vec<(String, String)> = query::pairs(query).collect();
+        let url = pairs.iter().find(|(name, _)| name == "url").map_or("", |(_, url)| url);
         let parsed = url.parse().map_err(|_| InvalidQuestion::Url(url.to_owned()))?;
         let mut question = Self::get(parsed, now);
         for (name, value) in &pairs {
             let invalid = || InvalidQuestion::Parameter(format!("{name}={value}"));
-            match *name {
+            match &**name {
                 "url" => {}
                 "method" => question.method = value.parse().map_err(|_| invalid())?,
                 "protocol" => question.ask_for(value),
@@ -98,6 +94,7 @@ mod tests {
         check("url=https://a.com/x", Ok(("GET", "a.com", 0)));
         check("url=https%3A%2F%2Fa.com&method=POST&sni=", Ok(("POST", "", 0)));
         check("url=http://[::1]/&header=x-a:%201&header=x-a:2", Ok(("GET", "", 2)));
+        check("url=http://a/&header=x-a:+b+c", Ok(("GET", "a", 1)));
     }
 
     #[test]
@@ -111,6 +108,14 @@ mod tests {
         assert_eq!(question.headers[AUTHORIZATION], "Bearer a.b.c");
         assert!(question.headers[AUTHORIZATION].is_sensitive());
         assert_eq!(question.client_chain, [vec![1, 2, 3].into(), vec![1, 2, 3].into()]);
+    }
+
+    #[test]
+    fn spaces_are_written_as_forms_do() {
+        let query = "url=http://a/%3Fq%3Da%2Bb&header=x-a:+b%2Bc+d";
+        let question = Question::from_query(query, 0).unwrap();
+        assert_eq!(question.headers["x-a"], "b+c d");
+        assert!(format!("{question:?}").contains("q=a+b"));
     }
 
     #[test]
