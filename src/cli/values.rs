@@ -162,7 +162,10 @@ impl FromStr for Labels {
         }
         let pairs = text.split(',').map(|pair| {
             let pair = pair.split_once('=');
-            let (key, value) = pair.filter(|(key, value)| name::is_label(key, value))?;
+            let is_label = |(key, value): &(&str, &str)| {
+                name::is_label_key(key) && name::is_label_value(value) && value.len() <= 63
+            };
+            let (key, value) = pair.filter(is_label)?;
             Some((key.to_owned(), value.to_owned()))
         });
         pairs.collect::<Option<_>>().map(Self).ok_or(InvalidValue::Labels)

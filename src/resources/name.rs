@@ -17,22 +17,6 @@ pub fn is_dns_label(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
-/// Key and value of a label: the key may have a subdomain and `/` before its name, the value may be empty.
-pub fn is_label(key: &str, value: &str) -> bool {
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    let word = |text: &str| {
-        let bytes = text.as_bytes();
-        text.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(part)
-    };
-    let name = match key.split_once('/') {
-        Some((prefix, name)) if is_dns_subdomain(prefix) => name,
-        Some(_) => return false,
-        None => key,
-    };
-    word(name) && (value.is_empty() || word(value))
-}
-
 /// A DNS-1123 subdomain: most resources' names.
 pub(super) fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
@@ -61,7 +45,7 @@ pub(super) fn is_subnet(text: &str) -> bool {
 }
 
 /// The key of a label: `name` or `prefix.example.com/name`.
-pub(super) fn is_label_key(key: &str) -> bool {
+pub fn is_label_key(key: &str) -> bool {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
@@ -71,7 +55,7 @@ pub(super) fn is_label_key(key: &str) -> bool {
 }
 
 /// The value of a label, which may be empty.
-pub(super) fn is_label_value(value: &str) -> bool {
+pub fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_qualified(value)
 }
 

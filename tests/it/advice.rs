@@ -44,10 +44,10 @@ fn tls_that_cannot_work_is_told_as_what_it_is() {
         "mode: SIMPLE, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2",
         &["is above the highest version"],
     );
-    let suite = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    let cipher = "ECDHE-ECDSA-AES256-GCM-SHA384";
     check(
-        &format!("mode: SIMPLE, cipherSuites: [{suite}, {suite}]"),
-        &["the cipher suite is repeated"],
+        &format!("mode: SIMPLE, cipherSuites: [{cipher}, {cipher}]"),
+        &["the cipher cipher is repeated"],
     );
     site.config("all", &gateway("g", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: ../a"));
     assert!(told(&site).contains("the name of a Secret"));
