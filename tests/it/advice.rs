@@ -47,7 +47,7 @@ fn tls_that_cannot_work_is_told_as_what_it_is() {
     let cipher = "ECDHE-ECDSA-AES256-GCM-SHA384";
     check(
         &format!("mode: SIMPLE, cipherSuites: [{cipher}, {cipher}]"),
-        &["the cipher cipher is repeated"],
+        &["the cipher suite is repeated"],
     );
     site.config("all", &gateway("g", 443, "HTTPS", "a.com", "mode: SIMPLE, credentialName: ../a"));
     assert!(told(&site).contains("the name of a Secret"));
