@@ -167,7 +167,7 @@ async fn modes_say_who_is_let_in_and_follow_changes() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.expect("what was open before is closed");
+    timeout(PATIENCE, ended).await.expect("what was open before is closed");
 }
 
 #[tokio::test]
