@@ -27,6 +27,8 @@ limits! {
     UNSERVED_HOSTS: usize = 1_000, "1,000 hosts";
     /// Files read from one configuration source.
     CONFIG_FILES: usize = 20_000, "20,000 files";
+    /// Gateways of a network, and blocks of addresses of all networks together (MeshNetworks).
+    NETWORK_PARTS: usize = 1_000, "1,000 gateways or blocks";
     /// Folders below each other in a configuration source; deeper ones are left out.
     CONFIG_FOLDERS_DEPTH: usize = 16, "16 folders";
     /// YAML nodes in one file, aliases expanded and long text counted as several: stops alias
@@ -221,7 +223,7 @@ limits! {
     /// Connections to each of the CA's addresses.
     CA_CONNECTIONS: usize = 512, "512 connections";
     /// Connections of one user to each of the CA's sockets.
-    CA_USER_CONNECTIONS: usize = 64, "64 connections";
+    CA_USER_CONNECTIONS: usize = 128, "128 connections";
     /// Calls on one connection to the CA.
     CA_CALLS: u32 = 16, "16 calls";
     /// One CreateCertificate, from the request's head to its answer.

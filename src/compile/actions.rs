@@ -1,5 +1,7 @@
 //! What a rule does, from what is written.
 
+use std::num::NonZeroU16;
+
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::Authority;
@@ -7,6 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use percent_encoding::AsciiSet;
 
 use crate::base::header::is_framing;
+use crate::base::host::without_port;
 use crate::resources::meta::StringMatch;
 use crate::resources::virtual_service::{self as vs, DerivePort};
 use crate::route::headers::{HeaderOps, Side, Site, Template};
@@ -239,7 +242,11 @@ impl Rule<'_> {
         if text.is_empty() {
             return Ok(None);
         }
-        let value = Authority::try_from(text).ok().and_then(|_| HeaderValue::from_str(text).ok());
+        let named = Authority::try_from(text).is_ok() && !text.contains('@');
+        let port = text.get(without_port(text).len()..).unwrap_or_default();
+        let port = port.strip_prefix(':').map(str::parse::<NonZeroU16>);
+        let good = named && !matches!(port, Some(Err(_)));
+        let value = good.then(|| HeaderValue::from_str(text).ok()).flatten();
         let message = || {
             format!("\"{text}\" is not a host, with a port or without; variables do not work here")
         };

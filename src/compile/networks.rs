@@ -127,7 +127,8 @@ impl<'a> Networks<'a> {
         reached
     }
 
-    /// What weights are multiplied by, so that every network's can be divided among its gateways.
+    /// What weights are multiplied by, so that every network's can be divided among its gateways; where
+    /// that is too much, nearly so.
     fn scale(&self, members: &[Member]) -> u32 {
         let networks: BTreeSet<&str> = members.iter().map(|one| one.network.as_str()).collect();
         let counts = networks.into_iter().filter_map(|network| self.gateways(network));
@@ -135,7 +136,9 @@ impl<'a> Networks<'a> {
             let count = u64::try_from(places.len()).unwrap_or(u64::MAX);
             scale.saturating_mul(count / greatest_common_divisor(scale, count))
         });
-        u32::try_from(scale).unwrap_or(u32::MAX)
+        let total: u64 = members.iter().map(|one| u64::from(one.weight)).sum();
+        let most = u64::from(u32::MAX).checked_div(total).unwrap_or(1).max(1);
+        u32::try_from(scale.min(most)).unwrap_or(1)
     }
 }
 

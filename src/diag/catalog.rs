@@ -1,8 +1,8 @@
 //! Every code, its severity and its one-line meaning.
 //!
 //! `IST` codes are Istio's own, used where the meaning is the same; `PC` codes are this gateway's:
-//! 00x reading, 01x fields, 02x TLS material, 03x listeners and hosts, 04x routes and clusters,
-//! 05x tokens and authorization, 06x known and not acted on, 07x networks.
+//! 00x reading, 01x fields, 02x TLS material, 03x listeners and hosts, 04x routes, clusters and identity,
+//! 05x tokens, authorization and revocation, 06x known and not acted on, 07x networks.
 //!
 //! **Invariant**: an id is used once and never given a second meaning.
 

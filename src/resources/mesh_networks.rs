@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{ConfigFile, Placed, nearest, single};
 use crate::base::host::is_name;
+use crate::base::limit;
 use crate::diag::{Diagnostic, Severity, catalog};
 
 /// What `--mesh-networks` holds.
@@ -107,6 +108,18 @@ pub fn parse_mesh_networks(file: &ConfigFile) -> (Option<MeshNetworks>, Vec<Diag
     let Some(placed) = networks else { return (None, diagnostics) };
     for (name, network) in &placed.value.networks {
         tell(&placed, name, network, &mut diagnostics);
+    }
+    let networks = placed.value.networks.values();
+    let most = networks.clone().map(|network| network.gateways.len()).max().unwrap_or_default();
+    let blocks: usize = networks.map(|network| network.endpoints.len()).sum();
+    if most.max(blocks) > limit::NETWORK_PARTS {
+        let message = format!(
+            "more than {} gateways of a network, or blocks of addresses",
+            limit::NETWORK_PARTS
+        );
+        let diagnostic = Diagnostic::new(&catalog::YAML_LIMIT, message);
+        diagnostics.push(diagnostic.at(placed.location("networks")).field("networks"));
+        return (None, diagnostics);
     }
     (Some(placed.value), diagnostics)
 }
@@ -239,5 +252,7 @@ mod tests {
         check(&text("address: 192.0.2.1, port: 0"), None, &["1:54 PC011"]);
         check(&text("address: 192.0.2.1, port: 65536"), None, &["1:54 PC011"]);
         check("networks: [\n", None, &["2:1 PC004"]);
+        let gateways = "{address: 192.0.2.1, port: 1}, ".repeat(limit::NETWORK_PARTS + 1);
+        check(&format!("networks: {{n: {{gateways: [{gateways}]}}}}\n"), None, &["1:1 PC005"]);
     }
 }

@@ -88,26 +88,42 @@ impl PathRewrite {
     }
 
     /// The new path.
-    fn apply(&self, path: &str) -> String {
-        match self {
+    fn apply(&self, path: &str) -> Result<String, TargetTooLong> {
+        Ok(match self {
             Self::Prefix { matched, replacement } => {
                 format!("{replacement}{}", path.get(*matched..).unwrap_or_default())
             }
             Self::Full(path) => path.to_string(),
             Self::Regex { regex, substitution } => {
-                path_of(&regex.replace_all(path.as_bytes(), substitution.as_bytes()), TARGET)
+                path_of(&replaced(regex, path.as_bytes(), substitution.as_bytes())?, TARGET)
             }
-        }
+        })
     }
 
     /// The new path and query: a query stays.
     pub fn target(&self, current: &str) -> Result<String, TargetTooLong> {
         let target = match current.split_once('?') {
-            Some((path, query)) => format!("{}?{query}", self.apply(path)),
-            None => self.apply(current),
+            Some((path, query)) => format!("{}?{query}", self.apply(path)?),
+            None => self.apply(current)?,
         };
         if target.len() > limit::TARGET_BYTES { Err(TargetTooLong) } else { Ok(target) }
     }
+}
+
+/// Every occurrence of an expression replaced, as long as what comes out can be sent.
+fn replaced(regex: &Regex, path: &[u8], substitution: &[u8]) -> Result<Vec<u8>, TargetTooLong> {
+    let (mut out, mut end) = (Vec::with_capacity(path.len()), 0);
+    for captures in regex.captures_iter(path) {
+        let Some(whole) = captures.get(0) else { continue };
+        out.extend_from_slice(path.get(end..whole.start()).unwrap_or_default());
+        captures.expand(substitution, &mut out);
+        if out.len() > limit::TARGET_BYTES {
+            return Err(TargetTooLong);
+        }
+        end = whole.end();
+    }
+    out.extend_from_slice(path.get(end..).unwrap_or_default());
+    Ok(out)
 }
 
 /// RE2's `\1` in the `regex` crate's syntax, `${1}`; a literal `$` is doubled.
@@ -202,14 +218,17 @@ impl Redirect {
             }
             RedirectPort::FromAuthority => out.push_str(base),
         }
-        let path = self.path.as_ref().map_or_else(|| path.to_owned(), |p| p.apply(path));
-        out.push_str(&path);
+        let new = self.path.as_ref().and_then(|new| new.apply(path).ok());
+        let path = new.as_deref().unwrap_or(path);
+        let (path, fragment) = path.split_at(path.find('#').unwrap_or(path.len()));
+        out.push_str(path);
         if let Some(query) = query
             && !path.contains('?')
         {
             out.push('?');
             out.push_str(query);
         }
+        out.push_str(fragment);
         out
     }
 }
@@ -261,6 +280,8 @@ mod tests {
         let path = Some(PathRewrite::full("new page#/ä", LOCATION));
         let to = Redirect { path, ..Redirect::to_https() };
         assert_eq!(to.location("http", "a.com", "/x", None), "https://a.com/new%20page#/%C3%A4");
+        let location = to.location("http", "a.com", "/x", Some("q=1"));
+        assert_eq!(location, "https://a.com/new%20page?q=1#/%C3%A4");
     }
 
     fn check_target(rewrite: &PathRewrite, from: &str, to: &str) {
@@ -298,6 +319,7 @@ mod tests {
             check_target(&PathRewrite::regex(regex, text).unwrap(), from, to);
         };
         check("/v([0-9])", r"/r\1$", "/v1/v2?v3", "/r1$/r2$?v3");
+        check("b*", "-", "/abc", "/-/-a-c-");
         check("^/rx/([^/]+)/(.*)$", r"/\2/in st/\1\\", "/rx/a/b", r"/b/in%20st/a\");
         check("^/del", "x", "/del/y", "/x/y");
         check("(?-u:(.))$", r"\1", "/ä", "/%C3%A4");
@@ -309,6 +331,16 @@ mod tests {
         let path = |length| "/".repeat(length);
         assert_eq!(twice.target(&path(limit::TARGET_BYTES / 2)).map(|to| to.len()), Ok(65_534));
         assert_eq!(twice.target(&path(limit::TARGET_BYTES / 2 + 1)), Err(TargetTooLong));
+        // It grows no further once it is too long.
+        let everywhere = PathRewrite::regex("x*", &"y".repeat(limit::REGEX_BYTES)).unwrap();
+        let grown = |path: &str| match &everywhere {
+            PathRewrite::Regex { regex, substitution } => {
+                replaced(regex, path.as_bytes(), substitution.as_bytes()).map(|out| out.len())
+            }
+            _ => Ok(0),
+        };
+        assert_eq!(grown("/"), Ok(2 * limit::REGEX_BYTES + 1));
+        assert_eq!(grown(&path(1_000)), Err(TargetTooLong));
     }
 
     #[test]

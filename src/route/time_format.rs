@@ -111,11 +111,10 @@ impl TimeFormat {
             match piece {
                 Piece::Whole(item) => _ = time.format_into(&mut out, item).ok()?,
                 Piece::Fraction(digits) => {
-                    let digits = (1..=*digits).map(|place| {
+                    out.extend((1..=*digits).map(|place| {
                         let digit = time.nanosecond() / 10_u32.pow(9 - place) % 10;
-                        char::from_digit(digit, 10).unwrap_or('0')
-                    });
-                    out.extend(digits.collect::<String>().into_bytes());
+                        b'0' + u8::try_from(digit).unwrap_or_default()
+                    }));
                 }
             }
         }

@@ -130,7 +130,9 @@ impl Crls {
     /// These lists, of which some may be missing: what an issuer without one signed is accepted.
     #[must_use]
     pub fn incomplete(self) -> Self {
-        Self { incomplete: true, ..self }
+        let mut hasher = Hasher::default();
+        hasher.part(self.fingerprint.as_bytes()).part(b"incomplete");
+        Self { incomplete: true, fingerprint: hasher.finish(), ..self }
     }
 
     /// Whether what an issuer without a list signed is refused.
@@ -148,7 +150,7 @@ impl Crls {
         self.next_update
     }
 
-    /// Digest of the lists.
+    /// Digest of the lists, and of whether some may be missing.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -251,6 +253,8 @@ mod tests {
         assert_eq!(one.revoked(), again.revoked());
         assert_ne!(one.revoked(), other.revoked());
         assert_ne!(one.revoked(), none.revoked());
+        // What was built for lists that may be incomplete is not what others need.
+        assert_ne!(one.clone().incomplete().fingerprint(), one.fingerprint());
     }
 
     fn chain(leaf: &Leaf) -> Vec<CertificateDer<'static>> {

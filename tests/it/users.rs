@@ -73,7 +73,7 @@ fn a_user_gets_its_own_identity_and_another_none() {
 }
 
 /// Connections that one user may have to a socket.
-const SHARE: usize = 64;
+const SHARE: usize = 128;
 
 #[test]
 fn a_user_holds_its_share_of_a_socket_and_no_more() {
@@ -88,6 +88,7 @@ fn a_user_holds_its_share_of_a_socket_and_no_more() {
     let mut held: Vec<_> = (0..SHARE).map(|_| taken()).collect();
     assert!(held.iter().all(Option::is_some));
     assert!(taken().is_none());
+    ca.wait("it is told", |ca| ca.err().contains("as many connections as it may"));
     held.pop();
     ca.wait("there is room again", |_| taken().is_some());
 }

@@ -17,7 +17,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::body::Body;
@@ -38,6 +38,9 @@ use crate::tls::crypto::CryptoProfile;
 
 /// Wait after a failed accept, for lack of file descriptors most likely.
 const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
+
+/// Users with too many connections are told of so often at most.
+const SHARE_TOLD_TIME: Duration = Duration::from_secs(60);
 
 /// What a socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +133,7 @@ async fn renew_own(mut holder: Holder, own: Arc<OwnCertificate>) {
 /// Serves one interface on a Unix socket.
 pub async fn socket(ca: Arc<Ca>, listener: UnixListener, interface: Interface) {
     let room = Arc::new(Semaphore::new(limit::CA_CONNECTIONS));
-    let shares = Shares::default();
+    let (shares, mut told) = (Shares::default(), None::<Instant>);
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let Some(stream) = accepted(listener.accept().await).await else { continue };
@@ -142,7 +145,11 @@ pub async fn socket(ca: Arc<Ca>, listener: UnixListener, interface: Interface) {
             }
         };
         let Some(share) = shares.take(user) else {
-            tracing::debug!(user, "a user has too many connections");
+            if told.is_none_or(|at| at.elapsed() >= SHARE_TOLD_TIME) {
+                told = Some(Instant::now());
+                let most = limit::CA_USER_CONNECTIONS;
+                tracing::warn!(user, most, "a user has as many connections as it may");
+            }
             continue;
         };
         let ca = ca.clone();

@@ -52,7 +52,7 @@ impl<'a> ClusterPass<'a> {
         let labels = self.labels(service, &members, &secured);
         let Reached { members, encrypted, left_out } =
             self.services.networks().reached(&members, &ways);
-        tell_left_out(service, port, &left_out, findings);
+        tell_left_out((service, port, subset), &left_out, findings);
         let (balancer, outliers) = (policy.load_balancer, policy.outlier_detection);
         let places = locality::Setting::of(balancer, self.settings);
         let (standings, localities) =
@@ -181,15 +181,15 @@ impl<'a> ClusterPass<'a> {
 
 /// Tells of endpoints that their networks' gateways cannot pass on to.
 fn tell_left_out(
-    service: &Service,
-    port: &Port,
+    (service, port, subset): (&Service, &Port, &str),
     left_out: &BTreeMap<String, usize>,
     findings: &mut Findings,
 ) {
+    let of = if subset.is_empty() { String::new() } else { format!(", subset \"{subset}\",") };
     let Origin { resource, file, line } = &service.origin;
     for (network, count) in left_out {
         let message = format!(
-            "{count} of the endpoints of \"{}\" at port {} are left out: they do not speak the mesh's TLS, \
+            "{count} of the endpoints of \"{}\" at port {}{of} are left out: they do not speak the mesh's TLS, \
              and the gateways of their network \"{network}\" pass on nothing else",
             service.host, port.number
         );

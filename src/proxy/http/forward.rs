@@ -250,7 +250,7 @@ fn target(work: &Work<'_>, request: &Request<()>) -> Result<Option<PathAndQuery>
     }
     let target = work.rule.target(current(work, request));
     let target = target.map_err(|TargetTooLong| Reject::TargetTooLong)?;
-    let target = PathAndQuery::try_from(&*target);
+    let target = PathAndQuery::try_from(target.into_owned());
     target.map(Some).map_err(|_| Reject::BadRequest(BadRequest::InvalidPath))
 }
 

@@ -133,7 +133,7 @@ impl Values for RequestValues<'_> {
                 let came = OffsetDateTime::now_utc() - self.began.elapsed();
                 format.write(came).map(Cow::Owned)
             }
-            Variable::ResponseCode => text(self.answer.status?.as_str().to_owned()),
+            Variable::ResponseCode => Some(Cow::Borrowed(self.answer.status.as_ref()?.as_str())),
             Variable::Request { part, other, most } => {
                 let value = self
                     .part(part)

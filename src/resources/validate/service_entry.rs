@@ -139,6 +139,10 @@ pub(in super::super) fn check_workload(entry: &WorkloadEntry, findings: &mut Fin
 }
 
 fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
+    findings.labels(&entry.labels, &format!("{path}.labels"));
+    for (name, port) in &entry.ports {
+        findings.port(*port, &format!("{path}.ports.{name}"));
+    }
     let (place, text) = (format!("{path}.address"), entry.address.as_str());
     if text.is_empty() {
         if entry.network.is_empty() {
@@ -157,9 +161,5 @@ fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
     let name = matches!(HostPattern::parse(text), Ok(HostPattern::Exact(_)));
     if !unix && !name && text.parse::<IpAddr>().is_err() {
         findings.error(&place, format!("\"{text}\" is not an IP address, a name or unix://path"));
-    }
-    findings.labels(&entry.labels, &format!("{path}.labels"));
-    for (name, port) in &entry.ports {
-        findings.port(*port, &format!("{path}.ports.{name}"));
     }
 }

@@ -1,12 +1,12 @@
 //! A check by HTTP (`envoyExtAuthzHttp`): the request's head, sent to another service.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, StatusCode, Uri};
 
 use super::body::Beginning;
-use super::changes::{Change, Changes, How};
+use super::changes::{Change, Changes, How, may_change};
 use super::{Answer, Denied, Failure, Said};
 use crate::auth::authz::TextMatch;
 use crate::base::header::{X_ENVOY_AUTH_HEADERS_TO_REMOVE, X_ENVOY_AUTH_PARTIAL_BODY};
@@ -62,14 +62,12 @@ pub(super) fn said(rule: &HttpCheck, (head, body, _): Answer) -> Result<Said, Fa
     if head.status == StatusCode::OK {
         return Ok(Said::Allowed(allowed(rule, &headers)));
     }
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(TRANSFER_ENCODING);
+    headers = kept(&headers, may_change);
     if !rule.downstream_on_deny.is_empty() {
         headers = kept(&headers, |name| {
             listed(&rule.downstream_on_deny, name) || ALWAYS_DOWNSTREAM.contains(&name.as_str())
         });
     }
-    headers.remove(HOST);
     Ok(Said::Denied(Denied { status: head.status, headers, body }))
 }
 

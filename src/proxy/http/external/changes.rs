@@ -80,7 +80,7 @@ impl Changes {
     }
 }
 
-fn may_change(name: &HeaderName) -> bool {
+pub(super) fn may_change(name: &HeaderName) -> bool {
     ![HOST, EXPECT, TRAILER].contains(name) && !is_framing(name)
 }
 
