@@ -40,7 +40,7 @@ use crate::tls::crypto::CryptoProfile;
 const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
 
 /// Users with too many connections are told of so often at most.
-const SHARE_TOLD_TIME: Duration = Duration::from_secs(60);
+const SHARE_TOLD_TIME: Duration = Duration::from_mins(1);
 
 /// What a socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
