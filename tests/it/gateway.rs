@@ -16,6 +16,8 @@ use crate::pki::{Authority, Leaf};
 
 /// Longest any condition is awaited.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// By when a process has ended that was told to: its drain's deadline, and some time.
+const DRAINED: Duration = Duration::from_secs(25 + 20);
 
 /// A folder with configuration, certificates and identity.
 pub struct Site {
@@ -194,11 +196,13 @@ impl Gateway {
         self.admin("/config_dump")["generation"].as_u64().unwrap()
     }
 
-    /// Makes a change and waits until it is live.
+    /// Makes a change and waits until it is live, and told of everywhere.
     pub fn reload(&self, change: impl FnOnce()) {
         let before = self.generation();
         change();
         self.wait("the change is live", || self.generation() > before);
+        let told = || format!("portcullis_config_generation {}\n", self.generation());
+        self.wait("it is told", || self.metrics().contains(&told()));
     }
 
     /// Waits for a condition, and blocks the thread: backends within a test then need another
@@ -241,7 +245,7 @@ impl Gateway {
                 self.readers.lock().unwrap().drain(..).for_each(|reader| reader.join().unwrap());
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.err());
+            assert!(start.elapsed() < DRAINED, "it does not end: {}", self.err());
             thread::sleep(Duration::from_millis(5));
         }
     }
