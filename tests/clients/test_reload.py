@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 
@@ -94,6 +96,23 @@ def change(edge, number, made):
         (edge.folder / "config" / "broken.yaml").unlink()
 
 
+def served(edge):
+    """The certificate that a new handshake gets, DER."""
+    context = ssl.create_default_context(cafile=edge.ca)
+    with socket.create_connection(("127.0.0.1", edge.ports["https"])) as raw:
+        with context.wrap_socket(raw, server_hostname="shop.example.com") as stream:
+            return stream.getpeercert(binary_form=True)
+
+
+def is_live(edge, number, made, before):
+    """Whether a change is. Key and certificate are two files, which may be taken up one after the other."""
+    kind, turn = number % 4, number // 4
+    if kind == 1:
+        leaf = made[turn % len(made)][0].partition("-----END CERTIFICATE-----")
+        return served(edge) == ssl.PEM_cert_to_DER_cert("".join(leaf[:2]) + "\n")
+    return generation(edge) > before
+
+
 def generation(edge):
     return json.loads(edge.own("admin", "/config_dump"))["generation"]
 
@@ -106,7 +125,8 @@ def test_200_reloads_under_load(edge, tmp_path):
         for number in range(RELOADS):
             before = generation(edge)
             change(edge, number, made)
-            edge_module.wait(f"change {number} is live", lambda: generation(edge) > before)
+            live = lambda: is_live(edge, number, made, before)
+            edge_module.wait(f"change {number} is live", live)
         turn = edge.curl("-D", "-", "-o", "/dev/null", f"https://localhost/").stdout
         code, said = traffic.end()
     assert not traffic.failures, traffic.failures[:5]
