@@ -122,13 +122,15 @@ def test_200_reloads_under_load(edge, tmp_path):
     file = tmp_path / "download"
     with websocket.server(edge):
         traffic = Traffic(edge, file)
-        for number in range(RELOADS):
-            before = generation(edge)
-            change(edge, number, made)
-            live = lambda: is_live(edge, number, made, before)
-            edge_module.wait(f"change {number} is live", live)
-        turn = edge.curl("-D", "-", "-o", "/dev/null", f"https://localhost/").stdout
-        code, said = traffic.end()
+        try:
+            for number in range(RELOADS):
+                before = generation(edge)
+                change(edge, number, made)
+                live = lambda: is_live(edge, number, made, before)
+                edge_module.wait(f"change {number} is live", live)
+            turn = edge.curl("-D", "-", "-o", "/dev/null", f"https://localhost/").stdout
+        finally:
+            code, said = traffic.end()
     assert not traffic.failures, traffic.failures[:5]
     assert f"x-turn: {(RELOADS - 1) // 4}" in turn.lower(), turn
     assert "Non-2xx" not in said and "Socket errors" not in said, said
