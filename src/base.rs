@@ -5,6 +5,7 @@
 pub mod claim;
 pub mod duration;
 pub mod file;
+pub mod grpc;
 pub mod hash;
 pub mod header;
 pub mod host;

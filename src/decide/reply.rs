@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::auth::jwt::JwtFailure;
+use crate::base::grpc;
 use crate::route::fault::Abort;
 
 use super::reject::Reject;
@@ -32,7 +33,7 @@ impl Status {
     /// As it is sent.
     #[must_use]
     pub fn sent(self, dialect: Dialect) -> Self {
-        let mapped = grpc_of(self.http);
+        let mapped = grpc::status_of(self.http.as_u16());
         match dialect {
             Dialect::Http => Self { grpc: None, ..self },
             Dialect::Grpc => Self { http: StatusCode::OK, grpc: Some(self.grpc.unwrap_or(mapped)) },
@@ -51,18 +52,6 @@ impl Reject {
             _ => None,
         };
         Status { http: self.status(), grpc }
-    }
-}
-
-/// What gRPC has for an HTTP status (gRPC's `http-grpc-status-mapping.md`).
-pub fn grpc_of(status: StatusCode) -> u16 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::destination::{Destination, Protocol, RequestSample};
 use super::worker::WorkerTelemetry;
+use crate::base::grpc;
 use crate::base::id::Origin;
 
 /// One request or TCP stream.
@@ -182,15 +183,7 @@ impl RequestRecord {
 
     /// What gRPC makes of an answer without a status, by its response code.
     fn implied_grpc_status(&self) -> Option<u16> {
-        match (self.protocol, self.code) {
-            (Protocol::Http | Protocol::Tcp, _) | (_, 0) => None,
-            (Protocol::Grpc, 400) => Some(13),
-            (Protocol::Grpc, 401) => Some(16),
-            (Protocol::Grpc, 403) => Some(7),
-            (Protocol::Grpc, 404) => Some(12),
-            (Protocol::Grpc, 429 | 502 | 503 | 504) => Some(14),
-            (Protocol::Grpc, _) => Some(2),
-        }
+        (self.protocol == Protocol::Grpc && self.code != 0).then(|| grpc::status_of(self.code))
     }
 
     /// Ends the record of a TCP stream that never began. One that had a destination is counted there

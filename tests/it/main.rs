@@ -18,6 +18,7 @@ mod authz;
 mod backend;
 mod balance;
 mod ca;
+mod ca_cluster_keys;
 mod ca_folder;
 mod ca_requests;
 mod check;

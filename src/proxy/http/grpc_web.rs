@@ -10,9 +10,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 
+use crate::base::grpc;
 use crate::base::header::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::decide::grpc_web::Call;
-use crate::decide::reply::grpc_of;
 use crate::decide::request::is_grpc;
 
 /// Marks the message that holds the trailers.
@@ -46,7 +46,7 @@ impl Call {
     /// Says in a head why there is no answer of gRPC.
     pub fn fail(self, headers: &mut HeaderMap, status: StatusCode, message: Option<HeaderValue>) {
         headers.insert(CONTENT_TYPE, self.media_type());
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_of(status)));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc::status_of(status.as_u16())));
         let reason = HeaderValue::from_static(status.canonical_reason().unwrap_or_default());
         headers.insert(GRPC_MESSAGE, message.unwrap_or(reason));
     }
