@@ -171,7 +171,7 @@ class Edge:
 
     def curl(self, *arguments):
         """Runs curl with every name led to the gateway."""
-        command = ["curl", "--silent", "--show-error", "--max-time", "20", "--cacert", self.ca]
+        command = ["curl", "--silent", "--show-error", "--max-time", "60", "--cacert", self.ca]
         command += ["--connect-to", f":443:127.0.0.1:{self.ports['https']}"]
         command += ["--connect-to", f":80:127.0.0.1:{self.ports['http']}"]
         return subprocess.run([*command, *arguments], capture_output=True, text=True)

@@ -81,8 +81,8 @@ class Nginx:
         (www / "index.html").write_text("catalogue\n")
         (www / "page.html").write_text(PAGE)
         (www / "style.css").write_text("body { color: rgb(1, 2, 3) }")
-        self.download = secrets.token_bytes(1 << 20) * (DOWNLOAD_BYTES >> 20)
-        (www / "download").write_bytes(self.download)
+        self.download = www / "download"
+        self.download.write_bytes(secrets.token_bytes(1 << 20) * (DOWNLOAD_BYTES >> 20))
         ports = edge.backends
         text = CONFIG.format(
             folder=folder,
