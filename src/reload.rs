@@ -21,9 +21,10 @@ use crate::compile::settings::Role;
 use crate::compile::{Input, Output, Reuse, compile};
 use crate::diag::{self, Diagnostic, Location, catalog};
 use crate::identity::Feed;
-use crate::resources::{self, ConfigFile, MeshConfig, Parsed};
-use crate::source::files::{self, Found};
+use crate::resources::{self, MeshConfig, Parsed};
+use crate::source::files::{self, Found, FoundFile};
 use crate::source::reader::Reader;
+use crate::source::touched::Touched;
 use crate::source::writing::Writing;
 
 use known::KnownFiles;
@@ -72,6 +73,7 @@ pub struct Loader {
     mesh: Mesh,
     known: KnownFiles,
     writing: Writing,
+    touched: Touched,
     /// Where links to configuration files lead.
     targets: Vec<PathBuf>,
     assembled: Option<Assembled>,
@@ -95,6 +97,7 @@ impl Loader {
             reader,
             known: KnownFiles::default(),
             writing: Writing::default(),
+            touched: Touched::default(),
             targets: Vec::new(),
             assembled: None,
             loaded: None,
@@ -111,9 +114,10 @@ impl Loader {
         Self { sent: Some(feed), ..self }
     }
 
-    /// Holds back files that are being written.
-    pub fn heed(&mut self, writing: Writing) {
+    /// Holds back files that are being written, and looks only at those that were touched.
+    pub fn heed(&mut self, writing: Writing, touched: Touched) {
         self.writing = writing;
+        self.touched = touched;
     }
 
     /// When loading again gives something else though nothing is written anew, Unix seconds: the mesh
@@ -147,7 +151,7 @@ impl Loader {
                 std::fs::read_dir(root).map_err(fail)?;
             }
         }
-        self.reader.begin();
+        self.reader.begin(&self.touched.take());
         self.mesh.update(&mut self.reader)?;
         let Found { files, diagnostics, targets } = files::read(&self.roots, &mut self.reader);
         self.targets = targets;
@@ -214,7 +218,7 @@ impl Loader {
 
     fn assemble(
         &mut self,
-        files: &[(ConfigFile, Fingerprint)],
+        files: &[FoundFile],
         unreadable: &[Diagnostic],
         last: Generation,
     ) -> Assembled {

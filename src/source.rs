@@ -4,5 +4,6 @@
 
 pub mod files;
 pub mod reader;
+pub mod touched;
 pub mod watch;
 pub mod writing;

@@ -20,6 +20,7 @@ use crate::ca::server::{Ca, CaSettings, keep};
 use crate::ca::{KubernetesTokens, TokenCallers};
 use crate::net::listener::bind_unix;
 use crate::source::reader::Reader;
+use crate::source::touched::Changes;
 use crate::telemetry::logs::LogsFormat;
 use crate::telemetry::{Metrics, WorkloadLabels, logs};
 use crate::upstream::jwks::{JwksEngine, KeyAccess};
@@ -203,7 +204,7 @@ fn fetched(keys: &str) -> anyhow::Result<bool> {
 }
 
 fn read_keys(path: &Path, reader: &mut Reader) -> anyhow::Result<KeyState> {
-    reader.begin();
+    reader.begin(&Changes::Anything);
     let content = reader.read(path, limit::JWKS_BYTES as u64)?.context("it is too large")?;
     Ok(KeyState::Ready(KeySet::parse(content.bytes())?))
 }

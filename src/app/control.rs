@@ -111,7 +111,7 @@ impl Control {
 
     /// Follows changes until the watch is stopped; gives the workers back.
     fn follow(mut self, mut watch: Watch) -> Workers {
-        self.loader.heed(watch.writing());
+        self.loader.heed(watch.writing(), watch.touched());
         loop {
             while watch.include(self.loader.wanted()) {
                 // It may have changed between being read and being watched.

@@ -18,7 +18,7 @@ use crate::auth::jwt::{IssuerKeys, JwksSource};
 use crate::diag::{Diagnostic, Location, Severity, count, render};
 use crate::expectation::{Judged, Means, Test, TestFile, json, judge, text};
 use crate::resources::parse_placed;
-use crate::source::files::{self, Found};
+use crate::source::files::{self, Found, FoundFile};
 
 /// Ask the data path's own decisions whether requests meet what is expected of them
 #[derive(Clone, Debug, Args)]
@@ -88,7 +88,7 @@ fn read(roots: &[PathBuf]) -> Result<Vec<(Test, Location)>, Vec<Diagnostic>> {
     let Found { files, diagnostics: mut found, .. } = files::tests(roots);
     found.retain(|finding| finding.severity != Severity::Info);
     let mut tests = Vec::new();
-    for (file, _) in &files {
+    for FoundFile { file, .. } in &files {
         match parse_placed::<TestFile>(file, "test file") {
             Ok(parsed) => {
                 let places: Vec<_> = (0..parsed.value.tests.len())

@@ -1,5 +1,6 @@
 //! Reads the files that compiling asks for.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -15,6 +16,8 @@ use crate::source::reader::Reader;
 /// Reads what exists of a list.
 pub(super) fn read(wanted: &[Wanted], reader: &mut Reader) -> FileStore {
     let mut store = FileStore::default();
+    // Folders of namespaces, most of which are rarely there.
+    let mut holders = HashMap::new();
     for wanted in wanted {
         match wanted {
             Wanted::File(path) => {
@@ -23,6 +26,10 @@ pub(super) fn read(wanted: &[Wanted], reader: &mut Reader) -> FileStore {
                 }
             }
             Wanted::Folder(folder) => {
+                let holder = folder.parent().unwrap_or(folder);
+                if !*holders.entry(holder).or_insert_with(|| holder.is_dir()) {
+                    continue;
+                }
                 let keys = reader.names(folder, &CREDENTIAL_KEYS).unwrap_or_default();
                 let content = |key| file(&folder.join(key), reader).map(|content| (key, content));
                 store.insert_folder(folder.clone(), keys.into_iter().filter_map(content).collect());

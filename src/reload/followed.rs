@@ -8,7 +8,7 @@ use super::RootError;
 use crate::base::hash::Fingerprint;
 use crate::diag::Diagnostic;
 use crate::resources::ConfigFile;
-use crate::source::files;
+use crate::source::files::{self, FoundFile};
 use crate::source::reader::Reader;
 
 /// Reads a document; nothing when it cannot be, with the reason among the findings.
@@ -48,7 +48,7 @@ impl<T: Default> Followed<T> {
     pub(super) fn update(&mut self, reader: &mut Reader) -> Result<bool, RootError> {
         let Some(path) = &self.path else { return Ok(false) };
         let found = files::read(std::slice::from_ref(path), reader);
-        let Some((file, fingerprint)) = found.files.first() else {
+        let Some(FoundFile { file, fingerprint, .. }) = found.files.first() else {
             let why =
                 found.diagnostics.first().map_or("it is not a file", |finding| &finding.message);
             return Err(self.unreadable(why));

@@ -4,7 +4,6 @@
 //! it was.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,9 @@ use tokio::time::Instant;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::limit;
 use crate::diag::{Diagnostic, catalog};
-use crate::resources::{self, ConfigFile, ParsedFile};
+use crate::resources::{self, ParsedFile};
+use crate::source::files::FoundFile;
+use crate::source::reader::Place;
 use crate::source::writing::Unfinished;
 
 /// Every file of a configuration.
@@ -30,8 +31,8 @@ struct Known {
     /// Digest of what is shown.
     fingerprint: Fingerprint,
     shown: ParsedFile,
-    /// Its inode when it was read; another one is another file of the same name.
-    inode: Option<(u64, u64)>,
+    /// Which file it was when it was read.
+    place: Place,
     /// Content with fewer documents, written in place, and when it was first seen: the writer may
     /// not be done.
     doubted: Option<(Fingerprint, Instant)>,
@@ -41,14 +42,14 @@ impl KnownFiles {
     /// Takes in what was read, and what could not be read though it is there; the rest is forgotten.
     pub(super) fn update(
         &mut self,
-        files: &[(ConfigFile, Fingerprint)],
+        files: &[FoundFile],
         diagnostics: &[Diagnostic],
         unfinished: &Unfinished,
         hasher: &mut Hasher,
     ) {
         let mut known = HashMap::with_capacity(files.len());
         let mut held = HashMap::new();
-        for (file, fingerprint) in files {
+        for found @ FoundFile { file, fingerprint, .. } in files {
             let before = self.files.remove(&file.path);
             let changed = before.as_ref().is_none_or(|before| before.fingerprint != *fingerprint);
             let seen = match wait_for(&file.path, unfinished).filter(|_| changed) {
@@ -58,7 +59,7 @@ impl KnownFiles {
                     let Some(before) = before else { continue };
                     before
                 }
-                None => look(file, *fingerprint, before),
+                None => look(found, before),
             };
             hasher.part(file.path.as_bytes()).part(seen.fingerprint.as_bytes());
             known.insert(file.path.clone(), seen);
@@ -105,23 +106,24 @@ fn wait_for(path: &str, unfinished: &Unfinished) -> Option<Duration> {
     unfinished.get(&place).copied()
 }
 
-fn look(file: &ConfigFile, fingerprint: Fingerprint, before: Option<Known>) -> Known {
-    let inode = std::fs::metadata(&*file.path).ok().map(|meta| (meta.dev(), meta.ino()));
+fn look(found: &FoundFile, before: Option<Known>) -> Known {
+    let FoundFile { file, fingerprint, place } = found;
+    let (fingerprint, place) = (*fingerprint, *place);
     let before = match before {
         Some(before) if before.fingerprint == fingerprint => {
-            return Known { inode, doubted: None, ..before };
+            return Known { place, doubted: None, ..before };
         }
         before => before,
     };
     let shown = resources::parse_file(file);
-    if let Some(before) = before.filter(|before| before.inode == inode && before.loses(&shown)) {
+    if let Some(before) = before.filter(|before| before.place == place && before.loses(&shown)) {
         let first = before.doubted.filter(|(content, _)| *content == fingerprint);
         let since = first.map_or_else(Instant::now, |(_, since)| since);
         if since.elapsed() < limit::RELOAD_SETTLE_TIME {
             return Known { doubted: Some((fingerprint, since)), ..before };
         }
     }
-    Known { fingerprint, shown, inode, doubted: None }
+    Known { fingerprint, shown, place, doubted: None }
 }
 
 impl Known {

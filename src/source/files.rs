@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::reader::Reader;
+use super::reader::{Place, Reader};
 use crate::base::hash::Fingerprint;
 use crate::base::limit;
 use crate::diag::{Diagnostic, Location, Severity, catalog};
@@ -17,12 +17,23 @@ use crate::resources::ConfigFile;
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Every configuration file, with the digest of each.
-    pub files: Vec<(ConfigFile, Fingerprint)>,
+    /// Every configuration file.
+    pub files: Vec<FoundFile>,
     /// What could not be read, and what was left out.
     pub diagnostics: Vec<Diagnostic>,
     /// Where links to files lead.
     pub targets: Vec<PathBuf>,
+}
+
+/// A file that was read.
+#[derive(Debug)]
+pub struct FoundFile {
+    /// Its path and content.
+    pub file: ConfigFile,
+    /// Digest of its content.
+    pub fingerprint: Fingerprint,
+    /// Which file it is: another of the same name has another.
+    pub place: Place,
 }
 
 /// Reads every configuration file; what cannot be read is told.
@@ -50,12 +61,12 @@ fn found(roots: &[PathBuf], kind: fn(&Path) -> bool, reader: &mut Reader) -> Fou
     }
     let mut files = Vec::new();
     for path in paths.into_iter().take(limit::CONFIG_FILES) {
-        match reader.read(&path, limit::CONFIG_FILE_BYTES) {
-            Ok(Some(content)) => {
+        match reader.read_placed(&path, limit::CONFIG_FILE_BYTES) {
+            Ok((Some(content), place)) => {
                 let file = ConfigFile { path: shown(&path).into(), bytes: content.bytes().clone() };
-                files.push((file, content.fingerprint()));
+                files.push(FoundFile { file, fingerprint: content.fingerprint(), place });
             }
-            Ok(None) => diagnostics.push(too_large(&path)),
+            Ok((None, _)) => diagnostics.push(too_large(&path)),
             Err(error) => diagnostics.push(unreadable(&path, &error.to_string())),
         }
     }
@@ -189,7 +200,7 @@ mod tests {
             read(&[dir.path().to_owned()], &mut Reader::default());
         assert!(diagnostics.is_empty(), "{diagnostics:?}");
         let base = format!("{}/", dir.path().display());
-        files.iter().map(|(file, _)| file.path.strip_prefix(&*base).unwrap().to_owned()).collect()
+        files.iter().map(|found| found.file.path.strip_prefix(&*base).unwrap().to_owned()).collect()
     }
 
     #[test]

@@ -15,6 +15,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use tokio::time::Instant;
 
+use super::touched::Touched;
 use super::writing::Writing;
 use crate::base::limit;
 
@@ -42,6 +43,7 @@ pub struct Watch {
     watched: HashMap<PathBuf, Identity>,
     concern: Concern,
     writing: Writing,
+    touched: Touched,
     signals: Receiver<Signal>,
     sender: Sender<Signal>,
 }
@@ -78,13 +80,14 @@ impl Concern {
     }
 }
 
-/// Tells a [`Watch`] of a change that is in no file.
+/// Tells a [`Watch`] of a change that the system does not tell.
 #[derive(Clone, Debug)]
-pub struct Teller(Sender<Signal>);
+pub struct Teller(Sender<Signal>, Touched);
 
 impl Teller {
-    /// Something changed.
+    /// Something changed, in files or elsewhere.
     pub fn tell(&self) {
+        self.1.anything();
         let _ = self.0.send(Signal::Seen);
     }
 }
@@ -105,7 +108,8 @@ impl Watch {
     pub fn new(roots: Vec<PathBuf>) -> Self {
         let (sender, signals) = channel();
         let (seen, concern, writing) = (sender.clone(), Concern::default(), Writing::default());
-        let (heeded, written) = (concern.clone(), writing.clone());
+        let touched = Touched::watched();
+        let (heeded, written, noted) = (concern.clone(), writing.clone(), touched.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let told = event.as_ref().map_or(true, |event| {
                 let told = matters(event.kind) && heeded.has(event);
@@ -115,16 +119,19 @@ impl Watch {
                 told
             });
             if told {
+                noted.note(&event);
                 let _ = seen.send(Signal::Seen);
             }
         });
         let watcher = watcher
             .inspect_err(|error| {
+                touched.blind();
                 tracing::warn!(%error, "file changes are not told by the system; they are looked for");
             })
             .ok();
+        let watched = HashMap::new();
         let mut watch =
-            Self { watcher, roots, watched: HashMap::new(), concern, writing, signals, sender };
+            Self { watcher, roots, watched, concern, writing, touched, signals, sender };
         watch.renew();
         watch
     }
@@ -134,9 +141,14 @@ impl Watch {
         self.writing.clone()
     }
 
+    /// What changed since somebody looked.
+    pub fn touched(&self) -> Touched {
+        self.touched.clone()
+    }
+
     /// A handle to tell it of changes.
     pub fn teller(&self) -> Teller {
-        Teller(self.sender.clone())
+        Teller(self.sender.clone(), self.touched.clone())
     }
 
     /// A handle to end it.
@@ -192,9 +204,14 @@ impl Watch {
         }
         match watcher.watch(path, mode) {
             Ok(()) => {
+                // It may have changed before.
+                self.touched.anything();
                 self.watched.insert(path.to_owned(), now);
             }
-            Err(error) => tracing::warn!(?path, %error, "changes are looked for instead of told"),
+            Err(error) => {
+                self.touched.blind();
+                tracing::warn!(?path, %error, "changes are looked for instead of told");
+            }
         }
     }
 
@@ -205,6 +222,7 @@ impl Watch {
                 // Watched once more, with folders of which nothing was told.
                 self.watched.clear();
                 self.renew();
+                self.touched.anything();
                 return Wake::Scan;
             }
             Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return Wake::Stopped,

@@ -21,6 +21,7 @@ use crate::base::limit;
 use crate::base::secret::Secret;
 use crate::ca::{AuthorityError, NewAuthority, Revoked, create_intermediate, create_root};
 use crate::source::reader::Reader;
+use crate::source::touched::Changes;
 
 /// A folder that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +184,7 @@ impl Folder {
 
     /// Reads everything.
     pub(super) fn read(&self, reader: &mut Reader) -> Result<Contents, FolderError> {
-        reader.begin();
+        reader.begin(&Changes::Anything);
         let mut read = |name| read_file(self.path.join(name), reader);
         let missing = |missing| FolderError::Partial { folder: self.path.clone(), missing };
         let certificate = read(CERTIFICATE)?.ok_or(missing(CERTIFICATE))?;
