@@ -3,8 +3,8 @@
 //!
 //! The parser behind this one takes a bare LF for the end of a line, and hides from its user that a
 //! head had both `Content-Length` and `Transfer-Encoding`. Here the lines of heads, chunk sizes and
-//! trailers are looked at as they come; a line that is refused loses its LF, so that the parser
-//! answers 400 in its place.
+//! trailers are looked at as they come; a line that is refused loses its LF, and is the last that the
+//! parser gets. It answers 400: to that line once its head ends, or to a body that breaks off.
 //!
 //! What follows a message that asks for another protocol is held back until it is answered: after a
 //! `101` it passes as it is, after anything else it is judged as the next message.
@@ -25,19 +25,16 @@ use self::framing::Framing;
 use super::liveness::Liveness;
 
 /// Judges bytes as far as the connection's state wants it; how many may pass.
-fn judge(liveness: &Liveness, framing: &mut Framing, bytes: &mut [u8]) -> io::Result<usize> {
+fn judge(liveness: &Liveness, framing: &mut Framing, bytes: &mut [u8]) -> usize {
     if liveness.is_switched() {
-        return Ok(bytes.len());
-    }
-    if framing.refused {
-        return Err(io::ErrorKind::InvalidData.into());
+        return bytes.len();
     }
     framing.asked = liveness.is_asked();
     let passed = framing.judge(bytes);
     if framing.asked {
         liveness.ask();
     }
-    Ok(passed)
+    passed
 }
 
 /// An HTTP/1.1 client's stream.
@@ -48,12 +45,26 @@ pub struct Strict<S> {
     framing: Framing,
     /// What was read and waits for an answer; less than one read of the parser's.
     held: Vec<u8>,
+    /// The parser got the end of a head that was refused.
+    ended: bool,
 }
 
 impl<S> Strict<S> {
     /// Judges a stream from its beginning, until its connection is switched.
     pub fn new(stream: S, liveness: Arc<Liveness>) -> Self {
-        Self { stream, liveness, framing: Framing::new(), held: Vec::new() }
+        Self { stream, liveness, framing: Framing::new(), held: Vec::new(), ended: false }
+    }
+
+    /// Ends what was refused: a head is parsed, and answered, only once it is whole.
+    fn refuse(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        const END: &[u8] = b"\r\n\r\n";
+        let ends = self.framing.is_in_head() && !self.ended && buf.remaining() >= END.len();
+        self.ended = true;
+        if !ends {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        buf.put_slice(END);
+        Ok(())
     }
 
     /// Passes on of what is held as much as may pass; nothing while an answer is awaited, which wakes
@@ -61,7 +72,7 @@ impl<S> Strict<S> {
     fn pass_held(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let count = self.held.len().min(buf.remaining());
         let next = self.held.get_mut(..count).unwrap_or_default();
-        let passed = judge(&self.liveness, &mut self.framing, next)?;
+        let passed = judge(&self.liveness, &mut self.framing, next);
         if passed == 0 {
             return Poll::Pending;
         }
@@ -81,13 +92,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.framing.refused {
+            return Poll::Ready(this.refuse(buf));
+        }
         if !this.held.is_empty() {
             return this.pass_held(buf);
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let new = buf.filled_mut().get_mut(before..).unwrap_or_default();
-        let passed = judge(&this.liveness, &mut this.framing, new)?;
+        let passed = judge(&this.liveness, &mut this.framing, new);
         if passed < new.len() {
             this.held.extend_from_slice(new.get(passed..).unwrap_or_default());
             buf.set_filled(before + passed);
@@ -147,8 +161,8 @@ mod tests {
                 assert_eq!(after, next, "by {size}");
                 let (before, after) = check_held(&head, b"GET / HTTP/1.1\nx", size, false);
                 assert_eq!(before, head.as_bytes(), "by {size}");
-                assert!(b"GET / HTTP/1.1\0x".starts_with(&after), "by {size}: {after:?}");
-                assert!(after.contains(&0), "by {size}");
+                let ended = b"GET / HTTP/1.1\0\r\n\r\n";
+                assert!(ended.starts_with(&after) && after.contains(&0), "by {size}: {after:?}");
             }
         }
     }

@@ -70,7 +70,17 @@ async fn what_follows_a_message_in_the_same_bytes_is_judged_too() {
 async fn a_body_that_cannot_be_read_is_the_clients_fault() {
     let (_site, _backend, gateway) = start().await;
     let head = "POST /bad HTTP/1.1\r\nhost: a.com\r\ntransfer-encoding: chunked\r\n\r\n";
-    let bodies = ["x\r\n", "1\nx\r\n0\r\n\r\n", "1\r\nxx\r\n", "11111111111111111\r\n", "-1\r\n"];
+    let bodies = [
+        "x\r\n",
+        "1\nx\r\n0\r\n\r\n",
+        "1\r\nxx\r\n",
+        "11111111111111111\r\n",
+        "-1\r\n",
+        // An extension, or a trailer, that a reader may take to end at its LF.
+        "2;\nAA\r\n2a\r\n0\r\n\r\n",
+        "2;a=b\r\nxx\r\n0;\n\r\n",
+        "0\r\na: b\nc: d\r\n\r\n",
+    ];
     for body in bodies {
         let bytes = format!("{head}{body}{NEXT}");
         let answer = String::from_utf8(raw(gateway.port(80), bytes.as_bytes()).await).unwrap();

@@ -51,7 +51,7 @@ impl Framing {
     }
 
     /// Looks at the next bytes, and spoils the end of a line that is refused; how many may pass. The
-    /// others follow a message that has to be answered first.
+    /// others follow that line, or a message that has to be answered first.
     pub(super) fn judge(&mut self, mut bytes: &mut [u8]) -> usize {
         let all = bytes.len();
         while !bytes.is_empty() && !self.refused {
@@ -73,7 +73,12 @@ impl Framing {
             };
             bytes = bytes.get_mut(taken..).unwrap_or_default();
         }
-        all
+        all - bytes.len()
+    }
+
+    /// Whether a head has begun or is to begin, and not ended.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.place, Place::Start | Place::Head)
     }
 
     /// Whether what comes next depends on an answer.
@@ -182,15 +187,22 @@ mod tests {
 
     use super::*;
 
-    /// What is left of `bytes` that come in pieces of `size`.
+    /// What passes of `bytes` that come in pieces of `size`.
     fn judged(bytes: &[u8], size: usize) -> (Vec<u8>, Framing) {
         let mut framing = Framing::new();
-        let mut all = bytes.to_vec();
-        all.chunks_mut(size).for_each(|piece| assert_eq!(framing.judge(piece), piece.len()));
+        let mut all = Vec::new();
+        for piece in bytes.to_vec().chunks_mut(size) {
+            let passed = framing.judge(piece);
+            all.extend_from_slice(&piece[..passed]);
+            if framing.refused {
+                break;
+            }
+            assert_eq!(passed, piece.len());
+        }
         (all, framing)
     }
 
-    /// `head` is followed by another message; each byte after `spoiled` of its lines passes or not.
+    /// All of `bytes` passes, or what comes before `spoiled` and its line end, spoiled.
     fn check(bytes: &str, spoiled: Option<&str>) {
         for size in 1..=bytes.len() {
             let (all, framing) = judged(bytes.as_bytes(), size);
@@ -199,6 +211,7 @@ mod tests {
             if let Some(at) = at {
                 assert_eq!(expected[at], b'\n', "{bytes:?}");
                 expected[at] = 0;
+                expected.truncate(at + 1);
             } else {
                 assert_eq!(framing.place, Place::Start, "{bytes:?} by {size}");
             }
@@ -249,6 +262,8 @@ mod tests {
         check("P / HTTP/1.1\r\ncontent-length: 5, 5\r\n\r\n", Some("5, 5\r"));
         let chunked = "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
         check(&format!("{chunked}1\nx\r\n0\r\n\r\n"), Some("\r\n\r\n1"));
+        check(&format!("{chunked}2;\nAA\r\n2a\r\n0\r\n\r\n"), Some("2;"));
+        check(&format!("{chunked}0;\n\r\n"), Some("0;"));
         check(&format!("{chunked}x\r\n"), Some("\r\n\r\nx\r"));
         check(&format!("{chunked}{}1\r\n", "0".repeat(80)), Some("01\r"));
         check(&format!("{chunked}0\r\na: b\nc: d\r\n\r\n"), Some("a: b"));
