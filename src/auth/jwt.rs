@@ -9,6 +9,7 @@ mod address;
 mod cache;
 mod failure;
 mod issuer_keys;
+mod json;
 mod keys;
 mod locate;
 mod rule;

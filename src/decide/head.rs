@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::reject::{BadRequest, Reject};
@@ -56,6 +56,9 @@ impl Head {
         }
         if noticed.has(Noticed::TRANSFER_ENCODING) {
             check_coding(headers)?;
+        }
+        if noticed.has(Noticed::CONTENT_LENGTH) {
+            check_length(headers)?;
         }
         let authority = authority(request)?;
         if !request.uri().path().starts_with('/') {
@@ -157,6 +160,12 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Reject> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let refused = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if refused { Err(Reject::BadRequest(BadRequest::TransferEncoding)) } else { Ok(()) }
+}
+
+/// A length said twice may be read as either (RFC 9110 section 8.6).
+fn check_length(headers: &HeaderMap) -> Result<(), Reject> {
+    let several = headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some();
+    if several { Err(Reject::BadRequest(BadRequest::ContentLength)) } else { Ok(()) }
 }
 
 /// The names that a `Connection` header nominates, or the protocols in an `Upgrade` header.

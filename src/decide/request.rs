@@ -172,7 +172,8 @@ pub fn serving_block<'a>(
     let (Servers::Tls(chains), Some(own)) = (&listener.servers, &block.tls) else {
         return Some(block);
     };
-    let host = without_port(authority);
+    // The root's dot names no other host.
+    let host = without_port(authority).trim_end_matches('.');
     let Some(Chain::Http(other)) = chains.lookup(host) else { return None };
     if std::ptr::eq(other.as_ref(), block) {
         return Some(block);

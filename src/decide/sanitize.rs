@@ -159,6 +159,7 @@ impl Noticed {
     pub const CONTROL: Self = Self(1 << 10);
     /// A backend may take it for a header of ours.
     pub(super) const IMITATION: Self = Self(1 << 11);
+    pub(super) const CONTENT_LENGTH: Self = Self(1 << 12);
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         headers.keys().fold(Self(0), |found, name| {
@@ -168,6 +169,7 @@ impl Noticed {
                 "proxy-connection" => Self::PROXY_CONNECTION,
                 "transfer-encoding" => Self::TRANSFER_ENCODING,
                 "te" => Self::TE,
+                "content-length" => Self::CONTENT_LENGTH,
                 "upgrade" => Self::UPGRADE,
                 "client-cert" | "client-cert-chain" => Self::CLIENT_CERT,
                 "x-forwarded-for" => Self::FORWARDED_FOR,

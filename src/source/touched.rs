@@ -33,9 +33,9 @@ impl Changes {
     pub fn touch_names(&self, folder: &Path) -> bool {
         match self {
             Self::Anything => true,
-            Self::Only(paths) => paths
-                .iter()
-                .any(|path| folder.starts_with(path) || path.parent() == Some(folder)),
+            Self::Only(paths) => {
+                paths.iter().any(|path| folder.starts_with(path) || path.parent() == Some(folder))
+            }
         }
     }
 }

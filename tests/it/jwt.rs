@@ -82,6 +82,14 @@ async fn good_tokens_pass_and_bad_ones_get_istios_answers() {
             403,
             "Audiences in Jwt are not allowed",
         ),
+        // One that goes on is none, and hides no other.
+        (
+            format!("{good}, Bearer {good}"),
+            401,
+            "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
+        ),
+        (format!("{good} x"), 401, "Jwt signature is an invalid Base64url encoded"),
+        (good.replacen('.', "!.", 1), 401, "Jwt header is an invalid Base64url encoded"),
         (
             none,
             401,

@@ -182,40 +182,18 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// Envoy's rule: the prefix is found anywhere, case-sensitively; the token starts at the next
-/// base64url character and ends before the first character that is neither that nor a dot. What has
-/// no such character is taken whole.
+/// Envoy's rule (since 1.28): the prefix is found anywhere, case-sensitively; the token starts at the next
+/// base64url character or dot and goes on to the end of the value. What has no such character is taken
+/// whole.
 fn after_prefix<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     if prefix.is_empty() {
         return Some(value);
     }
     let at = if value.starts_with(prefix) { 0 } else { memchr::memmem::find(value, prefix)? };
-    let end = at + prefix.len();
-    let rest = value.get(end..)?;
-    let Some(start) = rest.iter().position(|byte| is_base64url(*byte)) else {
-        return Some(value);
-    };
-    let token = rest.get(start..)?;
-    token.get(..token_length(token))
-}
-
-/// How many bytes from the start are base64url or dots. Whole blocks first, which the compiler turns into
-/// vector instructions: every byte of every token is asked for.
-fn token_length(bytes: &[u8]) -> usize {
-    let is_token = |byte: u8| is_base64url(byte) | (byte == b'.');
-    let (blocks, _) = bytes.as_chunks::<32>();
-    let whole = |block: &&[u8; 32]| block.iter().fold(true, |all, byte| all & is_token(*byte));
-    let start = 32 * blocks.iter().take_while(whole).count();
-    let rest = bytes.iter().skip(start);
-    start + rest.take_while(|byte| is_token(**byte)).count()
-}
-
-/// Without branches.
-fn is_base64url(byte: u8) -> bool {
-    ((byte | 0x20).wrapping_sub(b'a') < 26)
-        | (byte.wrapping_sub(b'0') < 10)
-        | (byte == b'-')
-        | (byte == b'_')
+    let rest = value.get(at + prefix.len()..)?;
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let start = rest.iter().position(is_token);
+    Some(start.and_then(|start| rest.get(start..)).unwrap_or(value))
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {
@@ -248,11 +226,12 @@ mod tests {
     fn the_prefix_is_searched_anywhere_and_case_sensitively() {
         let default = Locations::default();
         check(&default, &[("authorization", "Bearer a.b.c")], "/", &["a.b.c"]);
-        check(&default, &[("authorization", "x Bearer   !a.b.c, more")], "/", &["a.b.c"]);
-        check(&default, &[("authorization", "Bearer \"a.b.c\"")], "/", &["a.b.c"]);
+        check(&default, &[("authorization", "x Bearer   !a.b.c, more")], "/", &["a.b.c, more"]);
+        check(&default, &[("authorization", "Bearer \"a.b.c\"")], "/", &["a.b.c\""]);
         check(&default, &[("authorization", "bearer a.b.c")], "/", &[]);
         check(&default, &[("authorization", "Basic a.b.c")], "/", &[]);
-        check(&default, &[("authorization", "Bearer ..")], "/", &["Bearer .."]);
+        check(&default, &[("authorization", "Bearer ..")], "/", &[".."]);
+        check(&default, &[("authorization", "Bearer !")], "/", &["Bearer !"]);
         check(&default, &[], "/", &[]);
     }
 
@@ -307,24 +286,6 @@ mod tests {
         ] {
             let removed = without_parameters(path, |name| name == "t");
             assert_eq!(removed.as_deref(), kept, "{path}");
-        }
-    }
-
-    #[test]
-    fn base64url_is_letters_digits_and_two_more() {
-        for byte in 0..=u8::MAX {
-            let is = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            assert_eq!(is_base64url(byte), is, "{byte}");
-        }
-    }
-
-    #[test]
-    fn a_token_of_any_length_ends_before_what_is_no_part_of_one() {
-        for length in 0..100 {
-            let token = "aB9-_.".repeat(17).split_at(length).0.to_owned();
-            for more in ["", " x", "=", "\u{e9}", "~"] {
-                assert_eq!(token_length((token.clone() + more).as_bytes()), length);
-            }
         }
     }
 

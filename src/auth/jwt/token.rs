@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::failure::InvalidToken;
+use super::json;
 use crate::base::claim::Claims;
 use crate::base::limit;
 
@@ -170,10 +171,10 @@ fn segments(text: &str) -> Option<(usize, usize)> {
 fn object(
     segment: &str,
     encoding: InvalidToken,
-    json: InvalidToken,
+    not_json: InvalidToken,
 ) -> Result<Claims, InvalidToken> {
     let bytes = URL_SAFE_NO_PAD.decode(segment).map_err(|_| encoding)?;
-    serde_json::from_slice(&bytes).map_err(|_| json)
+    json::object(&bytes).ok_or(not_json)
 }
 
 fn optional_text<'a>(
@@ -279,6 +280,8 @@ mod tests {
         check("[]", "{}", Err(InvalidToken::HeaderJson));
         check("{", "{}", Err(InvalidToken::HeaderJson));
         check("\u{0}", "{}", Err(InvalidToken::HeaderJson));
+        check(r#"{"alg":"ES512","alg":"ES512"}"#, "{}", Err(InvalidToken::HeaderJson));
+        check(r#"{"alg":"ES512"}"#, r#"{"iss":"a","iss":"b"}"#, Err(InvalidToken::PayloadJson));
         check("{}", "{", Err(InvalidToken::AlgorithmMissing));
         check(r#"{"alg":1}"#, "{}", Err(InvalidToken::AlgorithmMissing));
         for name in ["none", "None", "rs256", "", "ES256K", "HS1"] {

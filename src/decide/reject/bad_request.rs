@@ -19,6 +19,8 @@ pub enum BadRequest {
     ConnectionHeader,
     /// `Transfer-Encoding` names a coding beside `chunked`: answered 501 as Envoy does.
     TransferEncoding,
+    /// `Content-Length` is there more than once.
+    ContentLength,
     /// The body cannot be read.
     Body,
 }
@@ -45,6 +47,7 @@ impl BadRequest {
             Self::NotOriginForm => "path_not_origin_form",
             Self::ConnectionHeader => "connection_header_rejected",
             Self::TransferEncoding => "http1.invalid_transfer_encoding",
+            Self::ContentLength => "several_content_lengths",
             Self::Body => "http1.body_error",
         }
     }
