@@ -54,8 +54,8 @@ impl Head {
         if noticed.has(Noticed::CONNECTION) {
             check_nominations(headers)?;
         }
-        if noticed.has(Noticed::TRANSFER_ENCODING) {
-            check_coding(headers)?;
+        if noticed.has(Noticed::TRANSFER_ENCODING) && has_other_coding(headers) {
+            return Err(Reject::BadRequest(BadRequest::TransferEncoding));
         }
         if noticed.has(Noticed::CONTENT_LENGTH) {
             check_length(headers)?;
@@ -154,12 +154,11 @@ fn check_nominations(headers: &HeaderMap) -> Result<(), Reject> {
     if refused { Err(Reject::BadRequest(BadRequest::ConnectionHeader)) } else { Ok(()) }
 }
 
-/// A body in a coding beside `chunked` would reach the backend as if it were plain: the coding is
-/// between this hop and the client (RFC 9112 section 6.1).
-fn check_coding(headers: &HeaderMap) -> Result<(), Reject> {
+/// Whether a body has a coding beside `chunked`. It would be passed on as if it were plain: the coding is
+/// between two hops (RFC 9112 section 6.1).
+pub fn has_other_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let refused = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if refused { Err(Reject::BadRequest(BadRequest::TransferEncoding)) } else { Ok(()) }
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// A length said twice may be read as either (RFC 9110 section 8.6).

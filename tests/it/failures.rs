@@ -51,6 +51,19 @@ async fn a_backends_head_that_is_too_large_is_a_protocol_error() {
     gateway.wait("the log tells", || gateway.out().contains(" 502 UPE "));
 }
 
+#[tokio::test]
+async fn an_answer_in_a_coding_of_the_hop_is_a_protocol_error() {
+    for coding in ["gzip", "gzip, chunked"] {
+        let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n0\r\n\r\n");
+        let script = Box::leak(Box::new([Step::Say(head.leak())]));
+        let backend = Scripted::start(script).await;
+        let (_site, gateway) = before("HTTP", backend.port, "");
+        let reply = Http::plain(gateway.port(80)).await.get("http://a.com/").await;
+        assert_eq!(reply.status, 502, "{coding}");
+        gateway.wait("the log tells", || gateway.out().contains(" 502 UPE "));
+    }
+}
+
 /// Accepts one connection, reads its first bytes, and waits for its end.
 async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
