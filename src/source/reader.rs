@@ -177,14 +177,11 @@ impl<T: Clone> Remembered<T> {
     /// Whether no link leads to a path: who changes what is there then does so under this name.
     fn is_told(&mut self, path: &Path, stamp: Stamp) -> bool {
         let Some(folder) = path.parent().filter(|_| path.is_absolute()) else { return false };
-        let direct = match self.direct.get(folder) {
-            Some(direct) => *direct,
-            None => {
-                let direct = folder.canonicalize().is_ok_and(|real| real == folder);
-                self.direct.insert(folder.to_owned(), direct);
-                direct
-            }
-        };
+        let direct = self.direct.get(folder).copied().unwrap_or_else(|| {
+            let direct = folder.canonicalize().is_ok_and(|real| real == folder);
+            self.direct.insert(folder.to_owned(), direct);
+            direct
+        });
         direct && path.symlink_metadata().is_ok_and(|own| Stamp::of(&own) == stamp)
     }
 }

@@ -129,9 +129,16 @@ impl Watch {
                 tracing::warn!(%error, "file changes are not told by the system; they are looked for");
             })
             .ok();
-        let watched = HashMap::new();
-        let mut watch =
-            Self { watcher, roots, watched, concern, writing, touched, signals, sender };
+        let mut watch = Self {
+            watcher,
+            roots,
+            watched: HashMap::new(),
+            concern,
+            writing,
+            touched,
+            signals,
+            sender,
+        };
         watch.renew();
         watch
     }
