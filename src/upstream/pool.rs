@@ -371,3 +371,6 @@ where
         Lease::new(Parts { sender, facts, host, metrics: self.metrics.clone(), permit, last })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,8 @@ impl PreviousTries {
 /// An endpoint as configuration and DNS say.
 struct Found {
     name: Arc<str>,
-    address: Address,
+    /// Nothing where DNS knows none.
+    address: Option<Address>,
     tls: bool,
     member: Member,
 }
@@ -123,7 +124,7 @@ impl Sources {
     fn found(&self) -> Vec<Found> {
         let at = |address: &Address, tls, member| Found {
             name: address.to_string().into(),
-            address: address.clone(),
+            address: Some(address.clone()),
             tls,
             member,
         };
@@ -144,15 +145,15 @@ impl Sources {
             }
             Endpoints::LogicalDns(_) => {
                 let first = |Name { endpoint, addresses }: &Name| {
-                    let ip = *addresses.latest().first()?;
-                    Some(Found {
+                    let ip = addresses.latest().first().copied();
+                    Found {
                         name: format!("{}:{}", endpoint.name, endpoint.port).into(),
-                        address: Address::Socket((ip, endpoint.port).into()),
+                        address: ip.map(|ip| Address::Socket((ip, endpoint.port).into())),
                         tls: endpoint.tls,
                         member: endpoint.member,
-                    })
+                    }
                 };
-                self.names.iter().filter_map(first).collect()
+                self.names.iter().map(first).collect()
             }
         }
     }
@@ -187,9 +188,11 @@ impl<B> Hosts<B> {
             if !seen.insert((name.clone(), tls)) {
                 continue;
             }
-            let host = old
-                .remove(&(name.clone(), tls))
-                .unwrap_or_else(|| Host::new(name, address.clone(), tls));
+            let known = old.remove(&(name.clone(), tls));
+            // One name that stands for no address any more goes on to mean the last one, as in Envoy.
+            let last = || known.as_ref().map(|host| host.address.borrow().clone());
+            let Some(address) = address.or_else(last) else { continue };
+            let host = known.unwrap_or_else(|| Host::new(name, address.clone(), tls));
             host.address.replace(address);
             list.push((host, member));
         }
