@@ -3,7 +3,7 @@
 //! [`connection::choose`] picks the chain for a ClientHello, [`inbound`] what takes a connection to a
 //! workload's port; [`head::Head`] is what a request's head says, [`external::selects`] says which
 //! providers are asked, and [`request::decide`] picks server block, verdict, route and destination for
-//! it; [`reply`] says how an answer of our own reaches a client that speaks gRPC. [`standing`] asks again
+//! it; [`target`] is what its backend is asked for; [`reply`] says how an answer of our own reaches a client that speaks gRPC. [`standing`] asks again
 //! about what lives long. The data path acts on their answers and `explain` prints them, so the two
 //! cannot differ.
 //!
@@ -20,5 +20,6 @@ pub mod reply;
 pub mod request;
 pub mod sanitize;
 pub mod standing;
+pub mod target;
 pub mod trusted;
 pub mod websocket;

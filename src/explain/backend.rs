@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 
-use super::request::refuse;
 use super::{Explanation, Share, Step, place, policy};
 use crate::base::limit;
 use crate::decide::reject::Reject;
@@ -14,25 +13,23 @@ use crate::snapshot::route::{Destination, Forward};
 /// Endpoints that are named; of more, their number is said.
 const NAMED_ENDPOINTS: usize = 16;
 
-/// A request that is sent on; `path` and `authority` before the rule's rewrites.
+/// A request that is sent on; `path` with its query as the backend sees it, `authority` before the rule's
+/// rewrites.
 pub(super) fn forward(
     tale: &mut Explanation,
     snapshot: &Snapshot,
     forward: &Forward,
     (path, authority): (&str, &str),
 ) {
-    let Ok(target) = forward.target(path) else {
-        return refuse(tale, "answer", &Reject::TargetTooLong);
-    };
     let own = forward.destinations.iter().next().and_then(|one| one.authority.as_ref());
     let new = forward.authority.as_ref().or(own).and_then(|name| name.to_str().ok());
     let authority = new.unwrap_or(authority);
     let timeout =
         forward.timeout.map_or("no timeout".to_owned(), |time| format!("timeout {time:?}"));
-    tale.step("forward", format!("as {target} of {authority}, {timeout}"))
+    tale.step("forward", format!("as {path} of {authority}, {timeout}"))
         .considered(policy::lines(snapshot, forward));
     tale.outcome.action = "forward";
-    tale.outcome.path = Some(target.into_owned());
+    tale.outcome.path = Some(path.to_owned());
     tale.outcome.authority = Some(authority.to_owned());
     destinations(tale, snapshot, &forward.destinations);
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::head::read;
@@ -17,6 +18,7 @@ use crate::decide::reply::{Dialect, Status};
 use crate::decide::request::{
     Decision, Outcome, RequestFacts, decide, is_grpc, judged_headers, routing_head, rule_verdicts,
 };
+use crate::decide::target::target;
 use crate::route::matcher::RequestHead;
 use crate::route::weight::Weighted;
 use crate::snapshot::listener::{Listener, ServerBlock};
@@ -296,9 +298,18 @@ fn outcome(
             let cut = snapshot.authentication.as_ref().and_then(|authenticator| {
                 authenticator.apply(&decision.verdict, request.headers_mut(), &sent)
             });
-            let target = head.target(request.uri(), cut);
-            let current = target.as_deref().unwrap_or(&sent);
-            backend::forward(tale, snapshot, forward, (current, &head.authority));
+            match target(forward, &sent, head.target(request.uri(), cut).as_deref()) {
+                Ok(new) => {
+                    let path = new.as_ref().map_or(&*sent, PathAndQuery::as_str);
+                    backend::forward(tale, snapshot, forward, (path, &head.authority));
+                }
+                Err(reject) => {
+                    if forward.destinations.iter().any(|one| one.cluster.is_none()) {
+                        backend::destinations(tale, snapshot, &forward.destinations);
+                    }
+                    refuse(tale, "answer", &reject);
+                }
+            }
         }
     }
 }

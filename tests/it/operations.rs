@@ -95,6 +95,7 @@ async fn a_rewrite_reaches_the_backend_as_it_is_explained() {
             r"rewrite: {uriRegexRewrite: {match: '^/rx/([^/]+)/(.*)$', rewrite: '\2/in st/\1'}}",
         ),
         ("/long", twice),
+        ("/into", "rewrite: {uri: '/q?x='}"),
     ])
     .await;
     let mut http = Http::plain(gateway.port(80)).await;
@@ -105,18 +106,29 @@ async fn a_rewrite_reaches_the_backend_as_it_is_explained() {
         ("/uml", "/%C3%A4"),
         ("/rx/a/b?q", "/b/in%20st/a?q"),
         ("/long/a", "//a/a/a"),
+        ("/into/b", "/q?x=/b"),
     ] {
         assert_eq!(http.get(&format!("http://a.com{path}")).await.json()["path"], to, "{path}");
         assert_eq!(outcome(&gateway, path)["path"], to, "{path}");
     }
     let requests = echo.requests();
     let long = format!("/long/{}", "x".repeat(30_000));
-    let reply = http.get(&format!("http://a.com{long}")).await;
-    assert_eq!((reply.status.as_u16(), reply.text()), (414, "URI Too Long"));
+    for (path, status, text, reason) in [
+        (&*long, 414, "URI Too Long", "rewritten_path_too_long"),
+        // No query holds it.
+        ("/into/\"b", 400, "", "path_normalization_failed"),
+    ] {
+        let reply = http.get(&format!("http://a.com{path}")).await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (status, text));
+        gateway.wait("the log tells", || gateway.out().contains(reason));
+        let told = outcome(&gateway, &path.replace('"', "%22"));
+        assert_eq!(
+            (&told["status"], &told["action"]),
+            (&status.into(), &"reject".into()),
+            "{told}"
+        );
+    }
     assert_eq!(echo.requests(), requests);
-    gateway.wait("the log tells", || gateway.out().contains("rewritten_path_too_long"));
-    let told = outcome(&gateway, &long);
-    assert_eq!((&told["status"], &told["action"]), (&414.into(), &"reject".into()), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,11 @@ pub(crate) fn answer(world: &World, asked: &Asked) -> Answer {
         Action::Forward { rewrite, authority, to } => {
             let path = rewritten(rewrite, matched.and_then(|one| one.uri), path(asked));
             let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
+            let target = path + &query;
+            // A query holds no quotation mark (RFC 3986).
+            if target.split_once('?').is_some_and(|(_, query)| query.contains('"')) {
+                return Answer { action: "reject", status: Some(400), ..base };
+            }
             let cluster = |name: &str| format!("outbound|80||{}", host_name(name));
             let shares = match &to[..] {
                 [(name, _)] => vec![(cluster(name), 1)],
@@ -55,7 +60,7 @@ pub(crate) fn answer(world: &World, asked: &Asked) -> Answer {
             };
             Answer {
                 action: "forward",
-                path: Some(path + &query),
+                path: Some(target),
                 authority: Some(authority.unwrap_or(asked.host).to_owned()),
                 clusters: shares,
                 ..base
@@ -208,7 +213,8 @@ fn holds(one: &Match, asked: &Asked, scheme: &str) -> bool {
 fn rewritten(rewrite: &Rewrite, uri: Option<Text>, path: String) -> String {
     match rewrite {
         Rewrite::Nothing => path,
-        Rewrite::Letter => path.replace('a', "x-"),
+        // What stands in no path is percent-encoded in what comes out of an expression.
+        Rewrite::Letter => path.replace('a', "x-").replace('"', "%22"),
         Rewrite::Group => {
             let mut out = String::new();
             let mut rest = path.chars();
@@ -221,7 +227,7 @@ fn rewritten(rewrite: &Rewrite, uri: Option<Text>, path: String) -> String {
                     _ => out.push(c),
                 }
             }
-            out
+            out.replace('"', "%22")
         }
         Rewrite::Uri(new) => match uri {
             None => format!("{new}{}", &path[1..]),

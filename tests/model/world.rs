@@ -113,8 +113,8 @@ const HOSTS: [&str; 10] = [
     "c.com",
     "xa.com",
 ];
-const PATHS: [&str; 10] =
-    ["/", "/a", "/a/b", "/ab", "/A/b", "/b/a/", "/c/../a", "/a%2Fb", "/a/./b", "/bba"];
+const PATHS: [&str; 11] =
+    ["/", "/a", "/a/b", "/ab", "/A/b", "/b/a/", "/c/../a", "/a%2Fb", "/a/./b", "/bba", "/a/\"b"];
 /// Proxies that a Gateway may list.
 pub(crate) const PROXIES: [Option<&[&str]>; 5] = [
     None,
@@ -226,7 +226,7 @@ fn action(rng: &mut Rng, named: bool) -> Action {
         },
         _ => {
             let rewrite = match rng.u8(..5) {
-                0 => Rewrite::Uri(pick(rng, &["/", "/new", "/new/"])),
+                0 => Rewrite::Uri(pick(rng, &["/", "/new", "/new/", "/new?x="])),
                 1 => Rewrite::Letter,
                 2 if named => Rewrite::Group,
                 _ => Rewrite::Nothing,

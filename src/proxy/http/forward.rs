@@ -24,9 +24,9 @@ use crate::base::header::{
     X_ENVOY_DECORATOR_OPERATION, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use crate::decide::reject::{BadRequest, Reject};
+use crate::decide::reject::Reject;
 use crate::decide::sanitize::{Noticed, strip_hop_by_hop};
-use crate::route::rewrite::TargetTooLong;
+use crate::decide::target::target;
 use crate::snapshot::Snapshot;
 use crate::snapshot::cluster::{Cluster, Protocol};
 use crate::snapshot::route::{Destination, Forward};
@@ -50,7 +50,8 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
     let Some(cluster) = cluster(&work, exchange.request.version()) else {
         return respond::reject(exchange, work.snapshot, &Reject::ClusterNotFound);
     };
-    let target = match target(&work, &exchange.request) {
+    let target = target(work.rule, sent(&exchange.request), work.plan.path_and_query.as_deref());
+    let target = match target {
         Ok(target) => target,
         Err(reject) => return respond::reject(exchange, work.snapshot, &reject),
     };
@@ -237,25 +238,13 @@ fn rewrite_host(work: &Work<'_>, request: &mut Request<()>) {
     }
 }
 
-/// Path and query before the rule's rewrite.
-fn current<'a>(work: &'a Work<'_>, request: &'a Request<()>) -> &'a str {
-    let sent = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    work.plan.path_and_query.as_deref().unwrap_or(sent)
-}
-
-/// Path and query for the backend, where they differ from what was sent.
-fn target(work: &Work<'_>, request: &Request<()>) -> Result<Option<PathAndQuery>, Reject> {
-    if work.plan.path_and_query.is_none() && work.rule.path.is_none() {
-        return Ok(None);
-    }
-    let target = work.rule.target(current(work, request));
-    let target = target.map_err(|TargetTooLong| Reject::TargetTooLong)?;
-    let target = PathAndQuery::try_from(target.into_owned());
-    target.map(Some).map_err(|_| Reject::BadRequest(BadRequest::InvalidPath))
+/// Path and query as they were sent.
+fn sent(request: &Request<()>) -> &str {
+    request.uri().path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
 fn rewrite_path(work: &Work<'_>, request: &mut Request<()>, target: PathAndQuery) {
-    let current = current(work, request);
+    let current = work.plan.path_and_query.as_deref().unwrap_or(sent(request));
     if work.rule.path.is_some()
         && target.as_str() != current
         && let Ok(original) = HeaderValue::from_str(current)
