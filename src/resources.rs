@@ -33,7 +33,7 @@ mod document;
 mod kind;
 mod last_good;
 pub mod name;
-mod nearest;
+pub mod nearest;
 mod node;
 mod place;
 mod salvage;

@@ -1,5 +1,7 @@
 //! Which DestinationRule governs a service, and what it says for a port and a subset.
 
+mod same_host;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use crate::resources::destination_rule::{
     ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol,
     RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
+use crate::resources::nearest::nearest;
 use crate::resources::{Broken, Labels, Resource, ResourceSet, Restricted};
 
 use super::findings::{Findings, at};
@@ -16,10 +19,11 @@ use super::names::{exported, private, qualified, selects};
 use super::selection::unread;
 use super::services::Service;
 use super::settings::CompileSettings;
+use same_host::Rules;
 
 /// The rule of a host, from the first [namespace](DestinationRules) that has one; an exact host over the
 /// longest wildcard. Of several rules for one host those that select this gateway count before the
-/// others, and subsets of those that count are united.
+/// others, and subsets of those that count together are united.
 #[derive(Debug)]
 pub struct Governing<'a> {
     /// The rule whose traffic policy counts.
@@ -68,29 +72,10 @@ struct ByHost<'a> {
     anywhere: Option<Rules<'a>>,
 }
 
-#[derive(Debug, Default)]
-struct Rules<'a> {
-    usable: Vec<&'a Arc<Resource<DestinationRule>>>,
-    /// One that cannot be used: nothing is sent, because it may have asked for TLS.
-    unusable: Option<Origin>,
-}
-
-impl<'a> Rules<'a> {
-    /// Those that count together: of the oldest rule with a `workloadSelector`, every rule with the same
-    /// one, and what its namespace keeps to itself; all, when none has a selector.
-    fn counting(&self) -> Vec<&'a Arc<Resource<DestinationRule>>> {
-        let Some(first) = self.usable.iter().find(|rule| rule.spec.workload_selector.is_some())
-        else {
-            return self.usable.clone();
-        };
-        let selector = &first.spec.workload_selector;
-        let alike =
-            |rule: &&Arc<Resource<DestinationRule>>| rule.spec.workload_selector == *selector;
-        let alone = |rule: &&Arc<Resource<DestinationRule>>| {
-            rule.spec.workload_selector.is_none() && rule.spec.export_to.iter().any(|to| to == ".")
-        };
-        let selecting = self.usable.iter().filter(|rule| alike(rule));
-        selecting.chain(self.usable.iter().filter(|rule| alone(rule))).copied().collect()
+impl<'a> ByHost<'a> {
+    fn all(&self) -> impl Iterator<Item = &Rules<'a>> {
+        let wildcards = self.wildcards.iter().map(|(_, rules)| rules);
+        self.exact.values().chain(wildcards).chain(&self.anywhere)
     }
 }
 
@@ -115,7 +100,9 @@ impl<'a> DestinationRules<'a> {
             if host.is_none() && misspelt.is_none() {
                 continue;
             }
-            let alone = selector.is_some() || private(&spec.export_to, from);
+            let alone = selector.is_some()
+                || private(&spec.export_to, from)
+                || unread(rule).any(may_keep_private);
             let Some(found) = rules.entry(from, alone, host) else { continue };
             match misspelt {
                 Some(field) => {
@@ -133,6 +120,9 @@ impl<'a> DestinationRules<'a> {
         }
         for by_host in rules.namespaces.values_mut().chain([&mut rules.alone]) {
             by_host.wildcards.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+            for one in by_host.all() {
+                one.tell_hidden(findings);
+            }
         }
         rules
     }
@@ -154,7 +144,10 @@ impl<'a> DestinationRules<'a> {
             }
             Restricted::Hosts(_) | Restricted::Anything => &[],
         };
-        let alone = unreadable || broken.selector.is_some() || private(&broken.export_to, from);
+        let alone = unreadable
+            || broken.perhaps_private
+            || broken.selector.is_some()
+            || private(&broken.export_to, from);
         let all = hosts.is_empty().then_some(None);
         for host in all.into_iter().chain(hosts.iter().map(|host| Some(&**host))) {
             if let Some(rules) = self.entry(from, alone, host) {
@@ -170,11 +163,14 @@ impl<'a> DestinationRules<'a> {
         );
     }
 
-    /// Whether a rule of a namespace counts for connections of this gateway.
+    /// Whether a rule of a namespace counts for connections of this gateway: one that selects workloads is
+    /// shown to nobody else, whatever its `exportTo`.
     fn applies(&self, from: &str, selector: Option<&Labels>, export_to: &[String]) -> bool {
         let own = self.settings.namespace.as_str();
-        selector.is_none_or(|labels| from == own && selects(labels, &self.settings.labels))
-            && exported(export_to, from, own)
+        match selector {
+            Some(labels) => from == own && selects(labels, &self.settings.labels),
+            None => exported(export_to, from, own),
+        }
     }
 
     /// Whether the gateway is in the root namespace.
@@ -248,6 +244,15 @@ fn may_secure(field: &str) -> bool {
     const OTHERS: &[&str] =
         &[".tls.", ".loadBalancer.", ".connectionPool.", ".outlierDetection.", ".retryBudget."];
     !OTHERS.iter().any(|part| field.contains(part))
+}
+
+/// Whether a field that does not exist may have been one that keeps the rule from other workloads.
+fn may_keep_private(field: &str) -> bool {
+    const KNOWN: &[&str] = &["host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"];
+    let name = field.strip_prefix("spec.").filter(|name| !name.contains(['.', '[']));
+    name.is_some_and(|name| {
+        !matches!(nearest(name, KNOWN), Some("host" | "trafficPolicy" | "subsets"))
+    })
 }
 
 impl<'a> Governing<'a> {

@@ -30,6 +30,8 @@ pub struct Broken {
     pub selector: Option<Labels>,
     /// `spec.exportTo`, when it could be read.
     pub export_to: Vec<String>,
+    /// Whether it may be for workloads of its namespace alone, as far as could be read: a DestinationRule.
+    pub perhaps_private: bool,
     /// Hosts whose connections it may have restricted.
     pub restricted: Restricted,
     /// What it was to serve.
@@ -73,7 +75,8 @@ pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
         id: identify(kind, root),
         location,
         selector: selector(kind, root),
-        export_to: spec(root, "exportTo").and_then(texts).unwrap_or_default(),
+        export_to: spec(root, EXPORT_TO).and_then(texts).unwrap_or_default(),
+        perhaps_private: kind == Kind::DestinationRule && hides_its_reach(root),
         restricted: restricted(kind, root),
         served: Arc::new(served::read(kind, root)),
         token_parameters: token_parameters(kind, root),
@@ -102,24 +105,29 @@ fn is_told_only(root: &Node<'_>) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Claims {
     restricted: Restricted,
+    perhaps_private: bool,
     served: Arc<Served>,
 }
 
 impl Claims {
     pub(super) fn of(kind: &str, text: &str) -> Self {
         let served = Arc::new(served::of_text(kind, text));
-        Self { restricted: restricted_by(kind, text), served }
+        let says = |field| text.contains(field);
+        let perhaps_private = kind == Kind::DestinationRule.name()
+            && (says(EXPORT_TO) || says(WORKLOAD_SELECTOR) || !is_plain(text));
+        Self { restricted: restricted_by(kind, text), perhaps_private, served }
     }
 }
 
 /// Of a text that seems to hold a resource.
 pub(super) fn of_text(id: ResourceId, location: Location, claims: Claims) -> Broken {
-    let Claims { restricted, served } = claims;
+    let Claims { restricted, perhaps_private, served } = claims;
     Broken {
         id,
         location,
         selector: None,
         export_to: Vec::new(),
+        perhaps_private,
         restricted,
         served,
         token_parameters: None,
@@ -149,7 +157,20 @@ pub(super) fn is_plain(text: &str) -> bool {
     !["&", "\\", "{{", "${", "$(", "<%"].iter().any(|sign| text.contains(sign))
 }
 
+const EXPORT_TO: &str = "exportTo";
+const WORKLOAD_SELECTOR: &str = "workloadSelector";
 const IDENTITIES: &str = "subjectAltNames";
+
+/// Whether a DestinationRule says to whom it is shown, or whom it selects, and it cannot be read.
+fn hides_its_reach(root: &Node<'_>) -> bool {
+    let said = |field| spec(root, field).is_some_and(|node| !node.is_null());
+    let export_to = || spec(root, EXPORT_TO).and_then(texts);
+    let is_read =
+        root.entry("spec").is_some_and(|spec| matches!(spec.value.value, Value::Mapping(_)));
+    !is_read
+        || (said(EXPORT_TO) && export_to().is_none())
+        || (said(WORKLOAD_SELECTOR) && selector(Kind::DestinationRule, root).is_none())
+}
 
 fn restricted(kind: Kind, root: &Node<'_>) -> Restricted {
     let hosts = match kind {
@@ -216,7 +237,7 @@ pub(super) fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
 
 /// `matchLabels` of the selector; `None` when any part of it is not as it should be.
 fn selector(kind: Kind, root: &Node<'_>) -> Option<Labels> {
-    let name = if kind == Kind::DestinationRule { "workloadSelector" } else { "selector" };
+    let name = if kind == Kind::DestinationRule { WORKLOAD_SELECTOR } else { "selector" };
     let selector = &root.entry("spec")?.value.entry(name)?.value;
     let labels = match kind {
         Kind::Gateway => selector,
@@ -279,6 +300,31 @@ mod tests {
         assert_eq!(namespace("{name: a, namespace: [b]}", ""), "");
         assert_eq!(namespace("{name: a}", "]"), "default");
         assert_eq!(namespace("{name: a, namespace: {{ .Release.Namespace }}}", "]"), "");
+    }
+
+    #[test]
+    fn a_rule_whose_reach_cannot_be_read_may_be_its_namespaces_alone() {
+        let check = |spec: &str, expected: bool| {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: \
+                 a}}\nspec: {spec}\n"
+            );
+            let file = ConfigFile { path: "a.yaml".into(), bytes: text.into_bytes().into() };
+            let broken = parse(&[file]).set.broken.remove(0);
+            assert_eq!(broken.perhaps_private, expected, "{spec}");
+        };
+        check("{host: a.com, subsets: 1}", false);
+        check("{host: a.com, subsets: 1, exportTo: [a]}", false);
+        check("{host: a.com, subsets: 1, exportTo: null}", false);
+        check("{host: a.com, subsets: 1, exportTo: {a: b}}", true);
+        check("{host: a.com, subsets: 1, exportTo: [5]}", true);
+        check("{host: a.com, subsets: 1, workloadSelector: {matchLabels: {a: b}}}", false);
+        check("{host: a.com, subsets: 1, workloadSelector: 1}", true);
+        check("5", true);
+        check("{host: a.com, subsets: [}", false);
+        check("{host: a.com, exportTo: [}", true);
+        check("{host: a.com, workloadSelector: [}", true);
+        check("{host: a.com, subsets: {{ .Values.subsets }}}", true);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! **Invariant**: work is bounded: names longer than 64 bytes have no neighbour.
 
 /// The nearest of the known names, when it is near enough to be worth saying.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > 64 {
         return None;
     }

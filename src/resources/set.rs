@@ -123,6 +123,7 @@ impl AnyResource {
             location,
             selector: self.selector(),
             export_to: Vec::new(),
+            perhaps_private: false,
             restricted: Restricted::Nothing,
             served: Arc::default(),
             token_parameters: Some(Vec::new()),

@@ -111,6 +111,62 @@ fn a_rule_that_selects_the_gateway_beats_older_ones_that_select_nobody() {
     check_at("edge", &all(&rules), |found| assert!(found.unwrap().subset("v1").is_some()));
 }
 
+/// Compares the subsets of rules for one host that count at a gateway of namespace `edge`, the oldest first:
+/// rule `n` has subset `v<n>` and this `exportTo`.
+fn unites(export_to: &[&str], expected: &[&str]) {
+    let one = |(n, export_to): (usize, &&str)| {
+        let spec =
+            format!("{{host: a.shop.example, subsets: [{{name: v{n}}}], exportTo: [{export_to}]}}");
+        rule(&format!("r{n}"), "shop", &spec)
+    };
+    let rules: String = export_to.iter().enumerate().map(one).collect();
+    check_at("edge", &rules, |found| {
+        let found = found.unwrap();
+        let names: Vec<_> = found.subset_names().collect();
+        assert_eq!(names, expected, "{export_to:?}");
+    });
+}
+
+#[test]
+fn rules_of_one_host_are_united_where_they_are_shown_to_the_same() {
+    unites(&["", ""], &["v0", "v1"]);
+    unites(&["edge", "edge"], &["v0", "v1"]);
+    // Otherwise the last counts.
+    unites(&["", "edge"], &["v1"]);
+    unites(&["edge", ""], &["v1"]);
+    unites(&["'*'", ""], &["v1"]);
+    // One that is shown to more joins.
+    unites(&["edge", "edge, b"], &["v0", "v1"]);
+    unites(&["edge, b", "edge"], &["v1"]);
+    // It is for itself where it does not join the last, too.
+    unites(&["", "edge", ""], &["v2"]);
+    unites(&["edge", "edge, b", "b, edge, c"], &["v0", "v1", "v2"]);
+    // What is not shown to this gateway is not there.
+    unites(&["", "b"], &["v0"]);
+    unites(&["edge", "b", "edge"], &["v0", "v2"]);
+}
+
+#[test]
+fn a_rule_that_another_one_hides_is_told() {
+    let told = |rules: &[&str]| -> Vec<String> {
+        let one = |(n, spec): (usize, &&str)| {
+            rule(&format!("r{n}"), "shop", &format!("{{host: a.shop.example{spec}}}"))
+        };
+        let yaml: String = rules.iter().enumerate().map(one).collect();
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let (set, mut findings) = (parse(&[file]).set, Findings::default());
+        DestinationRules::new(&set, &CompileSettings::default(), &mut findings);
+        let resource = |found: &Diagnostic| found.resource.as_ref().unwrap().name.to_string();
+        let found = findings.finish();
+        assert!(found.iter().all(|one| one.code.id == "IST0167"), "{found:?}");
+        found.iter().map(resource).collect()
+    };
+    assert_eq!(told(&["", ", exportTo: [istio-system]"]), ["r0"]);
+    assert_eq!(told(&[", exportTo: [istio-system]", ", exportTo: ['*']", ""]), ["r0", "r1"]);
+    assert!(told(&["", ""]).is_empty());
+    assert!(told(&["", ", exportTo: [.]"]).is_empty(), "it is not shown to this gateway");
+}
+
 /// Whether a rule keeps everything from being sent to `a.shop.example` of namespace `shop`, at a gateway
 /// in the root namespace.
 fn refuses(rules: &str) -> bool {
@@ -152,6 +208,10 @@ fn a_rule_that_cannot_be_used_refuses_what_it_would_govern() {
         )
     };
     let owners = good("shop", "a.shop.example");
+    for perhaps_alone in ["exportTo: 5", "exportTo: [{}]", "workloadSelector: 5"] {
+        let broken = broken("istio-system", &format!("host: a.shop.example, {perhaps_alone}"));
+        assert!(refuses(&(owners.clone() + &broken)), "{perhaps_alone}");
+    }
     let alone = "host: a.shop.example, exportTo: [.]";
     let default = "host: a.shop.example";
     assert!(!refuses(&(owners.clone() + &broken("istio-system", default))), "not reached");
@@ -169,6 +229,22 @@ fn a_rule_with_a_slip_in_its_text_refuses_every_host_that_it_names() {
     check("{host: \"*.example\", trafficPolicy: [}", true);
     check("{host: b.shop.example, trafficPolicy: [}", false);
     check("{host: {{ .Values.host }}, trafficPolicy: {}}", true);
+}
+
+#[test]
+fn a_rule_of_the_root_namespace_that_may_be_for_its_own_gateways_is_looked_at_first() {
+    let owners = rule("good", "shop", "{host: a.shop.example}");
+    let check = |spec: &str, expected: bool| {
+        let refused = refuses(&(owners.clone() + &rule("r", "istio-system", spec)));
+        assert_eq!(refused, expected, "{spec}");
+    };
+    check("{host: '*.example', exportTo: [., trafficPolicy: {}}", true);
+    check("{host: '*.example', workloadSelector: [}", true);
+    check("{host: '*.example', trafficPolicy: [}", false);
+    check("{host: '*.example', exportsTo: [.]}", true);
+    check("{host: '*.example', sees: [.]}", true);
+    check("{host: '*.example', trafficPolicyy: {}}", false);
+    check("{host: '*.example', trafficPolicy: {exportTo: {}}}", false);
 }
 
 #[test]
