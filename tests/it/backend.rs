@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
@@ -51,6 +53,18 @@ impl Drop for Backend {
 impl Backend {
     pub async fn http1() -> Self {
         Self::start(None, false).await
+    }
+
+    /// HTTP/1.1 on a port of loopback that nobody has.
+    pub async fn http1_at(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        Self::on(listener, None, false, false)
+    }
+
+    /// HTTP/1.1; a connection that it ends is reset.
+    pub async fn resetting() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, None, false, true)
     }
 
     pub async fn http2() -> Self {
@@ -116,13 +130,19 @@ impl Backend {
     }
 
     async fn serving(tls: Option<SharedTls>, http2: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls, http2, false)
+    }
+
+    fn on(listener: TcpListener, tls: Option<SharedTls>, http2: bool, resets: bool) -> Self {
         let port = listener.local_addr().unwrap().port();
         let counts = Arc::new(Counts { port, ..Counts::default() });
         let shared = counts.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                if resets {
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 let tls = tls.as_ref().map(|tls| tls.load_full());
                 tokio::spawn(accept(stream, tls, http2, shared.clone()));

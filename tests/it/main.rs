@@ -41,6 +41,7 @@ mod frames;
 mod gateway;
 mod grpc_answers;
 mod grpc_web;
+mod hashing;
 mod heads;
 mod health;
 mod http;

@@ -116,6 +116,26 @@ async fn another_endpoint_is_tried_after_one_that_failed() {
     assert!(again > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_comes_back_is_reached_by_a_later_try() {
+    let port = free_port();
+    let rule = ", retries: {attempts: 100000, retryOn: connect-failure, backoff: 1ms}";
+    let (_site, gateway) = start(rule, &[port]);
+    let mut http = Http::plain(gateway.port(80)).await;
+    let asked = tokio::spawn(async move { http.get("http://a.com/").await });
+    let refused = || {
+        let text = gateway.metrics();
+        let count = text.lines().find_map(|line| line.split_once("outcome=\"refused\"} "));
+        count.map_or(0, |(_, count)| count.parse::<u64>().unwrap())
+    };
+    gateway.wait("it was tried in vain", || refused() > 1);
+    let _back = Backend::http1_at(port).await;
+    let reply = asked.await.unwrap();
+    assert_eq!(reply.status, 200);
+    let tries = reply.json()["headers"]["x-envoy-attempt-count"].as_str().unwrap().parse::<u32>();
+    assert!(tries.unwrap() > 2, "{}", reply.text());
+}
+
 /// Statuses of users whose home is busy or not, with a rule about previous hosts.
 async fn of_users(previous: &str) -> Vec<u16> {
     let (busy, echo) = (Scripted::start(&[Step::Say(BUSY); 40]).await, Backend::http1().await);

@@ -179,3 +179,35 @@ async fn among_many_rules_the_first_that_matches_wins() {
     }
     check(http, "http://a.com/q", &[], "404").await;
 }
+
+#[tokio::test]
+async fn each_form_of_redirect_leads_where_it_says() {
+    let cases = [
+        ("uri: /new", 301, "http://a.com:8080/new?q=1"),
+        ("uri: '/new?z', redirectCode: 302", 302, "http://a.com:8080/new?z"),
+        ("authority: b.com, redirectCode: 307", 307, "http://b.com/x?q=1"),
+        ("scheme: https", 301, "https://a.com:8080/x?q=1"),
+        ("port: 99, redirectCode: 308", 308, "http://a.com:99/x?q=1"),
+        ("port: 443, scheme: https, redirectCode: 303", 303, "https://a.com/x?q=1"),
+        ("derivePort: FROM_REQUEST_PORT", 301, "http://a.com:8081/x?q=1"),
+        ("derivePort: FROM_PROTOCOL_DEFAULT", 301, "http://a.com/x?q=1"),
+    ];
+    let mut rules = "  http:\n".to_owned();
+    for (case, (redirect, ..)) in cases.iter().enumerate() {
+        let when = format!("match: [{{headers: {{case: {{exact: '{case}'}}}}}}]");
+        writeln!(rules, "    - {{{when}, redirect: {{{redirect}}}}}").unwrap();
+    }
+    let site = Site::new();
+    site.config(
+        "all",
+        &(gateway("plain", 8081, "HTTP", "'*'", "")
+            + &routes("r", "istio-system/plain", "a.com", &rules)),
+    );
+    let gateway = site.start(&[8081]);
+    let mut http = Http::plain(gateway.port(8081)).await;
+    for (case, (redirect, status, location)) in cases.iter().enumerate() {
+        let reply = http.ask("http://a.com:8080/x?q=1", &[("case", &case.to_string())]).await;
+        let seen = (reply.status.as_u16(), reply.header("location"));
+        assert_eq!(seen, (*status, *location), "{redirect}");
+    }
+}

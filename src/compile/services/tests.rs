@@ -197,3 +197,29 @@ fn a_gateway_uses_what_is_exported_to_its_namespace() {
     check(&[("old", "'*'"), ("young", "edge")], Some("young"));
     check(&[("old", "'*'"), ("edge", "'*'")], Some("old"));
 }
+
+#[test]
+fn a_port_speaks_what_its_app_protocol_name_or_number_says() {
+    let check = |port: &str, expected: Speaks| {
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop}}\nspec: {{ports: \
+             [{{{port}}}]}}\n"
+        );
+        let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+        let (set, settings) = (parse(&[file]).set, CompileSettings::default());
+        let services = Services::new(&set, &settings, &mut Findings::default());
+        let host = "a.shop.svc.cluster.local";
+        let service = services.find(host, "shop", "istio-system").unwrap();
+        assert_eq!(service.ports[0].speaks, expected, "{port}");
+    };
+    check("port: 80, name: http", Speaks::Http);
+    check("port: 80, name: http-web", Speaks::Http);
+    check("port: 80, name: grpc-web", Speaks::Http2);
+    check("port: 80, name: tcp-x", Speaks::Bytes);
+    check("port: 80, name: web", Speaks::Unsaid);
+    check("port: 3306, name: web", Speaks::Bytes);
+    check("port: 80, name: tcp-x, appProtocol: HTTP2", Speaks::Http2);
+    check("port: 80, name: http, appProtocol: kubernetes.io/h2c", Speaks::Http2);
+    check("port: 80, name: grpc, appProtocol: kubernetes.io/ws", Speaks::Http);
+    check("port: 80, name: http, appProtocol: https", Speaks::Bytes);
+}
