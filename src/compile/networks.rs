@@ -171,7 +171,7 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a.max(1) } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Tells of endpoints whose network no MeshNetworks name.
+/// Tells of endpoints whose network no MeshNetworks name, and of Services that are no gateways here.
 pub(super) fn tell(set: &ResourceSet, settings: &CompileSettings, findings: &mut Findings) {
     let own = settings.labels.get(LABEL);
     let unknown = |entry: &WorkloadEntry| {
@@ -188,6 +188,17 @@ pub(super) fn tell(set: &ResourceSet, settings: &CompileSettings, findings: &mut
     }
     for entry in set.workload_entries.iter().filter(|entry| unknown(&entry.spec)) {
         tell_unknown(entry, ("spec", &entry.spec), findings);
+    }
+    for service in &set.services {
+        if let Some(network) = service.meta.labels.get(LABEL).filter(|name| Some(*name) != own) {
+            let message = format!(
+                "the label makes the Service no gateway of network \"{network}\": which external addresses \
+                 it has, its cluster's registry knows"
+            );
+            let field = format!("metadata.labels.{LABEL}");
+            let finding = at(service, field, &catalog::FIELD_NOT_ACTED_ON, message);
+            findings.add(finding.help("write the gateway's address and port in --mesh-networks"));
+        }
     }
 }
 

@@ -152,7 +152,8 @@ fn tell(
             }
             (Some(_), Some(_)) => ("", ""),
             (None, _) if by_service => (
-                "the external addresses of the Service that registryServiceName names are not known",
+                "registryServiceName names a Service by what its cluster's registry knows of it (external \
+                 addresses, node ports), and there is no registry here",
                 "registryServiceName",
             ),
             (None, _) => ("a network's gateway needs an address", "address"),
