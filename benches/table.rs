@@ -1,5 +1,5 @@
 //! A table of many hosts: `cargo bench --bench table` prints its memory per host and how long it took to
-//! compile; `benches/instructions` runs `table FEW MANY LOOKUPS` under callgrind.
+//! compile.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,17 +12,13 @@
     reason = "a benchmark that cannot go on stops"
 )]
 
-use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
-
-use http::HeaderMap;
-use portcullis::snapshot::Snapshot;
 
 #[path = "shared/site.rs"]
 mod site;
 
-use site::{forwards, many, parsed, site, snapshot};
+use site::{parsed, site, snapshot};
 
 #[global_allocator]
 static ALLOCATOR: portcullis::base::memory::Mimalloc = portcullis::base::memory::Mimalloc;
@@ -54,29 +50,10 @@ fn weigh(hosts: u32) {
     drop(table);
 }
 
-/// What callgrind counts.
-#[inline(never)]
-fn counted(snapshot: &Snapshot, host: &str, path: &str, lookups: u32) {
-    let headers = HeaderMap::new();
-    for _ in 0..lookups {
-        assert!(forwards(snapshot, black_box(host), black_box(path), &headers));
-    }
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["weigh", hosts] => weigh(hosts.parse().unwrap()),
-        ["hosts", hosts, lookups] => {
-            let table = snapshot(&parsed(&site(hosts.parse().unwrap())));
-            counted(&table, "h7.example.com", "/other", lookups.parse().unwrap());
-        }
-        ["regexes", rules, lookups] => {
-            let rules: u32 = rules.parse().unwrap();
-            let table = snapshot(&parsed(&(site(1) + &many(rules))));
-            let last = format!("/r{}/abc/x", rules - 1);
-            counted(&table, "many.example.com", &last, lookups.parse().unwrap());
-        }
         _ => {
             for hosts in SIZES {
                 let own = std::env::current_exe().unwrap();
