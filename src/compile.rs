@@ -41,6 +41,8 @@ pub mod selection;
 pub mod server_tls;
 pub mod services;
 pub mod settings;
+pub mod streams;
+pub mod surroundings;
 pub mod tcp_routes;
 pub mod token_rules;
 pub mod unmatchable;
@@ -157,6 +159,7 @@ pub fn compile(input: &Input<'_>, previous: &Reuse) -> Output {
     annotations::tell(set, &mut findings);
     references::tell(set, &services, settings, &mut findings);
     unreachable::tell(set, &mut findings);
+    surroundings::tell(set, settings, &mut findings);
     let rules = DestinationRules::new(set, settings, &mut findings);
     let peers = PeerPolicies::new(set, &settings.root_namespace);
     peers::tell_ineffective(set, &settings.root_namespace, &mut findings);

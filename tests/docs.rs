@@ -46,6 +46,19 @@ fn the_metrics_page_is_the_catalog_in_the_code() {
 }
 
 #[test]
+fn the_page_of_analyzers_says_told_of_the_codes_that_are() {
+    let page = fs::read_to_string(root("docs/istio-analyzers.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `IST"));
+    let told = rows.filter_map(|row| {
+        let (id, rest) = row.split_once('`')?;
+        rest.rsplit(" | ").next()?.starts_with("told").then(|| format!("IST{id}"))
+    });
+    let mut known: Vec<_> = diag::catalog::ALL.iter().map(|code| code.id).collect();
+    known.retain(|id| id.starts_with("IST"));
+    assert_eq!(told.collect::<Vec<_>>(), known);
+}
+
+#[test]
 fn every_code_of_a_finding_is_named_by_a_test() {
     let mut text = String::new();
     read_tests(&[root("tests"), root("src")], &mut text);

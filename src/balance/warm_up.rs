@@ -12,7 +12,7 @@ pub struct WarmUp {
     pub duration: Duration,
     /// Smallest part of its weight, from 0 to 1 (`minimumPercent`).
     pub least: f64,
-    /// How fast it grows: 1 linearly, above 1 faster at the beginning (`aggression`).
+    /// How fast it grows: 1 linearly, above 1 faster at the beginning, below 1 slower (`aggression`).
     pub aggression: f64,
 }
 

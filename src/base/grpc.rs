@@ -1,4 +1,4 @@
-//! What gRPC has for HTTP's statuses.
+//! gRPC's statuses.
 
 /// The gRPC status of a call whose answer has none, by its HTTP status (gRPC's `http-grpc-status-mapping.md`).
 pub fn status_of(http: u16) -> u16 {
@@ -12,9 +12,49 @@ pub fn status_of(http: u16) -> u16 {
     }
 }
 
+/// The names of the statuses, by number.
+const NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The number of the status with a name.
+pub fn number_of(name: &str) -> Option<u16> {
+    NAMES.iter().position(|one| *one == name).and_then(|number| u16::try_from(number).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statuses_have_names() {
+        for (name, expected) in [
+            ("OK", Some(0)),
+            ("UNAVAILABLE", Some(14)),
+            ("UNAUTHENTICATED", Some(16)),
+            ("unavailable", None),
+            ("14", None),
+            ("", None),
+        ] {
+            assert_eq!(number_of(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn statuses_of_http_have_one_of_grpc() {

@@ -145,14 +145,14 @@ impl Rule<'_> {
         }
         let destinations = Weighted::new(destinations)
             .ok_or_else(|| self.broken(".route", "no destination has a weight above 0"))?;
-        let timeout = rule.timeout.map(|time| time.0).filter(|time| !time.is_zero());
+        let timeout = rule.timeout.map(|time| time.0);
         Ok(Forward {
             destinations,
             path,
             authority: authority.or(own_host),
             timeout,
             retry: self.retry(),
-            fault: self.fault()?,
+            fault: self.fault(),
             cors: self.cors()?,
             mirrors: self.mirrors(find),
         })
@@ -204,14 +204,16 @@ impl Rule<'_> {
         let Some(written) = written else { return Ok(HeaderOps::default()) };
         let field = &format!("{of}.headers.{whose}");
         let mut out = HeaderOps::default();
-        for name in &written.remove {
-            out.remove.extend(self.changeable(field, name)?);
+        for (index, name) in written.remove.iter().enumerate() {
+            out.remove.extend(self.changeable(&format!("{field}.remove[{index}]"), name)?);
         }
-        for (list, target) in [(&written.set, &mut out.set), (&written.add, &mut out.add)] {
-            for (name, value) in list {
-                let Some(name) = self.changeable(field, name)? else { continue };
+        let lists = [("set", &written.set, &mut out.set), ("add", &written.add, &mut out.add)];
+        for (list, written, target) in lists {
+            for (name, value) in written {
+                let field = format!("{field}.{list}.{name}");
+                let Some(name) = self.changeable(&field, name)? else { continue };
                 let value = Template::parse(value, site)
-                    .map_err(|error| self.broken(field, error.to_string()))?;
+                    .map_err(|error| self.broken(&field, error.to_string()))?;
                 target.push((name, value));
             }
         }

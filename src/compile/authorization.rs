@@ -18,7 +18,7 @@ use super::external::FindProvider;
 use super::findings::{Findings, at};
 use super::selection::{Reach, Targets, broken, fails_closed, reach, unread};
 use super::settings::CompileSettings;
-use super::unmatchable;
+use super::{streams, unmatchable};
 
 type Policy = Resource<AuthorizationPolicy>;
 
@@ -33,6 +33,7 @@ pub fn authorization(
     let mut compiled: BTreeMap<(Action, Force), Vec<authz::Policy>> = BTreeMap::new();
     let mut asked: BTreeMap<&str, Vec<authz::Policy>> = BTreeMap::new();
     let mut providers = BTreeMap::new();
+    let streams = streams::served(set, settings);
     for policy in &set.authorization_policies {
         match effect(policy, settings, findings) {
             Effect::None => {}
@@ -40,6 +41,9 @@ pub fn authorization(
                 refusing.get_or_insert(origin);
             }
             Effect::Judge(force, rules) => {
+                if streams {
+                    streams::tell_denied(policy, findings);
+                }
                 compiled.entry((policy.spec.action, force)).or_default().push(rules);
             }
             Effect::Ask(rules) => {
@@ -111,7 +115,7 @@ fn effect(policy: &Policy, settings: &CompileSettings, findings: &mut Findings) 
         Reach::Unclear(why) => Some(why),
     };
     unmatchable::tell(policy, findings);
-    let force = force(policy, findings);
+    let force = force(policy);
     let mut fail = |field: &str, why: &str| match force {
         Force::Enforced => Effect::Refuse(fails_closed(policy, field, why, findings)),
         Force::Shadow => {
@@ -165,24 +169,13 @@ fn rules(policy: &Policy, settings: &CompileSettings) -> Result<authz::Policy, U
 }
 
 /// Whether a policy is enforced; AUDIT never is, and dry runs of ALLOW and DENY are not.
-fn force(policy: &Policy, findings: &mut Findings) -> Force {
-    let usual = if policy.spec.action == Action::Audit { Force::Shadow } else { Force::Enforced };
-    let Some(value) = policy.meta.annotations.get(DRY_RUN) else { return usual };
-    let (message, help) = match (dry_run(value), policy.spec.action) {
-        (Some(false), _) | (Some(true), Action::Audit) => return usual,
-        (Some(true), Action::Allow | Action::Deny) => return Force::Shadow,
-        (Some(true), Action::Custom) => (
-            "action CUSTOM has no dry run".to_owned(),
-            "remove the annotation; the policy is in force",
-        ),
-        (None, _) => (
-            format!("\"{value}\" is neither \"true\" nor \"false\""),
-            "the policy is in force; write \"true\" for a dry run",
-        ),
-    };
-    let field = format!("metadata.annotations.{DRY_RUN}");
-    findings.add(at(policy, field, &catalog::INVALID_ANNOTATION, message).help(help));
-    usual
+fn force(policy: &Policy) -> Force {
+    let dry = policy.meta.annotations.get(DRY_RUN).and_then(|value| dry_run(value));
+    if policy.spec.action == Action::Audit || dry == Some(true) {
+        Force::Shadow
+    } else {
+        Force::Enforced
+    }
 }
 
 #[cfg(test)]
@@ -280,21 +273,21 @@ mod tests {
             Some("a"),
             &["PC052"],
         );
-        for broken in [
-            "spec: {action: DENY, rules: [{form: []}]}",
-            "spec: {targetRefs: [{group: networking.istio.io, kind: Gateway, name: x}], rules: [{}]}",
-        ] {
-            check(&[&dry("true"), broken], None, &["PC062"]);
-        }
+        let unread = "spec: {action: DENY, rules: [{form: []}]}";
+        check(&[&dry("true"), unread], None, &["PC062"]);
+        let target = "spec: {targetRefs: [{kind: Deployment, name: x}], rules: [{}]}";
+        check(&[&dry("true"), target], None, &[]);
         check(
             &[meta, "spec: {action: AUDIT, rules: [{when: [{key: x, values: [a]}]}]}"],
             None,
             &[],
         );
         check(&[&dry("false"), DENY], Some("enforced"), &[]);
-        check(&[&dry("yes"), DENY], Some("enforced"), &["IST0125"]);
+        check(&[&dry("yes"), DENY], Some("a"), &["PC052"]);
         let custom = "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}";
-        check(&[&dry("true"), custom], Some("enforced"), &["IST0125", "PC052"]);
+        check(&[&dry("true"), custom], Some("a"), &["PC052"]);
+        let audit = "spec: {action: AUDIT, rules: [{}]}";
+        check(&[&dry("true"), audit], None, &[]);
     }
 
     #[test]

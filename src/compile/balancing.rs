@@ -69,7 +69,7 @@ fn warm_up(balancer: &LoadBalancer) -> Option<WarmUp> {
     let percent = warm_up.and_then(|warm_up| warm_up.minimum_percent).unwrap_or(10.0);
     let aggression = warm_up.and_then(|warm_up| warm_up.aggression).unwrap_or(1.0);
     let least = (percent / 100.0).clamp(0.0, 1.0);
-    Some(WarmUp { duration, least, aggression: aggression.max(1.0) })
+    Some(WarmUp { duration, least, aggression })
 }
 
 /// What of a request keeps it on one endpoint.

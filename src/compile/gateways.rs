@@ -75,7 +75,7 @@ pub fn unread_of<'a>(gateway: &'a Resource<Gateway>, server: &str) -> Option<&'a
 
 /// Whether a protocol is HTTP in clear.
 pub fn is_http(protocol: &str) -> bool {
-    let known = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB"];
+    let known = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTP_PROXY"];
     known.iter().any(|known| protocol.eq_ignore_ascii_case(known))
 }
 
@@ -141,7 +141,11 @@ fn read<'a>(
             Some((".", host)) => (Some(gateway.id.namespace.to_string()), host),
             Some((namespace, host)) => (Some(namespace.to_owned()), host),
         };
-        hosts.push((namespace, HostPattern::parse(host).ok()?));
+        // One that no request can have is told of where it is read.
+        hosts.extend(HostPattern::parse(host).ok().map(|host| (namespace, host)));
+    }
+    if hosts.is_empty() {
+        return None;
     }
     let protocol = server.port.as_ref().map_or("", |port| port.protocol.as_str());
     let mode = server.tls.as_ref().map(|tls| tls.mode);

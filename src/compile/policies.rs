@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
+use crate::base::grpc::number_of;
 use crate::resources::meta::{Percent, ProtoDuration, StringMatch};
 use crate::resources::virtual_service::{
     CorsPolicy as WrittenCors, Destination, HttpFault, HttpRetry, UnmatchedPreflights,
 };
 use crate::route::cors::{CorsPolicy, Listed};
-use crate::route::fault::{Abort, Fault, grpc_status};
+use crate::route::fault::{Abort, Fault};
 use crate::route::matcher::ValueMatch;
 use crate::route::retry::RetryPolicy;
 use crate::route::share::Share;
@@ -37,35 +38,30 @@ impl Rule<'_> {
             return self.scope.settings.retries.clone();
         };
         let mut policy = retry(written);
-        let total = self.written.timeout.map(|time| time.0).filter(|time| !time.is_zero());
+        let total = self.written.timeout.map(|time| time.0);
         policy.per_try = policy.per_try.filter(|time| total.is_none_or(|total| *time < total));
         Arc::new(policy)
     }
 
-    pub(super) fn fault(&mut self) -> Result<Option<Box<Fault>>, Broken> {
-        let Some(HttpFault { delay, abort }) = self.written.fault.as_deref() else {
-            return Ok(None);
-        };
+    pub(super) fn fault(&self) -> Option<Box<Fault>> {
+        let HttpFault { delay, abort } = self.written.fault.as_deref()?;
         let mut fault = Fault::default();
         if let Some(delay) = delay {
             let percent = delay.percentage.map_or(f64::from(delay.percent), |p| p.value);
-            let time = delay.fixed_delay.or(delay.exponential_delay).unwrap_or_default().0;
+            let time = delay.fixed_delay.unwrap_or_default().0;
             fault.delay = Some((Share::percent(percent), time));
         }
         if let Some(abort) = abort {
             let share = abort.percentage.map_or(0.0, |percent| percent.value);
             let http = abort.http_status.and_then(|status| u16::try_from(status).ok());
             let http = http.and_then(|status| StatusCode::from_u16(status).ok()).map(Abort::Http);
-            let grpc = abort.grpc_status.as_deref().and_then(grpc_status).map(Abort::Grpc);
-            let answer = http.or(grpc).ok_or_else(|| {
-                self.broken(".fault.abort", "it needs httpStatus, or grpcStatus with a known name")
-            })?;
-            fault.abort = Some((Share::percent(share), answer));
+            let grpc = abort.grpc_status.as_deref().and_then(number_of).map(Abort::Grpc);
+            fault.abort = http.or(grpc).map(|answer| (Share::percent(share), answer));
         }
         fault.delay = fault.delay.filter(|(share, _)| !share.is_none());
         fault.abort = fault.abort.filter(|(share, _)| !share.is_none());
         let some = fault.delay.is_some() || fault.abort.is_some();
-        Ok(some.then(|| Box::new(fault)))
+        some.then(|| Box::new(fault))
     }
 
     pub(super) fn mirrors(&mut self, find: &mut Find<'_>) -> Box<[Mirror]> {

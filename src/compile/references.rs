@@ -1,11 +1,11 @@
 //! What several resources say together: names that lead nowhere, rules without effect.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::base::host::HostPattern;
 use crate::diag::catalog;
 use crate::resources::destination_rule::{ClientTls, ClientTlsMode};
-use crate::resources::{ResourceSet, virtual_service as vs};
+use crate::resources::{Resource, ResourceSet, virtual_service as vs};
 
 use super::findings::{Findings, at};
 use super::names::{public, qualified, reference};
@@ -23,6 +23,57 @@ pub fn tell(
     weights(set, findings);
     rules(set, services, settings, findings);
     protocols(set, findings);
+    rules_of_the_mesh(set, settings, findings);
+}
+
+/// Routes of a gateway to a service without a subset, where a VirtualService of the mesh names the
+/// service's host and a subset (IST0140).
+fn rules_of_the_mesh(set: &ResourceSet, settings: &CompileSettings, findings: &mut Findings) {
+    let full = |host: &str, own: &str| qualified(host, own, &settings.cluster_domain);
+    let mut split: HashMap<String, &Resource<vs::VirtualService>> = HashMap::new();
+    for resource in &set.virtual_services {
+        let (own, spec) = (&*resource.id.namespace, &resource.spec);
+        if !spec.gateways.is_empty() && spec.gateways.iter().all(|name| name != "mesh") {
+            continue;
+        }
+        let hosts: HashSet<String> = spec.hosts.iter().map(|host| full(host, own)).collect();
+        for to in destinations(spec).filter(|(_, to)| !to.subset.is_empty()).map(|(_, to)| to) {
+            let host = full(&to.host, own);
+            if hosts.contains(&host) {
+                split.entry(host).or_insert(resource);
+            }
+        }
+    }
+    for resource in &set.virtual_services {
+        let spec = &resource.spec;
+        if spec.gateways.iter().all(|name| name == "mesh") {
+            continue;
+        }
+        for (field, to) in destinations(spec).filter(|(_, to)| to.subset.is_empty()) {
+            let Some(other) = split.get(&full(&to.host, &resource.id.namespace)) else { continue };
+            if other.id == resource.id {
+                continue;
+            }
+            let message = format!(
+                "the subsets of \"{}\" that {} chooses are for callers in the mesh",
+                to.host, other.id
+            );
+            let code = &catalog::MESH_RULES_NOT_FOLLOWED;
+            findings.add(at(resource, format!("{field}.host"), code, message));
+        }
+    }
+}
+
+/// Every destination of `http` rules, with its place.
+fn destinations(service: &vs::VirtualService) -> impl Iterator<Item = (String, &vs::Destination)> {
+    let rules = service.http.iter().enumerate();
+    rules.flat_map(|(rule, written)| {
+        let routes = written.route.iter().enumerate();
+        routes.filter_map(move |(index, route)| {
+            let field = format!("spec.http[{rule}].route[{index}].destination");
+            Some((field, route.destination.as_ref()?))
+        })
+    })
 }
 
 /// The hosts of a Gateway's servers.
@@ -259,6 +310,26 @@ mod tests {
             "{host: '*.b.com', trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}",
             &["IST0128 spec.trafficPolicy.tls.insecureSkipVerify"],
         );
+    }
+
+    #[test]
+    fn subsets_that_a_rule_of_the_mesh_chooses_are_told() {
+        let check = |subset: &str, host: &str, gateways: &str, expected: &[&str]| {
+            let both = format!(
+                "{{hosts: [a.com], gateways: [default/gw], http: [{{route: [{{destination: {{host: \
+                 cart{subset}}}}}]}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: \
+                 VirtualService\nmetadata: {{name: b, namespace: shop}}\nspec: {{hosts: [{host}], \
+                 gateways: [{gateways}], http: [{{route: [{{destination: {{host: cart, subset: \
+                 v1}}}}]}}]}}"
+            );
+            check("VirtualService", &both, expected);
+        };
+        let told: &[&str] = &["IST0140 spec.http[0].route[0].destination.host"];
+        check("", "cart", "mesh", told);
+        check("", "cart.shop.svc.cluster.local", "", told);
+        check(", subset: v2", "cart", "mesh", &[]);
+        check("", "basket", "mesh", &[]);
+        check("", "a.com", "default/gw", &[]);
     }
 
     #[test]

@@ -238,7 +238,7 @@ mod tests {
         }
         let claims = |rest: &str| {
             format!(
-                "  - match: [{{headers: {{'@request.auth.claims': {{exact: a}}}}{rest}}}]\n    {to}\n"
+                "  - match: [{{headers: {{'@request.auth.claims.a.': {{exact: a}}}}{rest}}}]\n    {to}\n"
             )
         };
         check_broken(&claims(", uri: {prefix: /a}"), &["IST0149", "PC045"], (2, 1));

@@ -131,7 +131,10 @@ impl ServerTlsPass<'_> {
                 "until it is mended, handshakes with this server fail; others go on",
             )
         };
-        let field = format!("{}.tls", draft.field);
+        let field = match error {
+            CredentialError::Versions(_) => format!("{}.tls.maxProtocolVersion", draft.field),
+            _ => format!("{}.tls", draft.field),
+        };
         findings.add(at(draft.gateway, field, code(error), message).help(help));
         termination
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::base::id::Origin;
 use crate::diag::catalog;
-use crate::resources::core::{EndpointSlice, PortOrName, Service as KubeService};
+use crate::resources::core::{EndpointSlice, PortOrName, Service as KubeService, ServicePort};
 use crate::resources::service_entry::{
     Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation,
 };
@@ -225,6 +225,16 @@ fn host(service: &Resource<KubeService>, domain: &str) -> String {
     format!("{}.{}.svc.{domain}", service.id.name, service.id.namespace)
 }
 
+/// What a port of a Kubernetes Service is declared to speak.
+pub fn speaks(port: &ServicePort, number: u16) -> Speaks {
+    let protocol = if port.app_protocol.is_empty() {
+        port.name.split('-').next().unwrap_or_default()
+    } else {
+        &port.app_protocol
+    };
+    Speaks::of(protocol, number)
+}
+
 fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
     let mut ports = Vec::new();
     for port in &service.spec.ports {
@@ -233,15 +243,10 @@ fn kube(service: &Resource<KubeService>, domain: &str) -> Service {
             Some(PortOrName::Number(number)) => u16::try_from(*number).ok(),
             Some(PortOrName::Name(_)) | None => None,
         };
-        let protocol = if port.app_protocol.is_empty() {
-            port.name.split('-').next().unwrap_or_default()
-        } else {
-            &port.app_protocol
-        };
         ports.push(Port {
             number,
             name: port.name.clone(),
-            speaks: Speaks::of(protocol, number),
+            speaks: speaks(port, number),
             target: target.unwrap_or(number),
         });
     }

@@ -362,7 +362,7 @@ mod tests {
             format!("{kind}: [{{match: [{first}], {TO}}}, {{match: [{second}], {TO}}}]")
         };
         check(
-            &two("tls", "{sniHosts: [x.a.com, a.com]}", "{sniHosts: [A.com], port: 443}"),
+            &two("tls", "{sniHosts: [x.a.com, a.com]}", "{sniHosts: [a.com], port: 443}"),
             &["IST0130 spec.tls[1]: spec.tls[0] takes whatever this rule would"],
         );
         check(&two("tls", "{sniHosts: ['*.a.com']}", "{sniHosts: [x.a.com]}"), &[]);

@@ -46,6 +46,8 @@ codes! {
     PORT_SELECTOR_REQUIRED = "IST0112", Error,
         "the destination has several ports and the route names none",
         "name the port in destination.port.number";
+    PORT_NAME = "IST0118", Info, "a Service's port says no protocol",
+        "begin its name with the protocol (http-web, grpc-api), or write appProtocol";
     INVALID_ANNOTATION = "IST0125", Warning, "an annotation's value is not valid",
         "correct the annotation, or remove it";
     NO_SERVER_VERIFICATION = "IST0128", Warning,
@@ -65,6 +67,9 @@ codes! {
         "correct the field, or keep it if this is meant";
     ADDRESSES_REQUIRED = "IST0134", Warning, "a TCP ServiceEntry has no addresses",
         "list the addresses in spec.addresses";
+    MESH_RULES_NOT_FOLLOWED = "IST0140", Warning,
+        "a VirtualService of the mesh does not hold for requests of this gateway",
+        "name the subset in the route of the gateway's own VirtualService";
     CONFLICTING_GATEWAYS = "IST0145", Error,
         "two Gateways of this workload serve the same host on the same port",
         "keep one server for a host";
@@ -73,6 +78,9 @@ codes! {
         "add a RequestAuthentication that selects this gateway";
     INVALID_CREDENTIAL = "IST0161", Error, "a Gateway's credential is not usable",
         "correct the credential; new files are taken up without a restart";
+    PORT_NOT_ON_SERVICE = "IST0162", Warning,
+        "a Gateway's port is on no Service of this gateway",
+        "add the port to the Service, or serve on one of its ports";
     INEFFECTIVE_POLICY = "IST0167", Warning, "a policy has no effect",
         "correct the policy, or remove it";
     SUBSET_WITHOUT_ENDPOINTS = "IST0173", Error, "a subset's labels match no endpoint",

@@ -249,7 +249,8 @@ impl Reader {
         };
         let unread = unknown.into_iter().map(|field| field.path.into_boxed_str()).collect();
         let places = collect(root, self.location(root.position));
-        let Verdict { findings, admitted } = validate::validate(&id, &spec, &places, check);
+        let Verdict { findings, admitted } =
+            validate::validate(&id, (&meta, &spec), &places, check);
         if !admitted {
             for finding in findings {
                 self.push(finding);

@@ -39,6 +39,31 @@ pub(super) fn is_fqdn(text: &str) -> bool {
     text.len() <= 255 && last.parse::<i64>().is_err() && name.split('.').all(is_label)
 }
 
+/// A name of labels, of which the first may be `*`, or begin with `*` or `*-`.
+pub(super) fn is_wildcard_domain(text: &str) -> bool {
+    let (first, rest) = text.split_once('.').map_or((text, None), |(a, b)| (a, Some(b)));
+    let plain = first.strip_prefix('*').unwrap_or(first);
+    let plain =
+        if plain.len() < first.len() { plain.strip_prefix('-').unwrap_or(plain) } else { plain };
+    (1..=255).contains(&text.len())
+        && first.len() <= 63
+        && (first == "*" || is_label(plain))
+        && rest.is_none_or(|rest| rest.is_empty() || is_fqdn(rest))
+}
+
+/// The SNI of a cluster of the mesh, `outbound_.80_._.a.example.com`.
+pub(super) fn is_cluster_name(text: &str) -> bool {
+    let mut parts = text.split('_').skip(1);
+    let port = parts.next().is_some_and(|port| port.contains(|c: char| c.is_ascii_digit()));
+    let host = parts.nth(1).is_some_and(|host| host.contains(|c: char| c.is_ascii_alphabetic()));
+    text.starts_with("outbound_") && text.len() <= 255 && port && host
+}
+
+/// The socket of `unix://`: a path from the root to a file, or an abstract name.
+pub(super) fn is_socket(path: &str) -> bool {
+    path.starts_with('@') || (path.starts_with('/') && !path.ends_with('/'))
+}
+
 /// An address, or a block of them as `10.0.0.0/8`.
 pub(super) fn is_subnet(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok()
@@ -88,6 +113,20 @@ mod tests {
             &["a", "a.b-c.com", "A.com", "a.com.", "mesh", "gw.ns.svc.cluster.local"],
             &["", ".", "a b", "a_b", "-a.com", "a..b", "a.1", "10.0.0.1", "[::1]", "a/b", &long],
         );
+        check(
+            is_wildcard_domain,
+            &["*", "a", "1", "*.a.com", "*a.com", "*-a.com", "a.", "A-1.com.", "*.com"],
+            &[
+                "", ".", "a*.com", "*.*.com", "-a", "a_b.com", "10.0.0.1", "::1", "a..b", "**",
+                &long,
+            ],
+        );
+        check(
+            is_cluster_name,
+            &["outbound_.80_._.a.com", "outbound_.80_.v1_.a"],
+            &["outbound_.80", "outbound_.x_._.a.com", "outbound_.80_._.1", "inbound_.80_._.a.com"],
+        );
+        check(is_socket, &["/a/b", "@a", "@"], &["", "a", "/", "/a/"]);
         check(
             is_subnet,
             &["10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8"],

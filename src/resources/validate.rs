@@ -8,6 +8,8 @@
 
 use std::collections::BTreeSet;
 
+use super::authorization_policy::DRY_RUN;
+use super::meta::Meta;
 use super::name;
 use super::place::Places;
 use crate::base::host::HostPattern;
@@ -18,6 +20,7 @@ pub(super) mod destination_rule;
 pub(super) mod gateway;
 mod headers;
 mod locality;
+mod names;
 pub(super) mod security;
 pub(super) mod service_entry;
 mod traffic;
@@ -36,20 +39,46 @@ pub(super) struct Verdict {
     pub(super) admitted: bool,
 }
 
-/// Checks one resource.
-pub(super) fn validate<T>(id: &ResourceId, spec: &T, places: &Places, check: Check<T>) -> Verdict {
+/// Checks one resource of Istio's.
+pub(super) fn validate<T>(
+    id: &ResourceId,
+    (meta, spec): (&Meta, &T),
+    places: &Places,
+    check: Check<T>,
+) -> Verdict {
     let place = |diagnostic: Diagnostic, path: &str| {
         diagnostic.at(places.location(path)).field(path).resource(id.clone())
     };
     let verdict = Verdict { findings: Vec::new(), admitted: true };
-    let mut findings = Findings { namespace: &id.namespace, place: &place, verdict };
+    let mut findings = Findings { meta, place: &place, verdict };
+    if !matches!(id.kind, "Secret" | "Service" | "EndpointSlice") {
+        annotations(id.kind, &mut findings);
+    }
     check(spec, &mut findings);
     findings.verdict
 }
 
+/// Annotations of Istio's own that a user may not write.
+fn annotations(kind: &str, findings: &mut Findings<'_>) {
+    const RESERVED: [&str; 3] = [
+        "internal.istio.io/webhook-always-reject",
+        "internal.istio.io/parent-namespace",
+        "internal.istio.io/parents",
+    ];
+    let all = &findings.meta.annotations;
+    if let Some(name) = RESERVED.into_iter().find(|name| all.contains_key(*name)) {
+        let message = format!("only Istio itself may write \"{name}\": remove it");
+        findings.error(&format!("metadata.annotations.{name}"), message);
+    }
+    if kind != "AuthorizationPolicy" && all.contains_key(DRY_RUN) {
+        let message = "only an AuthorizationPolicy has a dry run: remove the annotation";
+        findings.error(&format!("metadata.annotations.{DRY_RUN}"), message);
+    }
+}
+
 /// Collects the findings about one resource.
 pub(super) struct Findings<'a> {
-    namespace: &'a str,
+    meta: &'a Meta,
     place: &'a dyn Fn(Diagnostic, &str) -> Diagnostic,
     verdict: Verdict,
 }
@@ -99,12 +128,20 @@ impl Findings<'_> {
 
     /// A host pattern: a name, `*.name` or `*`. Istio lets `*name` in as well.
     fn host(&mut self, host: &str, path: &str) {
-        let Err(error) = HostPattern::parse(host) else { return };
-        let name = host.strip_prefix('*').unwrap_or_default();
-        match HostPattern::parse(name.trim_start_matches('-')) {
-            Ok(HostPattern::Exact(_)) => self.add(&catalog::INVALID_HOST, path, error.to_string()),
-            _ => self.refuse(&catalog::INVALID_HOST, path, error.to_string()),
-        }
+        self.host_if(name::is_wildcard_domain(host), host, path);
+    }
+
+    /// A host that Istio lets in or does not; what no host can match here is told of as well.
+    fn host_if(&mut self, admitted: bool, host: &str, path: &str) {
+        let message = match HostPattern::parse(host) {
+            Ok(_) if admitted => return,
+            Ok(_) => format!(
+                "\"{host}\" is not a host: labels have letters, digits and \"-\", and the last is no number"
+            ),
+            Err(error) => error.to_string(),
+        };
+        self.verdict.admitted &= admitted;
+        self.add(&catalog::INVALID_HOST, path, message);
     }
 
     fn port(&mut self, number: u32, path: &str) {
@@ -119,6 +156,21 @@ impl Findings<'_> {
         }
     }
 
+    /// The status of an answer. Istio takes 600 for one; Envoy does not.
+    fn status(&mut self, status: i64, path: &str) {
+        let message = "the status is between 200 and 599";
+        self.error_if(!(200..=600).contains(&status), path, message);
+        self.unworkable_if(status == 600, path, message);
+    }
+
+    /// A share of requests, which are counted in millionths.
+    fn share(&mut self, percent: Option<super::meta::Percent>, path: &str) {
+        let Some(super::meta::Percent { value }) = percent else { return };
+        self.percent(value, path);
+        let message = "a share is 0, or at least 0.0001 percent";
+        self.error_if(value > 0.0 && value < 0.0001, path, message);
+    }
+
     /// At least one millisecond, in whole milliseconds.
     fn duration(&mut self, duration: Option<super::meta::ProtoDuration>, path: &str) {
         let Some(duration) = duration else { return };
@@ -127,30 +179,25 @@ impl Findings<'_> {
         }
     }
 
-    /// A duration that may also be zero, which switches it off.
-    fn duration_or_off(&mut self, duration: Option<super::meta::ProtoDuration>, path: &str) {
-        self.duration(duration.filter(|duration| !duration.0.is_zero()), path);
-    }
-
-    /// `exportTo`: `.`, `*`, `~` or namespaces, none twice, `*` and `~` alone.
-    fn export_to(&mut self, targets: &[String]) {
-        let own = self.namespace.to_owned();
+    /// `exportTo`: `.`, `*` or namespaces, none twice, `*` alone; so is `~`, which only `services` have.
+    fn export_to(&mut self, targets: &[String], services: bool) {
+        let own = &*self.meta.namespace;
+        let (nobody, words) = if services { ("~", ", \"*\" or \"~\"") } else { ("*", " or \"*\"") };
         let mut seen = BTreeSet::new();
         for (index, target) in targets.iter().enumerate() {
             let path = format!("spec.exportTo[{index}]");
-            let plain = if target == "." { own.as_str() } else { target.as_str() };
-            if !matches!(plain, "*" | "~") && !name::is_dns_label(plain) {
-                self.error(
-                    &path,
-                    format!("\"{target}\" is not a namespace, \".\", \"*\" or \"~\""),
-                );
+            let plain = if target == "." { own } else { target.as_str() };
+            if plain != "*" && plain != nobody && !name::is_label(plain) {
+                self.error(&path, format!("\"{target}\" is not a namespace, \".\"{words}"));
             }
             if !seen.insert(plain) {
                 self.error(&path, format!("\"{target}\" is repeated"));
             }
         }
-        let alone = seen.contains("*") || seen.contains("~");
-        self.error_if(alone && seen.len() > 1, "spec.exportTo", "\"*\" and \"~\" must stand alone");
+        let alone = ["*", nobody].into_iter().find(|word| seen.contains(word) && seen.len() > 1);
+        if let Some(word) = alone {
+            self.error("spec.exportTo", format!("\"{word}\" must stand alone"));
+        }
     }
 
     /// Labels that something has.
@@ -166,22 +213,29 @@ impl Findings<'_> {
         }
     }
 
-    /// Gateways by name: `name`, `namespace/name` or `mesh`.
+    /// Gateways by name: `name`, `namespace/name` or `mesh`. Istio looks no further than the first without
+    /// a namespace.
     fn gateways(&mut self, names: &[String], path: &str) {
+        let first = names.iter().position(|text| !text.contains('/')).unwrap_or(names.len());
         for (index, text) in names.iter().enumerate() {
+            let path = format!("{path}[{index}]");
             let known = match text.split_once('/') {
                 Some((namespace, name)) => name::is_label(namespace) && name::is_label(name),
                 None => name::is_fqdn(text),
             };
             if !known {
                 let message = format!("\"{text}\" is not a Gateway: write name or namespace/name");
-                self.error(&format!("{path}[{index}]"), message);
+                if index <= first {
+                    self.error(&path, message);
+                } else {
+                    self.add(&catalog::UNWORKABLE, &path, message);
+                }
             } else if !text.contains('/')
                 && let Some((name, rest)) = text.split_once('.')
             {
                 let namespace = rest.split_once('.').map_or(rest, |(namespace, _)| namespace);
                 let message = format!("write \"{namespace}/{name}\": this form is deprecated");
-                self.add(&catalog::DEPRECATED, &format!("{path}[{index}]"), message);
+                self.add(&catalog::DEPRECATED, &path, message);
             }
         }
     }
@@ -216,11 +270,22 @@ fn repeated<'a>(items: impl Iterator<Item = &'a str>) -> Option<usize> {
 
 /// The protocols a port may name.
 fn is_protocol(protocol: &str) -> bool {
-    const KNOWN: &[&str] =
-        &["HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP", "TLS", "REDIS", "MYSQL"];
-    KNOWN.iter().any(|known| known.eq_ignore_ascii_case(protocol))
+    const BYTES: [&str; 5] = ["MONGO", "TCP", "REDIS", "MYSQL", "UDP"];
+    is_any(protocol, &BYTES) || is_any(protocol, &HTTP) || is_any(protocol, &TLS)
 }
 
+/// Protocols of requests.
+const HTTP: [&str; 5] = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTP_PROXY"];
+/// Protocols with a ClientHello.
+const TLS: [&str; 2] = ["HTTPS", "TLS"];
+
+/// Whether a protocol is one of these, in any letter case.
+fn is_any(protocol: &str, known: &[&str]) -> bool {
+    known.iter().any(|known| known.eq_ignore_ascii_case(protocol))
+}
+
+#[cfg(test)]
+mod case_tests;
 #[cfg(test)]
 mod table_tests;
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl Template {
     /// Compiles a value as written in YAML.
     pub fn parse(text: &str, site: Site<'_>) -> Result<Self, InvalidTemplate> {
         let bad = || InvalidTemplate::BadValue(text.to_owned());
-        HeaderValue::from_str(text).map_err(|_| bad())?;
+        HeaderValue::from_bytes(text.as_bytes()).map_err(|_| bad())?;
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -111,7 +111,7 @@ impl Template {
         }
         literal.push_str(rest);
         if parts.is_empty() {
-            return HeaderValue::from_str(&literal).map(Self::Literal).map_err(|_| bad());
+            return HeaderValue::try_from(literal).map(Self::Literal).map_err(|_| bad());
         }
         if !literal.is_empty() {
             parts.push(Part::Text(literal.into()));

@@ -154,7 +154,7 @@ async fn preflights_are_answered_and_answers_marked() {
 async fn grpc_clients_deadlines_end_requests_and_routes_cap_them() {
     let echo = Backend::http1().await;
     let rules = "  http:\n".to_owned()
-        + &rule("/never", "timeout: 0s")
+        + &rule("/never", "name: never")
         + &rule("/capped", "timeout: 50ms, rewrite: {uri: /never}");
     let (_site, gateway) = start(&rules, echo.port);
     let mut http = Http::plain(gateway.port(80)).await;

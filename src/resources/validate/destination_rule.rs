@@ -14,17 +14,17 @@ use crate::resources::destination_rule::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer,
     LocalityFailover, OutlierDetection, PortTrafficPolicy, TrafficPolicy, Tunnel,
 };
-use crate::resources::name::{is_dns_label, is_fqdn};
+use crate::resources::name::{is_fqdn, is_label};
 
 pub(in super::super) fn check(rule: &DestinationRule, findings: &mut Findings<'_>) {
-    findings.export_to(&rule.export_to);
+    findings.export_to(&rule.export_to, false);
     findings.not_empty(&rule.host, "spec.host");
     if !rule.host.is_empty() {
         findings.host(&rule.host, "spec.host");
     }
     if let Some(selector) = &rule.workload_selector {
         findings.selector(&selector.match_labels, "spec.workloadSelector.matchLabels");
-        let own = |target: &String| target == "." || *target == *findings.namespace;
+        let own = |target: &String| target == "." || **target == *findings.meta.namespace;
         let abroad = !rule.export_to.iter().all(own);
         let message = "a rule with a workloadSelector stays in its own namespace: write [\".\"]";
         findings.error_if(abroad, "spec.exportTo", message);
@@ -34,7 +34,7 @@ pub(in super::super) fn check(rule: &DestinationRule, findings: &mut Findings<'_
     }
     for (index, subset) in rule.subsets.iter().enumerate() {
         let path = format!("spec.subsets[{index}]");
-        if !is_dns_label(&subset.name) {
+        if !is_label(&subset.name) {
             let message = format!("\"{}\" is not a subset's name", subset.name);
             findings.error(&format!("{path}.name"), message);
         }
@@ -66,10 +66,10 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_
     parts(policy.connection_pool.as_ref(), outliers, policy.tls.as_ref(), path, findings);
     for (index, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
-        match port.port {
-            Some(selector) => findings.port(selector.number, &format!("{path}.port.number")),
-            None => findings.error(&path, "a port is needed"),
-        }
+        findings.error_if(port.port.is_none(), &path, "a port is needed");
+        let wrong = port.port.is_some_and(|port| !(1..=65_535).contains(&port.number));
+        let message = "no service has this port: the entry has no effect";
+        findings.unworkable_if(wrong, &format!("{path}.port.number"), message);
         let empty = *port == PortTrafficPolicy { port: port.port, ..PortTrafficPolicy::default() };
         let message =
             "the entry says nothing but would replace what holds for other ports: remove it";
@@ -125,9 +125,10 @@ fn load_balancer(
     if let Some(warmup) = &balancer.warmup {
         let path = format!("{path}.warmup");
         findings.error_if(warmup.duration.is_none(), &path, "a warm-up needs a duration");
+        findings.duration(warmup.duration, &format!("{path}.duration"));
         findings.percent(warmup.minimum_percent.unwrap_or(0.0), &format!("{path}.minimumPercent"));
-        let slow = warmup.aggression.is_some_and(|aggression| aggression < 1.0);
-        findings.error_if(slow, &format!("{path}.aggression"), "the aggression is at least 1");
+        let none = warmup.aggression.is_some_and(|aggression| aggression <= 0.0);
+        findings.error_if(none, &format!("{path}.aggression"), "the aggression is above 0");
     }
     let both = balancer.locality_lb_setting.is_some() && balancer.zone_aware_lb_setting.is_some();
     findings.error_if(both, path, "localityLbSetting and zoneAwareLbSetting exclude each other");
@@ -138,18 +139,23 @@ fn load_balancer(
     }
     if let Some(zones) = &balancer.zone_aware_lb_setting {
         let path = format!("{path}.zoneAwareLbSetting");
-        for (index, name) in zones.failover_priority.iter().enumerate() {
-            let wrong = REGION_AND_BELOW.contains(&name.as_str());
+        for (index, _) in places_of(&zones.failover_priority) {
             let message = "regions and zones have their order already: use other labels";
-            findings.error_if(wrong, &format!("{path}.failoverPriority[{index}]"), message);
+            findings.error(&format!("{path}.failoverPriority[{index}]"), message);
         }
         fails_over(&zones.failover, &zones.failover_priority, outliers, &path, findings);
     }
 }
 
-/// Labels that tell a place.
-const REGION_AND_BELOW: [&str; 3] =
-    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+/// Labels of a list that tell a place.
+pub(super) fn places_of(labels: &[String]) -> impl Iterator<Item = (usize, &String)> {
+    const PLACES: [&str; 3] = [
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "topology.istio.io/subzone",
+    ];
+    labels.iter().enumerate().filter(|(_, name)| PLACES.contains(&name.as_str()))
+}
 
 fn fails_over(
     failover: &[LocalityFailover],
@@ -161,8 +167,7 @@ fn fails_over(
     for (index, rule) in failover.iter().enumerate() {
         let path = format!("{path}.failover[{index}]");
         findings.error_if(rule.from == rule.to, &path, "from and to are the same region");
-        let plain = |region: &str| !region.is_empty() && !region.contains(['/', '*']);
-        let wrong = !plain(&rule.from) || !plain(&rule.to);
+        let wrong = [&rule.from, &rule.to].into_iter().any(|region| region.contains(['/', '*']));
         findings.error_if(wrong, &path, "from and to are regions, without zone or wildcard");
     }
     for (set, name) in
@@ -188,7 +193,11 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
     }
     if let Some(cookie) = &hash.http_cookie {
         findings.not_empty(&cookie.name, &format!("{path}.httpCookie.name"));
-        if let Some(index) = repeated(cookie.attributes.iter().map(|a| a.name.as_str())) {
+        let names = || cookie.attributes.iter().map(|attribute| attribute.name.as_str());
+        for (index, name) in names().enumerate() {
+            findings.not_empty(name, &format!("{path}.httpCookie.attributes[{index}].name"));
+        }
+        if let Some(index) = repeated(names()) {
             let path = format!("{path}.httpCookie.attributes[{index}].name");
             findings.error(&path, "the attribute is repeated");
         }
@@ -207,8 +216,9 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, findings: &mut Findings<'_
     }
 }
 
+/// Envoy counts 1 among them.
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..=number.isqrt()).all(|n| !number.is_multiple_of(n))
+    number > 0 && (2..=number.isqrt()).all(|n| !number.is_multiple_of(n))
 }
 
 fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_>) {
@@ -220,7 +230,9 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
         findings.error_if(tcp.max_connections < 0, &format!("{path}.maxConnections"), message);
         findings.duration(tcp.connect_timeout, &format!("{path}.connectTimeout"));
         findings.duration(tcp.max_connection_duration, &format!("{path}.maxConnectionDuration"));
-        findings.duration_or_off(tcp.idle_timeout, &format!("{path}.idleTimeout"));
+        // Less than a millisecond switches it off.
+        let idle = tcp.idle_timeout.filter(|time| time.0.as_millis() > 0);
+        findings.duration(idle, &format!("{path}.idleTimeout"));
         if let Some(keepalive) = &tcp.tcp_keepalive {
             findings.duration(keepalive.time, &format!("{path}.tcpKeepalive.time"));
             findings.duration(keepalive.interval, &format!("{path}.tcpKeepalive.interval"));
@@ -238,7 +250,7 @@ fn connection_pool(pool: &ConnectionPool, path: &str, findings: &mut Findings<'_
             let message = "the number cannot be negative";
             findings.error_if(number < 0, &format!("{path}.{name}"), message);
         }
-        findings.duration_or_off(http.idle_timeout, &format!("{path}.idleTimeout"));
+        findings.duration(http.idle_timeout, &format!("{path}.idleTimeout"));
         if let Some(ping) = &http.http2_keep_alive {
             for (time, name) in [(ping.interval, "interval"), (ping.timeout, "timeout")] {
                 let path = format!("{path}.http2KeepAlive.{name}");
@@ -258,7 +270,7 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
         findings.add(&catalog::DEPRECATED, &path, "write consecutiveGatewayErrors");
     }
     let split = outliers.split_external_local_origin_errors;
-    let unsplit = outliers.consecutive_local_origin_failures.is_some() && !split;
+    let unsplit = outliers.consecutive_local_origin_failures.is_some_and(|n| n > 0) && !split;
     let message = "the field needs splitExternalLocalOriginErrors";
     findings.error_if(unsplit, &format!("{path}.consecutiveLocalOriginFailures"), message);
     findings.duration(outliers.interval, &format!("{path}.interval"));
@@ -272,21 +284,48 @@ fn outlier_detection(outliers: &OutlierDetection, path: &str, findings: &mut Fin
 }
 
 fn client_tls(tls: &ClientTls, path: &str, findings: &mut Findings<'_>) {
-    let own = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
-    let files = own || !tls.ca_certificates.is_empty();
-    let both = !tls.credential_name.is_empty() && files;
-    findings.error_if(both, path, "credentialName and certificate files exclude each other");
+    let named = !tls.credential_name.is_empty();
+    let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
+    let files = files.into_iter().any(|file| !file.is_empty());
+    unverified(tls, path, findings);
+    if let Some(map) = tls.credential_name.strip_prefix("configmap://") {
+        let mut parts = map.split('/');
+        let own = parts.next() == Some(&*findings.meta.namespace);
+        let wrong = !own || parts.next().is_none_or(str::is_empty);
+        let message =
+            "a ConfigMap is of the rule's own namespace: write configmap://namespace/name";
+        findings.error_if(wrong, &format!("{path}.credentialName"), message);
+    }
     match tls.mode {
-        ClientTlsMode::Mutual if tls.credential_name.is_empty() => {
+        ClientTlsMode::Simple | ClientTlsMode::Mutual if named => {
+            let message = "credentialName and files exclude each other";
+            findings.error_if(files, path, message);
+        }
+        ClientTlsMode::Mutual => {
             let certificate = format!("{path}.clientCertificate");
             findings.not_empty(&tls.client_certificate, &certificate);
             findings.not_empty(&tls.private_key, &format!("{path}.privateKey"));
         }
         ClientTlsMode::IstioMutual => {
-            let extra = files || !tls.credential_name.is_empty();
-            let message = "ISTIO_MUTUAL uses the mesh identity: remove the certificate fields";
-            findings.error_if(extra, path, message);
+            let message =
+                "ISTIO_MUTUAL uses the mesh identity: the certificate fields have no effect";
+            findings.unworkable_if(files || named, path, message);
         }
-        _ => {}
+        ClientTlsMode::Simple | ClientTlsMode::Disable => {}
     }
+}
+
+/// `insecureSkipVerify` beside what certificates would be checked against.
+fn unverified(tls: &ClientTls, path: &str, findings: &mut Findings<'_>) {
+    let checked = !tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty();
+    // The credential of MUTUAL may hold the client's certificate alone.
+    let refused = match tls.mode {
+        ClientTlsMode::Simple => checked || !tls.credential_name.is_empty(),
+        ClientTlsMode::Mutual => checked,
+        ClientTlsMode::IstioMutual | ClientTlsMode::Disable => false,
+    };
+    let message =
+        "without verification there is nothing to check: remove it, or the CA and the names";
+    let skipped = tls.insecure_skip_verify == Some(true);
+    findings.error_if(skipped && refused, &format!("{path}.insecureSkipVerify"), message);
 }

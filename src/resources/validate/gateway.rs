@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Findings, is_protocol, repeated};
-use crate::base::host::HostPattern;
+use super::{Findings, HTTP, TLS, is_any, is_protocol, repeated};
 use crate::diag::catalog;
 use crate::resources::gateway::{Gateway, Server, ServerPort, ServerTls, TlsMode, TlsProtocol};
-use crate::resources::name::is_dns_label;
+use crate::resources::name::{is_label, is_socket, is_wildcard_domain};
 
 pub(in super::super) fn check(gateway: &Gateway, findings: &mut Findings<'_>) {
+    let dotted = !is_label(&findings.meta.name);
+    findings.error_if(dotted, "metadata.name", "the name of a Gateway has no dots");
     findings.error_if(gateway.servers.is_empty(), "spec.servers", "a Gateway needs a server");
     let mut names = BTreeSet::new();
     for (index, server) in gateway.servers.iter().enumerate() {
@@ -33,9 +34,10 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
     for (index, host) in server.hosts.iter().enumerate() {
         check_host(host, &format!("{hosts}[{index}]"), findings);
     }
-    let unix = server.bind.starts_with("unix://");
-    let bind_ok = server.bind.is_empty() || unix || server.bind.parse::<IpAddr>().is_ok();
-    if !bind_ok {
+    let socket = server.bind.strip_prefix("unix://");
+    let unix = socket.is_some();
+    let ip = || server.bind.is_empty() || server.bind.parse::<IpAddr>().is_ok();
+    if !socket.map_or_else(ip, is_socket) {
         let message = format!("\"{}\" is not an IP address or unix://path", server.bind);
         findings.error(&format!("{path}.bind"), message);
     }
@@ -45,18 +47,27 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
     check_port(port, unix, &format!("{path}.port"), findings);
     check_tls_presence(server, port, path, findings);
     if let Some(tls) = &server.tls {
-        check_tls(tls, &format!("{path}.tls"), findings);
+        let path = format!("{path}.tls");
+        check_tls(tls, &path, findings);
+        if tls.https_redirect && !is_any(&port.protocol, &HTTP) {
+            let message = "only a plaintext HTTP server redirects to HTTPS";
+            findings.warning(&format!("{path}.httpsRedirect"), message);
+        }
     }
 }
 
 fn check_host(host: &str, path: &str, findings: &mut Findings<'_>) {
     let (namespace, name) = host.split_once('/').unwrap_or(("*", host));
-    if !matches!(namespace, "*" | ".") && !is_dns_label(namespace) {
+    if !matches!(namespace, "*" | ".") && !is_label(namespace) {
         findings.error(path, format!("\"{namespace}\" is not a namespace, \".\" or \"*\""));
     }
-    if let Err(error) = HostPattern::parse(name) {
-        findings.refuse(&catalog::INVALID_HOST, path, error.to_string());
+    let named = is_wildcard_domain(name) || name.parse::<IpAddr>().is_ok();
+    let partial = name.starts_with('*') && name != "*" && !name.starts_with("*.");
+    if named && name != "*" && !name.contains('.') {
+        let message = format!("\"{name}\" is a short name, which no Gateway has: write it in full");
+        return findings.refuse(&catalog::INVALID_HOST, path, message);
     }
+    findings.host_if(named && !partial, name, path);
 }
 
 fn check_port(port: &ServerPort, unix: bool, path: &str, findings: &mut Findings<'_>) {
@@ -82,7 +93,7 @@ fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: 
         ("HTTPS" | "TLS", None) => {
             findings.error(&tls_path, format!("a port of protocol {protocol} needs tls"));
         }
-        ("HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB", Some(tls)) => {
+        (_, Some(tls)) if HTTP.contains(&protocol.as_str()) => {
             let only = ServerTls { https_redirect: tls.https_redirect, ..ServerTls::default() };
             let message = "a plaintext port's tls may hold only httpsRedirect";
             let files = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates];
@@ -91,7 +102,7 @@ fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: 
             findings.error_if(refused, &tls_path, message);
             findings.unworkable_if(*tls != only && !refused, &tls_path, message);
         }
-        ("TCP" | "MONGO" | "REDIS" | "MYSQL", Some(_)) => {
+        (_, Some(_)) if is_protocol(&protocol) && !TLS.contains(&protocol.as_str()) => {
             let message = format!("a port of protocol {protocol} cannot have tls: write TLS");
             findings.error(&tls_path, message);
         }
@@ -100,38 +111,45 @@ fn check_tls_presence(server: &Server, port: &ServerPort, path: &str, findings: 
 }
 
 fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
+    parameters(tls, path, findings);
     let single = usize::from(!tls.credential_name.is_empty());
     let several = usize::from(!tls.credential_names.is_empty());
-    let files = !tls.server_certificate.is_empty() || !tls.private_key.is_empty();
     let pairs = usize::from(!tls.tls_certificates.is_empty());
     let named = single + several > 0;
-    let sources = single + several + pairs + usize::from(files);
-    findings.error_if(sources > 1, path, "certificates come from more than one source: keep one");
-    let credentials = format!("{path}.credentialNames");
+    let own = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates];
+    let own = named || pairs > 0 || own.iter().any(|file| !file.is_empty());
+    if tls.mode == TlsMode::IstioMutual {
+        let message = "ISTIO_MUTUAL uses the mesh identity: remove the certificate fields";
+        findings.error_if(own, path, message);
+        let message = "the mesh's own revocation list counts: remove it";
+        findings.unworkable_if(!tls.ca_crl.is_empty(), &format!("{path}.caCrl"), message);
+        return;
+    }
+    let files = usize::from(!tls.server_certificate.is_empty() && !tls.private_key.is_empty());
+    let many = single + several + pairs + files > 1;
+    findings.error_if(many, path, "certificates come from more than one source: keep one");
+    let ends = matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual | TlsMode::OptionalMutual);
+    if ends && !named {
+        check_files(tls, path, findings);
+    } else if !ends && (own || !tls.ca_crl.is_empty()) {
+        findings.warning(path, "certificates have no effect when TLS is passed through");
+    }
+    let (crl, simple) = (!tls.ca_crl.is_empty(), tls.mode == TlsMode::Simple);
+    // Istio looks at none beside a credential, and lets in whoever is revoked.
+    let message = "caCrl works with certificate files and client certificates only";
+    findings.error_if(crl && named != simple, &format!("{path}.caCrl"), message);
+    findings.unworkable_if(crl && named && simple, &format!("{path}.caCrl"), message);
+}
+
+/// What a handshake may use.
+fn parameters(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     let many = tls.credential_names.len() > 2;
     let message = "at most two credentials: one RSA and one ECDSA";
-    findings.unworkable_if(many, &credentials, message);
-    match tls.mode {
-        TlsMode::IstioMutual => {
-            let own = sources > 0 || !tls.ca_certificates.is_empty() || !tls.ca_crl.is_empty();
-            let message = "ISTIO_MUTUAL uses the mesh identity: remove the certificate fields";
-            findings.error_if(own, path, message);
-        }
-        TlsMode::Simple | TlsMode::Mutual | TlsMode::OptionalMutual if !named => {
-            check_files(tls, path, findings);
-        }
-        TlsMode::Passthrough | TlsMode::AutoPassthrough if sources > 0 => {
-            findings.warning(path, "certificates have no effect when TLS is passed through");
-        }
-        _ => {}
+    findings.unworkable_if(many, &format!("{path}.credentialNames"), message);
+    if tls.tls_certificates.len() > 2 {
+        let message = "at most two certificates are used: one RSA and one ECDSA";
+        findings.warning(&format!("{path}.tlsCertificates"), message);
     }
-    let crl = format!("{path}.caCrl");
-    let misplaced = !tls.ca_crl.is_empty() && (named || tls.mode == TlsMode::Simple);
-    findings.error_if(
-        misplaced,
-        &crl,
-        "caCrl works with certificate files and client certificates only",
-    );
     if matches!(tls.min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1)
         && tls.cipher_suites.is_empty()
     {
@@ -141,26 +159,15 @@ fn check_tls(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     if let Some(index) = repeated(tls.cipher_suites.iter().map(String::as_str)) {
         findings.warning(&format!("{path}.cipherSuites[{index}]"), "the cipher suite is repeated");
     }
-    if tls.tls_certificates.len() > 2 {
-        let message = "at most two certificates are used: one RSA and one ECDSA";
-        findings.warning(&format!("{path}.tlsCertificates"), message);
-    }
-    let max = tls.max_protocol_version;
-    let reversed = max != TlsProtocol::Auto && tls.min_protocol_version > max;
-    let message = "the greatest version is below the least";
-    findings.unworkable_if(reversed, &format!("{path}.maxProtocolVersion"), message);
 }
 
 fn check_files(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
     if tls.tls_certificates.is_empty() {
-        let certificate = format!("{path}.serverCertificate");
-        let missing = tls.server_certificate.is_empty();
-        findings.error_if(
-            missing,
-            &certificate,
-            "name a credential, or a certificate and a key file",
-        );
-        let missing = tls.private_key.is_empty() && !missing;
+        let (certificate, key) = (&tls.server_certificate, &tls.private_key);
+        let message = "name a credential, or a certificate and a key file";
+        let none = certificate.is_empty();
+        findings.error_if(none, &format!("{path}.serverCertificate"), message);
+        let missing = key.is_empty() && !none;
         findings.error_if(missing, &format!("{path}.privateKey"), "the key file is missing");
     }
     for (index, pair) in tls.tls_certificates.iter().enumerate() {
@@ -168,9 +175,7 @@ fn check_files(tls: &ServerTls, path: &str, findings: &mut Findings<'_>) {
         let missing = pair.server_certificate.is_empty() || pair.private_key.is_empty();
         findings.error_if(missing, &path, "a certificate and a key file are needed");
     }
-    let needs_ca = tls.mode != TlsMode::Simple
-        && tls.ca_certificates.is_empty()
-        && tls.ca_cert_credential_name.is_empty();
-    let message = "client certificates need a CA to be checked against";
+    let needs_ca = tls.mode != TlsMode::Simple && tls.ca_certificates.is_empty();
+    let message = "client certificates need a CA to be checked against: name its file";
     findings.error_if(needs_ca, &format!("{path}.caCertificates"), message);
 }

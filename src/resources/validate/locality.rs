@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Findings;
+use super::destination_rule::places_of;
 use crate::resources::destination_rule::LocalityLbSetting;
 
 pub(super) fn check_locality(
@@ -12,9 +13,18 @@ pub(super) fn check_locality(
     path: &str,
     findings: &mut Findings<'_>,
 ) {
-    let fails_over = !locality.failover.is_empty() || !locality.failover_priority.is_empty();
-    let both = !locality.distribute.is_empty() && fails_over;
+    let distributes = !locality.distribute.is_empty();
+    let both = distributes && !locality.failover.is_empty();
     findings.error_if(both, path, "distribute and failover exclude each other");
+    let priority = format!("{path}.failoverPriority");
+    let idle = distributes && !locality.failover_priority.is_empty();
+    findings.unworkable_if(idle, &priority, "distribute alone counts: remove one of them");
+    if !locality.failover.is_empty() {
+        for (index, label) in places_of(&locality.failover_priority) {
+            let message = format!("failover orders regions already: \"{label}\" excludes it");
+            findings.error(&format!("{priority}[{index}]"), message);
+        }
+    }
     let mut from = Seen::default();
     for (index, rule) in locality.distribute.iter().enumerate() {
         let path = format!("{path}.distribute[{index}]");

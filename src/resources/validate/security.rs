@@ -8,20 +8,49 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::Findings;
-use crate::resources::authorization_policy::{Action, Condition, Operation, Rule, Source};
+use crate::resources::authorization_policy::{
+    Action, Condition, DRY_RUN, Operation, Rule, Source, dry_run,
+};
 use crate::resources::meta::{TargetRef, WorkloadSelector};
 use crate::resources::request_authentication::JwtRule;
 use crate::resources::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 
 fn target(
     selector: Option<&WorkloadSelector>,
-    refs: (Option<&TargetRef>, &[TargetRef]),
+    (one, several): (Option<&TargetRef>, &[TargetRef]),
     findings: &mut Findings<'_>,
 ) {
     if let Some(selector) = selector {
         findings.selector(&selector.match_labels, "spec.selector.matchLabels");
-        let both = refs.0.is_some() || !refs.1.is_empty();
-        findings.error_if(both, "spec.selector", "selector and targetRefs exclude each other");
+    }
+    let ways = usize::from(selector.is_some()) + usize::from(one.is_some());
+    let place = if selector.is_some() { "spec.selector" } else { "spec.targetRef" };
+    let many = ways + usize::from(!several.is_empty()) > 1;
+    findings.error_if(many, place, "selector, targetRef and targetRefs exclude each other");
+    if let Some(target) = one {
+        target_ref(target, "spec.targetRef", findings);
+    }
+    for (index, target) in several.iter().enumerate() {
+        target_ref(target, &format!("spec.targetRefs[{index}]"), findings);
+    }
+}
+
+fn target_ref(target: &TargetRef, path: &str, findings: &mut Findings<'_>) {
+    const TARGETS: [(&str, &str); 5] = [
+        ("", "Service"),
+        ("core", "Service"),
+        ("networking.istio.io", "ServiceEntry"),
+        ("gateway.networking.k8s.io", "Gateway"),
+        ("gateway.networking.k8s.io", "GatewayClass"),
+    ];
+    findings.not_empty(&target.name, &format!("{path}.name"));
+    let abroad = !target.namespace.is_empty();
+    let message = "a policy's targets are of its own namespace: remove it";
+    findings.error_if(abroad, &format!("{path}.namespace"), message);
+    let (group, kind) = (target.group.as_str(), target.kind.as_str());
+    if !TARGETS.contains(&(group, kind)) {
+        let message = format!("a policy has no target of kind \"{kind}\" in group \"{group}\"");
+        findings.error(&format!("{path}.kind"), message);
     }
 }
 
@@ -51,12 +80,13 @@ pub(in super::super) fn request_authentication(
 }
 
 fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
-    let nobody = rule.issuer.is_empty() && rule.jwks_uri.is_empty() && rule.jwks.is_empty();
+    let nobody = rule.issuer.is_empty() && rule.jwks_uri.is_empty();
     findings.error_if(nobody, &format!("{path}.issuer"), "an issuer or a jwksUri is needed");
     for (list, name) in [
         (&rule.audiences, "audiences"),
         (&rule.from_params, "fromParams"),
         (&rule.from_cookies, "fromCookies"),
+        (&rule.space_delimited_claims, "spaceDelimitedClaims"),
     ] {
         for (index, text) in list.iter().enumerate() {
             findings.not_empty(text, &format!("{path}.{name}[{index}]"));
@@ -67,11 +97,14 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
     let web = ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme));
     let wrong = !rule.jwks_uri.is_empty() && !web;
     findings.error_if(wrong, &format!("{path}.jwksUri"), "the address must begin with http(s)://");
+    let message = "the address has a port that is no number";
+    let port = web && !has_plain_port(&rule.jwks_uri);
+    findings.error_if(port, &format!("{path}.jwksUri"), message);
     if !rule.jwks.is_empty() {
         inline_keys(&rule.jwks, &format!("{path}.jwks"), findings);
     }
     for (index, header) in rule.from_headers.iter().enumerate() {
-        header_name(&header.name, &format!("{path}.fromHeaders[{index}].name"), findings);
+        findings.not_empty(&header.name, &format!("{path}.fromHeaders[{index}].name"));
     }
     if !rule.output_payload_to_header.is_empty() {
         let path = format!("{path}.outputPayloadToHeader");
@@ -80,16 +113,23 @@ fn jwt_rule(rule: &JwtRule, path: &str, findings: &mut Findings<'_>) {
     }
     for (index, claim) in rule.output_claim_to_headers.iter().enumerate() {
         let path = format!("{path}.outputClaimToHeaders[{index}]");
-        header_name(&claim.header, &format!("{path}.header"), findings);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let wrong = claim.header.is_empty() || !claim.header.bytes().all(plain);
+        let message = "a header's name of letters, digits, \"-\" and \"_\" is needed";
+        findings.error_if(wrong, &format!("{path}.header"), message);
         findings.not_empty(&claim.claim, &format!("{path}.claim"));
     }
     findings.duration(rule.timeout, &format!("{path}.timeout"));
 }
 
-fn header_name(name: &str, path: &str, findings: &mut Findings<'_>) {
-    if HeaderName::from_bytes(name.as_bytes()).is_err() {
-        findings.error(path, format!("\"{name}\" is not a header name"));
-    }
+/// Whether the port of a URL, where it has one, is a number, however large.
+fn has_plain_port(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let after = host.rsplit(']').next().unwrap_or_default();
+    let port = after.rsplit_once(':').map_or("", |(_, port)| port);
+    port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn inline_keys(jwks: &str, path: &str, findings: &mut Findings<'_>) {
@@ -100,8 +140,8 @@ fn inline_keys(jwks: &str, path: &str, findings: &mut Findings<'_>) {
     let Some(keys) = set.get("keys").and_then(serde_json::Value::as_array) else {
         return findings.error_of_part(path, "the key set has no list \"keys\"", help);
     };
-    if keys.iter().any(|key| key.get("d").is_some()) {
-        findings.warning(path, "the key set holds a private key: keep only the public part");
+    if keys.iter().any(|key| key.get("d").is_some() || key.get("k").is_some()) {
+        findings.warning(path, "the key set holds a private key: whoever reads it can sign tokens");
     }
 }
 
@@ -111,6 +151,13 @@ pub(in super::super) fn authorization_policy(
 ) {
     target(policy.selector.as_ref(), (policy.target_ref.as_ref(), &policy.target_refs), findings);
     let custom = policy.action == Action::Custom;
+    if let Some(value) = findings.meta.annotations.get(DRY_RUN) {
+        let path = format!("metadata.annotations.{DRY_RUN}");
+        let other = !matches!(policy.action, Action::Allow | Action::Deny);
+        findings.error_if(other, &path, "only ALLOW and DENY have a dry run: remove it");
+        let neither = !other && dry_run(value).is_none();
+        findings.error_if(neither, &path, "a dry run is \"true\" or \"false\"");
+    }
     if policy.rules.is_empty() && matches!(policy.action, Action::Deny | Action::Custom) {
         findings.error("spec.rules", "without a rule this policy never applies");
     }
@@ -175,10 +222,14 @@ fn check_source(source: &Source, custom: bool, path: &str, findings: &mut Findin
     let message = "serviceAccounts exclude principals and namespaces";
     findings.error_if(accounts && others, &format!("{path}.serviceAccounts"), message);
     for (values, name) in identities.iter().skip(4).take(2) {
+        service_accounts(values, &format!("{path}.{name}"), findings);
+    }
+    for (values, name) in identities.iter().skip(6).take(2) {
         let path = format!("{path}.{name}");
-        findings.error_if(values.len() > 16, &path, "at most 16 service accounts");
-        let wildcard = values.iter().any(|value| value.contains('*'));
-        findings.error_if(wildcard, &path, "wildcards do not work in service accounts");
+        wildcards(values, &path, findings);
+        for (index, _) in values.iter().enumerate().filter(|(_, value)| value.contains('/')) {
+            findings.error(&format!("{path}[{index}]"), "a trust domain has no slash");
+        }
     }
     for (values, name) in [
         (&source.ip_blocks, "ipBlocks"),
@@ -213,13 +264,14 @@ fn check_operation(operation: &Operation, path: &str, findings: &mut Findings<'_
     }
 }
 
-/// `{*}` is one segment, `{**}` any rest, as the last operator; literals hold no wildcard.
+/// Whether `{*}` is one segment, `{**}` any rest, as the last operator; literals are parts of paths.
 fn is_template(path: &str) -> bool {
+    let literal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte);
     let mut open_ended = false;
-    path.split('/').all(|segment| match segment {
+    path.trim_matches('/').split('/').all(|segment| match segment {
         "{*}" => !open_ended,
         "{**}" => !std::mem::replace(&mut open_ended, true),
-        literal => !literal.contains(['{', '}', '*']),
+        text => !text.is_empty() && text.bytes().all(literal),
     })
 }
 
@@ -246,6 +298,14 @@ fn check_condition(condition: &Condition, custom: bool, path: &str, findings: &m
         match key {
             "source.ip" | "remote.ip" | "destination.ip" => blocks(values, &path, findings),
             "destination.port" => ports(values, &path, findings),
+            "source.serviceAccount" => {
+                not_empty(values, &path, findings);
+                service_accounts(values, &path, findings);
+            }
+            "source.trustDomain" => {
+                not_empty(values, &path, findings);
+                wildcards(values, &path, findings);
+            }
             _ => not_empty(values, &path, findings),
         }
     }
@@ -256,6 +316,7 @@ fn is_condition_key(key: &str) -> bool {
         let rest = key.strip_prefix(prefix).unwrap_or_default();
         rest.len() > 2 && rest.starts_with('[') && rest.ends_with(']')
     };
+    let filter = key.strip_prefix("experimental.envoy.filters.").and_then(|f| f.strip_suffix(']'));
     matches!(
         key,
         "source.ip"
@@ -272,12 +333,34 @@ fn is_condition_key(key: &str) -> bool {
             | "connection.sni"
     ) || bracketed("request.headers")
         || bracketed("request.auth.claims")
-        || key.starts_with("experimental.envoy.filters.")
+        || filter.and_then(|filter| filter.split_once('[')).is_some_and(|(_, key)| !key.is_empty())
 }
 
 fn not_empty(values: &[String], path: &str, findings: &mut Findings<'_>) {
     for (index, _) in values.iter().enumerate().filter(|(_, value)| value.is_empty()) {
         findings.error(&format!("{path}[{index}]"), "an empty value matches nothing");
+    }
+}
+
+/// `account` or `namespace/account`, whole.
+fn service_accounts(values: &[String], path: &str, findings: &mut Findings<'_>) {
+    findings.error_if(values.len() > 16, path, "at most 16 service accounts");
+    for (index, value) in values.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
+        let whole = value.split('/').count() <= 2 && value.split('/').all(|part| !part.is_empty());
+        if !whole || value.contains('*') || value.len() > 320 {
+            let message = "a service account is name or namespace/name, without a wildcard";
+            findings.error(&format!("{path}[{index}]"), message);
+        }
+    }
+}
+
+/// Texts with at most one `*`, at an end.
+fn wildcards(values: &[String], path: &str, findings: &mut Findings<'_>) {
+    for (index, value) in values.iter().enumerate() {
+        let inner = value.strip_prefix('*').or_else(|| value.strip_suffix('*')).unwrap_or(value);
+        if inner.contains('*') {
+            findings.error(&format!("{path}[{index}]"), "one \"*\" stands at an end, or none");
+        }
     }
 }
 
@@ -292,7 +375,8 @@ fn blocks(values: &[String], path: &str, findings: &mut Findings<'_>) {
 
 fn ports(values: &[String], path: &str, findings: &mut Findings<'_>) {
     for (index, value) in values.iter().enumerate() {
-        if !value.parse::<u16>().is_ok_and(|port| port > 0) {
+        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits || value.parse::<u16>().is_err() {
             let message = format!("\"{value}\" is not a port");
             findings.error(&format!("{path}[{index}]"), message);
         }

@@ -5,18 +5,21 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Findings, is_protocol, repeated};
-use crate::base::host::HostPattern;
+use super::{Findings, HTTP, TLS, is_any, is_protocol, repeated};
 use crate::diag::catalog;
-use crate::resources::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
+use crate::resources::name::{is_fqdn, is_label, is_socket};
+use crate::resources::service_entry::{Resolution, ServiceEntry, ServiceLocation, WorkloadEntry};
 
 pub(in super::super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>) {
-    findings.export_to(&entry.export_to);
+    findings.export_to(&entry.export_to, true);
     findings.error_if(entry.hosts.is_empty(), "spec.hosts", "a ServiceEntry needs a host");
     for (index, host) in entry.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{index}]");
-        findings.error_if(host == "*", &path, "a ServiceEntry cannot stand for every host");
-        findings.host(host, &path);
+        if host == "*" {
+            findings.error(&path, "a ServiceEntry cannot stand for every host");
+        } else {
+            findings.host(host, &path);
+        }
     }
     let both = entry.workload_selector.is_some() && !entry.endpoints.is_empty();
     findings.error_if(both, "spec.endpoints", "endpoints and workloadSelector exclude each other");
@@ -30,6 +33,10 @@ pub(in super::super) fn check(entry: &ServiceEntry, findings: &mut Findings<'_>)
     for (index, endpoint) in entry.endpoints.iter().enumerate() {
         let path = format!("spec.endpoints[{index}]");
         address(endpoint, &path, findings);
+        let socket = endpoint.address.starts_with("unix://");
+        let message = "a unix socket stands for one port: list one in spec.ports";
+        let several = socket && entry.ports.len() != 1;
+        findings.error_if(several, &format!("{path}.address"), message);
         for name in endpoint.ports.keys() {
             if !names.contains(name.as_str()) {
                 let message = format!("port \"{name}\" is not among spec.ports");
@@ -44,7 +51,7 @@ fn ports(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     for (index, port) in entry.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         findings.port(port.number, &format!("{path}.number"));
-        findings.not_empty(&port.name, &format!("{path}.name"));
+        port_name(&port.name, &format!("{path}.name"), findings);
         if port.target_port != 0 {
             findings.port(port.target_port, &format!("{path}.targetPort"));
         }
@@ -60,15 +67,14 @@ fn ports(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     if let Some(index) = repeated(entry.ports.iter().map(|port| port.name.as_str())) {
         findings.error(&format!("spec.ports[{index}].name"), "the port name is repeated");
     }
-    let opaque = |protocol: &str| {
-        ["TCP", "MONGO", "REDIS", "MYSQL"].iter().any(|known| known.eq_ignore_ascii_case(protocol))
-    };
+    let told = |protocol: &str| is_any(protocol, &HTTP) || is_any(protocol, &TLS);
     let several = entry.hosts.len() > 1 && entry.resolution != Resolution::None;
-    if let Some(index) = entry.ports.iter().position(|port| several && opaque(&port.protocol)) {
+    if let Some(index) = entry.ports.iter().position(|port| several && !told(&port.protocol)) {
         let message = "several hosts cannot be told apart on a port without HTTP or TLS";
         findings.error(&format!("spec.ports[{index}].protocol"), message);
     }
-    let tcp = entry.ports.iter().position(|port| port.protocol.eq_ignore_ascii_case("TCP"));
+    let bytes = |protocol: &str| protocol.is_empty() || protocol.eq_ignore_ascii_case("TCP");
+    let tcp = entry.ports.iter().position(|port| bytes(&port.protocol));
     if let Some(index) = tcp.filter(|_| entry.addresses.is_empty()) {
         let message = "a TCP port without addresses takes all traffic of its port in a sidecar";
         findings.add(&catalog::ADDRESSES_REQUIRED, &format!("spec.ports[{index}]"), message);
@@ -77,7 +83,7 @@ fn ports(entry: &ServiceEntry, findings: &mut Findings<'_>) {
 
 fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
     let (path, endpoints) = ("spec.endpoints", &entry.endpoints);
-    let wildcard = |host: &String| matches!(HostPattern::parse(host), Ok(HostPattern::Suffix(_)));
+    let wildcard = |host: &String| host.starts_with('*');
     match entry.resolution {
         Resolution::None => {
             let message = "resolution NONE has no endpoints: write STATIC or DNS";
@@ -90,26 +96,35 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
         }
         Resolution::Static => {
             for (index, endpoint) in endpoints.iter().enumerate() {
-                let known = endpoint.address.parse::<IpAddr>().is_ok()
-                    || endpoint.address.starts_with("unix://")
-                    || endpoint.address.is_empty();
+                let address = endpoint.address.as_str();
+                let known = address.parse::<IpAddr>().is_ok()
+                    || address.starts_with("unix://")
+                    || address.is_empty();
                 let message = "resolution STATIC needs an IP address: write DNS for a name";
                 findings.error_if(!known, &format!("{path}[{index}].address"), message);
             }
         }
         Resolution::Dns | Resolution::DnsRoundRobin => {
-            let open = endpoints.is_empty() && entry.workload_selector.is_none();
-            if let Some(index) = entry.hosts.iter().position(wildcard).filter(|_| open) {
-                let message = "a wildcard cannot be looked up in DNS: give endpoints";
+            let lacks = |host: &String| endpoints.is_empty() && !is_fqdn(host);
+            if let Some(index) = entry.hosts.iter().position(lacks) {
+                let message = "the host cannot be looked up in DNS: give endpoints";
                 findings.error(&format!("spec.hosts[{index}]"), message);
             }
             for (index, endpoint) in endpoints.iter().enumerate() {
                 let unix = endpoint.address.starts_with("unix://");
-                let message = "DNS has no unix sockets: write STATIC";
-                findings.error_if(unix, &format!("{path}[{index}].address"), message);
+                let nameless = endpoint.address.is_empty() && !endpoint.network.is_empty();
+                let message = "DNS needs a name or an IP address: write STATIC for others";
+                findings.error_if(unix || nameless, &format!("{path}[{index}].address"), message);
             }
             let many = entry.resolution == Resolution::DnsRoundRobin && endpoints.len() > 1;
             findings.error_if(many, path, "DNS_ROUND_ROBIN has at most one endpoint");
+            let shared = entry.hosts.len() > 1
+                && !entry.addresses.is_empty()
+                && entry.ports.iter().any(|port| is_any(&port.protocol, &TLS));
+            if shared {
+                let message = "several hosts cannot be told apart by their addresses";
+                findings.warning("spec.hosts", message);
+            }
             if let Some(index) = entry.addresses.iter().position(|address| address.contains('/')) {
                 let message = "CIDR blocks do not go with DNS";
                 findings.error(&format!("spec.addresses[{index}]"), message);
@@ -123,11 +138,14 @@ fn resolution(entry: &ServiceEntry, findings: &mut Findings<'_>) {
             findings.error_if(!endpoints.is_empty(), path, message);
             let message = "DYNAMIC_DNS has no addresses";
             findings.error_if(!entry.addresses.is_empty(), "spec.addresses", message);
-            let named = ["HTTP", "HTTPS", "TLS", "GRPC", "HTTP2"];
-            let fits =
-                |protocol: &str| named.iter().any(|known| known.eq_ignore_ascii_case(protocol));
+            let waypoint = findings.meta.labels.get("istio.io/use-waypoint").map(String::as_str);
+            let waypoint = waypoint.is_some_and(|name| !matches!(name, "" | "none"));
+            let inside = entry.location == ServiceLocation::MeshInternal;
+            let message = "DYNAMIC_DNS within the mesh has no waypoint: remove the label";
+            findings.error_if(waypoint && inside, "spec.location", message);
+            let fits = |protocol: &str| is_any(protocol, &["HTTP", "TLS", "GRPC", "HTTP2"]);
             if let Some(index) = entry.ports.iter().position(|port| !fits(&port.protocol)) {
-                let message = "DYNAMIC_DNS needs a protocol that names the host: HTTP or TLS";
+                let message = "DYNAMIC_DNS needs HTTP, HTTP2, GRPC or TLS, which name the host";
                 findings.error(&format!("spec.ports[{index}].protocol"), message);
             }
         }
@@ -141,7 +159,9 @@ pub(in super::super) fn check_workload(entry: &WorkloadEntry, findings: &mut Fin
 fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
     findings.labels(&entry.labels, &format!("{path}.labels"));
     for (name, port) in &entry.ports {
-        findings.port(*port, &format!("{path}.ports.{name}"));
+        let path = format!("{path}.ports.{name}");
+        port_name(name, &path, findings);
+        findings.port(*port, &path);
     }
     let (place, text) = (format!("{path}.address"), entry.address.as_str());
     if text.is_empty() {
@@ -154,12 +174,17 @@ fn address(entry: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
     }
     let socket = text.strip_prefix("unix://");
     let unix = socket.is_some();
-    let relative = socket.is_some_and(|path| !path.starts_with(['/', '@']));
-    findings.error_if(relative, &place, "a unix socket is unix:///path or unix://@name");
+    let wrong = socket.is_some_and(|path| !is_socket(path));
+    findings.error_if(wrong, &place, "a unix socket is unix:///path or unix://@name");
     let message = "a unix socket has no ports";
     findings.error_if(unix && !entry.ports.is_empty(), &format!("{path}.ports"), message);
-    let name = matches!(HostPattern::parse(text), Ok(HostPattern::Exact(_)));
-    if !unix && !name && text.parse::<IpAddr>().is_err() {
+    if !unix && !is_fqdn(text) && text.parse::<IpAddr>().is_err() {
         findings.error(&place, format!("\"{text}\" is not an IP address, a name or unix://path"));
+    }
+}
+
+fn port_name(name: &str, path: &str, findings: &mut Findings<'_>) {
+    if !is_label(name) {
+        findings.error(path, format!("\"{name}\" is not a port's name: letters, digits and \"-\""));
     }
 }

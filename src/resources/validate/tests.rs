@@ -187,7 +187,7 @@ fn a_traffic_policy_is_checked() {
         "tls: {mode: MUTUAL, clientCertificate: /a}",
         "IST0106 spec.trafficPolicy.tls.privateKey",
     );
-    policy("tls: {mode: ISTIO_MUTUAL, credentialName: a}", "IST0106 spec.trafficPolicy.tls");
+    policy("tls: {mode: ISTIO_MUTUAL, credentialName: a}", "PC019 spec.trafficPolicy.tls");
     policy(
         "loadBalancer: {consistentHash: {maglev: {tableSize: 10}}}",
         "IST0106 spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
@@ -235,7 +235,7 @@ fn load_balancing_is_checked() {
     );
     policy("loadBalancer: {warmup: {}}", "IST0106 spec.trafficPolicy.loadBalancer.warmup");
     policy(
-        "loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}",
+        "loadBalancer: {warmup: {duration: 1s, aggression: 0}}",
         "IST0106 spec.trafficPolicy.loadBalancer.warmup.aggression",
     );
     policy(
@@ -286,7 +286,7 @@ fn a_service_entry_is_checked_by_its_resolution() {
         "resolution: DNS_ROUND_ROBIN, endpoints: [{address: b.com}, {address: c.com}]",
         &["IST0106 spec.endpoints"],
     );
-    check("ServiceEntry", "{hosts: ['*'], resolution: DNS}", &["IST0106 spec.hosts[0]"]);
+    check("ServiceEntry", "{hosts: ['*'], resolution: STATIC}", &["IST0106 spec.hosts[0]"]);
     check("ServiceEntry", "{hosts: ['*.a.com'], resolution: DNS}", &["IST0106 spec.hosts[0]"]);
     check(
         "ServiceEntry",

@@ -4,9 +4,11 @@
 
 use super::Findings;
 use super::headers::header_name;
-use super::virtual_service::{check_percent, string_match};
+use super::virtual_service::string_match;
+use crate::base::grpc;
+use crate::diag::catalog;
 use crate::resources::meta::StringMatch;
-use crate::resources::virtual_service::{CorsPolicy, HttpFault, HttpRetry};
+use crate::resources::virtual_service::{CorsPolicy, FaultAbort, FaultDelay, HttpFault, HttpRetry};
 
 pub(super) fn check_retries(retries: &HttpRetry, path: &str, findings: &mut Findings<'_>) {
     let attempts = format!("{path}.attempts");
@@ -20,16 +22,25 @@ pub(super) fn check_retries(retries: &HttpRetry, path: &str, findings: &mut Find
     let message = "without attempts the other fields have no effect";
     findings.error_if(refused, &attempts, message);
     findings.unworkable_if(unused && !refused, &attempts, message);
-    findings.duration_or_off(retries.per_try_timeout, &format!("{path}.perTryTimeout"));
+    findings.duration(retries.per_try_timeout, &format!("{path}.perTryTimeout"));
     findings.duration(retries.backoff, &format!("{path}.backoff"));
-    let conditions = retries.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty());
+    // Istio takes no spaces between them.
+    let conditions = retries.retry_on.split(',').filter(|_| !retries.retry_on.is_empty());
     for name in conditions {
-        let code = name.parse::<u16>().is_ok_and(|code| (100..=599).contains(&code));
+        let code = name.parse::<u16>().is_ok_and(is_known_status);
         if !code && !RETRY_ON.contains(&name) {
             let message = format!("\"{name}\" is not a retry condition");
             findings.error(&format!("{path}.retryOn"), message);
         }
     }
+}
+
+/// Statuses that have a name.
+fn is_known_status(code: u16) -> bool {
+    let unnamed = matches!(code, 306 | 419 | 420 | 427 | 430 | 509);
+    let known =
+        matches!(code, 100..=103 | 200..=208 | 226 | 300..=308 | 400..=431 | 451 | 500..=511);
+    known && !unnamed
 }
 
 /// Names that `retryOn` may hold besides status codes.
@@ -56,23 +67,40 @@ pub(super) fn check_fault(fault: &HttpFault, path: &str, findings: &mut Findings
     let empty = fault.delay.is_none() && fault.abort.is_none();
     findings.error_if(empty, path, "a fault needs a delay or an abort");
     if let Some(delay) = &fault.delay {
-        let path = format!("{path}.delay");
-        check_percent(delay.percentage, &format!("{path}.percentage"), findings);
-        findings.percent(f64::from(delay.percent), &format!("{path}.percent"));
-        findings.duration(delay.fixed_delay, &format!("{path}.fixedDelay"));
+        check_delay(delay, &format!("{path}.delay"), findings);
     }
     if let Some(abort) = &fault.abort {
-        let path = format!("{path}.abort");
-        check_percent(abort.percentage, &format!("{path}.percentage"), findings);
-        let wrong = abort.http_status.is_some_and(|status| !(200..=599).contains(&status));
-        let message = "the status is between 200 and 599";
-        findings.error_if(wrong, &format!("{path}.httpStatus"), message);
-        let unsupported = abort.http2_error.is_some();
-        let message =
-            "no HTTP/2 error can be injected, nor can Istio: write httpStatus or grpcStatus";
-        findings.error_if(unsupported, &format!("{path}.http2Error"), message);
-        let none = abort.http_status.is_none() && abort.grpc_status.is_none() && !unsupported;
-        findings.unworkable_if(none, &path, "an abort needs httpStatus or grpcStatus");
+        check_abort(abort, &format!("{path}.abort"), findings);
+    }
+}
+
+fn check_delay(delay: &FaultDelay, path: &str, findings: &mut Findings<'_>) {
+    findings.share(delay.percentage, &format!("{path}.percentage"));
+    if delay.percent > 0 {
+        findings.add(&catalog::DEPRECATED, &format!("{path}.percent"), "write percentage");
+    }
+    findings.duration(delay.fixed_delay, &format!("{path}.fixedDelay"));
+    let message = "Istio knows no delays that vary: write fixedDelay";
+    let varies = delay.exponential_delay.is_some();
+    findings.error_if(varies, &format!("{path}.exponentialDelay"), message);
+}
+
+fn check_abort(abort: &FaultAbort, path: &str, findings: &mut Findings<'_>) {
+    findings.share(abort.percentage, &format!("{path}.percentage"));
+    if let Some(status) = abort.http_status {
+        findings.status(i64::from(status), &format!("{path}.httpStatus"));
+    }
+    if let Some(name) = &abort.grpc_status
+        && grpc::number_of(name).is_none()
+    {
+        let message = format!("\"{name}\" is not the name of a gRPC status, such as NOT_FOUND");
+        findings.error(&format!("{path}.grpcStatus"), message);
+    }
+    let unsupported = abort.http2_error.is_some();
+    let message = "no HTTP/2 error can be injected, nor can Istio: write httpStatus or grpcStatus";
+    findings.error_if(unsupported, &format!("{path}.http2Error"), message);
+    if abort.http_status.is_none() && abort.grpc_status.is_none() && !unsupported {
+        findings.warning(path, "nothing is aborted without httpStatus or grpcStatus");
     }
 }
 
@@ -108,6 +136,7 @@ pub(super) fn check_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<
             header_name(header, &format!("{path}.{name}[{index}]"), findings);
         }
     }
+    findings.duration(cors.max_age, &format!("{path}.maxAge"));
     let fraction = cors.max_age.is_some_and(|age| age.0.subsec_nanos() != 0);
     findings.error_if(fraction, &format!("{path}.maxAge"), "maxAge counts whole seconds");
 }

@@ -3,18 +3,20 @@
 //! **Invariant**: a rule is reported at the field that breaks it.
 
 use super::headers::{check_headers, header_name, host_setters};
+use super::names::{Names, has_sni, is_address, is_below, tls_match};
 use super::traffic::{check_cors, check_fault, check_retries};
 use super::{Findings, repeated};
 use crate::base::{limit, pattern};
-use crate::resources::meta::{Percent, StringMatch};
+use crate::diag::catalog;
+use crate::resources::meta::StringMatch;
 use crate::resources::name::is_label;
 use crate::resources::virtual_service::{
-    Destination, DirectResponse, HttpMatch, HttpRedirect, HttpRewrite, HttpRoute, TlsMatch,
+    Destination, DirectResponse, HttpMatch, HttpRedirect, HttpRewrite, HttpRoute,
 };
 use crate::resources::{Labels, VirtualService};
 
 pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<'_>) {
-    findings.export_to(&service.export_to);
+    findings.export_to(&service.export_to, false);
     findings.gateways(&service.gateways, "spec.gateways");
     let delegate = service.hosts.is_empty();
     if delegate {
@@ -25,14 +27,16 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
         let message = "without hosts this is a delegate, which has http rules only";
         findings.error_if(extra, "spec.hosts", message);
     }
+    let mesh = service.gateways.is_empty() || service.gateways.iter().any(|name| name == "mesh");
+    let names = Names { bound: !mesh, sni: service.tls.iter().any(has_sni), hosts: &service.hosts };
     for (index, host) in service.hosts.iter().enumerate() {
-        findings.host(host, &format!("spec.hosts[{index}]"));
+        let admitted = names.admit(host, names.sni) || is_address(host);
+        findings.host_if(admitted, host, &format!("spec.hosts[{index}]"));
     }
     if let Some(index) = repeated(service.hosts.iter().map(String::as_str)) {
         findings.error(&format!("spec.hosts[{index}]"), "the host is repeated");
     }
     overlapping(service, findings);
-    let mesh = service.gateways.is_empty() || service.gateways.iter().any(|name| name == "mesh");
     if let Some(index) = service.hosts.iter().position(|host| host == "*").filter(|_| mesh) {
         let message = "\"*\" cannot be a host of the mesh: name a Gateway in spec.gateways";
         findings.error(&format!("spec.hosts[{index}]"), message);
@@ -45,19 +49,16 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
         let nested = delegate && route.delegate.is_some();
         findings.error_if(nested, &format!("{path}.delegate"), "a delegate has no delegates");
         let claims = route.r#match.iter().enumerate().filter(|(_, http)| asks_for_claims(http));
-        for (index, http) in claims {
-            let own = &http.gateways;
-            let mesh =
-                if own.is_empty() { mesh && !delegate } else { own.iter().any(|g| g == "mesh") };
-            let message = "claims cannot be matched in the mesh: name Gateways alone";
-            findings.error_if(mesh, &format!("{path}.match[{index}]"), message);
+        for (index, _) in claims.filter(|_| mesh) {
+            let message = "claims can be matched at Gateways alone: name them in spec.gateways";
+            findings.error(&format!("{path}.match[{index}]"), message);
         }
     }
     for (index, route) in service.tls.iter().enumerate() {
         let path = format!("spec.tls[{index}]");
         findings.error_if(route.r#match.is_empty(), &path, "a tls rule needs a match");
         for (index, tls) in route.r#match.iter().enumerate() {
-            tls_match(tls, service, &format!("{path}.match[{index}]"), findings);
+            tls_match(tls, &names, &format!("{path}.match[{index}]"), findings);
         }
         let weighted = route.route.iter().map(|d| (d.destination.as_ref(), d.weight));
         destinations(weighted, &path, findings);
@@ -78,12 +79,8 @@ pub(in super::super) fn check(service: &VirtualService, findings: &mut Findings<
 
 /// Hosts that another one covers.
 fn overlapping(service: &VirtualService, findings: &mut Findings<'_>) {
-    use crate::base::host::HostPattern;
-    let hosts: Vec<_> = service.hosts.iter().map(|host| HostPattern::parse(host).ok()).collect();
-    for (index, host) in hosts.iter().enumerate() {
-        let Some(host) = host else { continue };
-        let covers = |other: &HostPattern| other != host && other.covers(host);
-        if hosts.iter().flatten().any(covers) {
+    for (index, host) in service.hosts.iter().enumerate() {
+        if service.hosts.iter().any(|other| other != host && is_below(host, other)) {
             let message = "another host of the list covers this one";
             findings.error(&format!("spec.hosts[{index}]"), message);
         }
@@ -94,28 +91,13 @@ fn asks_for_claims(http: &HttpMatch) -> bool {
     http.headers.keys().chain(http.without_headers.keys()).any(|name| is_claim(name))
 }
 
+/// `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
 fn is_claim(name: &str) -> bool {
-    name.to_ascii_lowercase().starts_with("@request.auth.claims")
-}
-
-fn tls_match(tls: &TlsMatch, service: &VirtualService, path: &str, findings: &mut Findings<'_>) {
-    use crate::base::host::HostPattern;
-    findings.error_if(tls.sni_hosts.is_empty(), path, "a tls match needs sniHosts");
-    findings.subnets(&tls.destination_subnets, &format!("{path}.destinationSubnets"));
-    check_where((tls.port, &tls.source_labels, &tls.gateways), path, findings);
-    let hosts: Vec<_> = service.hosts.iter().filter_map(|h| HostPattern::parse(h).ok()).collect();
-    for (index, host) in tls.sni_hosts.iter().enumerate() {
-        let path = format!("{path}.sniHosts[{index}]");
-        findings.host(host, &path);
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            findings.warning(&path, "clients send no address as SNI (RFC 6066 section 3)");
-        }
-        let covered =
-            HostPattern::parse(host).is_ok_and(|sni| hosts.iter().any(|h| h.covers(&sni)));
-        if !covered && !hosts.is_empty() {
-            findings.error(&path, format!("\"{host}\" is not under a host of spec.hosts"));
-        }
-    }
+    const CLAIMS: &str = "@request.auth.claims";
+    let begins = name.get(..CLAIMS.len()).is_some_and(|text| text.eq_ignore_ascii_case(CLAIMS));
+    let rest = name.get(CLAIMS.len()..).filter(|_| begins).unwrap_or_default();
+    let bracketed = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bracketed.or_else(|| rest.strip_prefix('.')).is_some_and(|claim| !claim.is_empty())
 }
 
 fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
@@ -162,7 +144,7 @@ fn http_route(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
             findings.not_empty(&regex.rewrite, &format!("{path}.rewrite"));
         }
     }
-    findings.duration_or_off(route.timeout, &format!("{path}.timeout"));
+    findings.duration(route.timeout, &format!("{path}.timeout"));
     mirrors(route, path, findings);
 }
 
@@ -190,25 +172,27 @@ fn actions(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
 }
 
 fn mirrors(route: &HttpRoute, path: &str, findings: &mut Findings<'_>) {
-    let both = route.mirror.is_some() && !route.mirrors.is_empty();
+    // A rule that delegates has neither of its own.
+    let both = route.mirror.is_some() && !route.mirrors.is_empty() && route.delegate.is_none();
     findings.error_if(both, &format!("{path}.mirrors"), "mirror and mirrors exclude each other");
     if let Some(mirror) = &route.mirror {
         destination(mirror, &format!("{path}.mirror"), findings);
     }
-    check_percent(route.mirror_percentage, &format!("{path}.mirrorPercentage"), findings);
+    if let Some(percent) = route.mirror_percent {
+        let path = format!("{path}.mirrorPercent");
+        findings.percent(f64::from(percent), &path);
+        findings.add(&catalog::DEPRECATED, &path, "write mirrorPercentage");
+    }
+    let percent = route.mirror_percentage.map_or(0.0, |percent| percent.value);
+    findings.percent(percent, &format!("{path}.mirrorPercentage"));
     for (index, mirror) in route.mirrors.iter().enumerate() {
         let path = format!("{path}.mirrors[{index}]");
         match &mirror.destination {
             Some(target) => destination(target, &format!("{path}.destination"), findings),
             None => findings.error(&path, "a destination is needed"),
         }
-        check_percent(mirror.percentage, &format!("{path}.percentage"), findings);
-    }
-}
-
-pub(super) fn check_percent(percent: Option<Percent>, path: &str, findings: &mut Findings<'_>) {
-    if let Some(percent) = percent {
-        findings.percent(percent.value, path);
+        let percent = mirror.percentage.map_or(0.0, |percent| percent.value);
+        findings.percent(percent, &format!("{path}.percentage"));
     }
 }
 
@@ -231,11 +215,16 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
     ] {
         for (key, value) in map {
             let path = format!("{path}.{name}.{key}");
-            findings.error_if(key.is_empty(), &path, "a name is needed");
-            if name != "queryParams" && !key.is_empty() && !is_claim(key) {
+            if name == "queryParams" {
+                findings.unworkable_if(key.is_empty(), &path, "a parameter has a name");
+            } else if !is_claim(key) {
                 header_name(key, &path, findings);
             }
-            string_match(value, &path, findings);
+            // "*" is no expression, and means what is there.
+            let present = *value == StringMatch::Regex("*".to_owned());
+            if name != "withoutHeaders" || !present {
+                string_match(value, &path, findings);
+            }
         }
     }
     check_where((http.port, &http.source_labels, &http.gateways), path, findings);
@@ -245,7 +234,7 @@ fn http_match(http: &HttpMatch, path: &str, findings: &mut Findings<'_>) {
 }
 
 /// Conditions that matches of every protocol have.
-fn check_where(
+pub(super) fn check_where(
     (port, labels, gateways): (u32, &Labels, &[String]),
     path: &str,
     findings: &mut Findings<'_>,
@@ -259,8 +248,6 @@ fn check_where(
 
 pub(super) fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
     match value {
-        // "*" is no expression, and means what is there.
-        StringMatch::Regex(regex) if regex == "*" => {}
         StringMatch::Regex(regex) => check_regex(regex, path, findings),
         StringMatch::Prefix(text) => {
             let message = "an empty prefix: leave the match out, or write {} for \"is there\"";
@@ -345,16 +332,15 @@ fn check_redirect(
 }
 
 fn direct_response(response: &DirectResponse, path: &str, findings: &mut Findings<'_>) {
-    let wrong = !(200..=599).contains(&response.status);
-    findings.error_if(wrong, &format!("{path}.status"), "the status is between 200 and 599");
+    findings.status(i64::from(response.status), &format!("{path}.status"));
     let Some(body) = &response.body else { return };
     let text = body.string.as_ref().map_or(0, String::len);
     let size = text.max(body.bytes.as_ref().map_or(0, |bytes| bytes.0.len()));
     let path = format!("{path}.body");
     if size > limit::DIRECT_RESPONSE_BYTES {
         findings.error(&path, "the body is larger than 1 MiB");
-    } else if size > 100_000 {
-        findings.warning(&path, "the body is larger than 100 kB and is kept in memory");
+    } else if size > 100 * 1024 {
+        findings.warning(&path, "the body is larger than 100 KiB and is kept in memory");
     }
     let both = body.string.is_some() && body.bytes.is_some();
     findings.error_if(both, &path, "string and bytes exclude each other");
