@@ -117,6 +117,8 @@ pub struct ResourceSet {
     pub endpoint_slices: Vec<Arc<Resource<EndpointSlice>>>,
     /// Documents that could not be read, in the order of files.
     pub broken: Vec<Broken>,
+    /// Others that could not be read, where what they were before goes on.
+    pub outlived: Vec<Broken>,
 }
 
 /// What one file holds.

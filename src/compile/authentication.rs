@@ -27,8 +27,8 @@ pub struct Authentication {
     pub authenticator: Option<Arc<Authenticator>>,
     /// Key sets to fetch, each once.
     pub sources: Vec<JwksSource>,
-    /// Query parameters that may hold a token, those of policies that cannot be used among them; `None`
-    /// when not all of their names can be read.
+    /// Query parameters that may hold a token, those of texts that cannot be used among them; `None` when
+    /// not all of their names can be read.
     pub parameters: Option<Vec<Box<str>>>,
     /// The policy because of which everything is refused.
     pub refusing: Option<Origin>,
@@ -70,7 +70,8 @@ pub fn authentication(
     out
 }
 
-/// Clients send tokens in the parameters of a broken policy all the same.
+/// Clients send tokens in the parameters of a broken policy all the same, and of one that goes on as it was
+/// in those that its text names now.
 fn parameters(
     rules: &[JwtRule],
     set: &ResourceSet,
@@ -78,7 +79,8 @@ fn parameters(
 ) -> Option<Vec<Box<str>>> {
     let mut all: BTreeSet<&str> =
         rules.iter().flat_map(|rule| rule.locations.parameters()).collect();
-    for broken in concerning(set, "RequestAuthentication", settings) {
+    let unread = set.broken.iter().chain(&set.outlived);
+    for broken in concerning(unread, "RequestAuthentication", settings) {
         all.extend(broken.token_parameters.as_ref()?.iter().map(String::as_str));
     }
     Some(all.into_iter().map(Box::from).collect())
@@ -122,16 +124,21 @@ fn judge(
 mod tests {
     use super::*;
     use crate::auth::jwt::{KeyLocation, KeyState};
+    use crate::base::id::Generation;
     use crate::compile::fixture;
+    use crate::resources::{ConfigFile, Parsed, assemble, parse_file};
 
     /// Policies in; issuers of the rules in order and codes out.
     fn compile(policies: &[&str]) -> (Authentication, Vec<&'static str>) {
-        let set = fixture::set("RequestAuthentication", policies);
+        compiled(&fixture::set("RequestAuthentication", policies))
+    }
+
+    fn compiled(set: &ResourceSet) -> (Authentication, Vec<&'static str>) {
         let mut findings = Findings::default();
         let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
         let settings = fixture::settings();
-        let services = Services::new(&set, &settings, &mut findings);
-        let out = authentication(&set, &settings, &services, &keys, &mut findings);
+        let services = Services::new(set, &settings, &mut findings);
+        let out = authentication(set, &settings, &services, &keys, &mut findings);
         (out, fixture::codes(findings))
     }
 
@@ -172,6 +179,34 @@ mod tests {
         }
         let elsewhere = "spec: {selector: {matchLabels: {app: x}}, jwtRules: 1}";
         assert_eq!(parameters(elsewhere), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_policy_that_goes_on_as_it_was_has_the_parameters_of_both_its_texts() {
+        let file = |spec: &str| {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {OWN}\n{spec}"
+            );
+            let file = ConfigFile { path: "a.yaml".into(), bytes: text.into_bytes().into() };
+            parse_file(&file)
+        };
+        let good = "spec: {jwtRules: [{issuer: x, jwksUri: 'https://x/k', fromParams: [old]}]}";
+        let before = assemble([&file(good)], &Parsed::default(), Generation(1));
+        let check = |spec: &str, expected: Option<&[&str]>| {
+            let set = assemble([&file(spec)], &before, Generation(1)).set;
+            let (out, _) = compiled(&set);
+            assert_eq!(out.authenticator.map(|all| all.rules().len()), Some(1), "{spec}");
+            let names = |all: &[&str]| all.iter().map(|name| Box::from(*name)).collect();
+            assert_eq!(out.parameters, expected.map(names), "{spec}");
+        };
+        check(good, Some(&["old"]));
+        let refused = "spec: {jwtRules: [{issuer: x, fromParams: [new]}, {jwksUri: 'ftp://x'}]}";
+        check(refused, Some(&["new", "old"]));
+        let elsewhere = refused.replace("{jwt", "{selector: {matchLabels: {app: x}}, jwt");
+        check(&elsewhere, Some(&["old"]));
+        check("spec: {jwtRules: 1}", None);
+        check("spec: {jwtRules: [", None);
+        check("spec: [}", None);
     }
 
     #[test]

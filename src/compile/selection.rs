@@ -76,13 +76,13 @@ pub fn reach<T>(
     }
 }
 
-/// Policies of a kind that cannot be used, are in force and select this gateway.
+/// Policies of a kind among those that cannot be used, which are in force and select this gateway.
 pub fn concerning<'a>(
-    set: &'a ResourceSet,
+    all: impl IntoIterator<Item = &'a Broken>,
     kind: &'a str,
     settings: &'a CompileSettings,
 ) -> impl Iterator<Item = &'a Broken> {
-    set.broken.iter().filter(move |broken| {
+    all.into_iter().filter(move |broken| {
         let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
         let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
         broken.id.kind == kind && heard && selected && !broken.told_only
@@ -97,7 +97,7 @@ pub fn broken(
     findings: &mut Findings,
 ) -> Option<Origin> {
     let mut first = None;
-    for broken in concerning(set, kind, settings) {
+    for broken in concerning(&set.broken, kind, settings) {
         let message = format!("{} cannot be used and selects this gateway", broken.id);
         findings.add(
             Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)

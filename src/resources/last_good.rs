@@ -10,7 +10,7 @@ use crate::base::id::{Generation, ResourceId};
 use crate::diag::{Diagnostic, Location, catalog};
 
 /// Takes over what broken documents were in `before`, whose snapshot was `generation`; they count as
-/// broken no more.
+/// outlived then.
 pub(super) fn take_over(
     files: &[&ParsedFile],
     before: &Parsed,
@@ -40,6 +40,8 @@ pub(super) fn take_over(
             parsed.diagnostics.push(one(&id, &place, since).at(location.clone()));
         } else if let Some(location) = unclear.get(&place.file) {
             maybe.entry(location).or_default().push(id.clone());
+            let unknown = Broken { token_parameters: None, ..resource.broken((*location).clone()) };
+            parsed.set.outlived.push(unknown);
         } else {
             continue;
         }
@@ -59,7 +61,8 @@ pub(super) fn take_over(
                     id.kind == *kind && (name.is_empty() || id.name == *name)
                 }))
     };
-    parsed.set.broken.retain(|broken| fresh.contains(&broken.id) || !was(broken));
+    let outlived = |broken: &mut Broken| !fresh.contains(&broken.id) && was(broken);
+    parsed.set.outlived.extend(parsed.set.broken.extract_if(.., outlived));
     taken
 }
 

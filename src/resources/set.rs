@@ -117,7 +117,7 @@ impl AnyResource {
     }
 
     /// What it takes away when it is set aside.
-    fn broken(&self, location: Location) -> Broken {
+    pub(super) fn broken(&self, location: Location) -> Broken {
         let mut broken = Broken {
             id: self.id().clone(),
             location,

@@ -92,6 +92,38 @@ async fn tokens_of_a_policy_that_cannot_be_used_are_not_logged() {
     asked("{jwtRules: [{issuer: a, fromParam: [tok]}]}", 201, "GET /p?[redacted] ").await;
 }
 
+/// Nor while it goes on as it was: its new text may be what clients go by already.
+#[tokio::test]
+async fn tokens_that_a_broken_text_speaks_of_are_not_logged_while_the_last_good_one_goes_on() {
+    let site = Site::new();
+    let rest = gateway("plain", 80, "HTTP", "'*'", "")
+        + &routes("a", "istio-system/plain", "a.com", &answering(201));
+    let policy = |rules: &str| {
+        let policy = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: \
+             t, namespace: istio-system}}\nspec: {{jwtRules: {rules}}}\n"
+        );
+        site.config("all", &(rest.clone() + &policy));
+    };
+    let good = "[{issuer: a, jwks: '{\"keys\":[]}', fromParams: [old]}]";
+    policy(good);
+    let gateway = site.start(&[80]);
+    let asked = async |logged: &str| {
+        // The last good one is in force: a bad token is refused where it says, and elsewhere is none.
+        assert_eq!(status_of(&gateway, "a.com/p?old=s3cret").await, 401);
+        assert_eq!(status_of(&gateway, "a.com/p?new=s3cret&x=1").await, 201);
+        gateway.wait("it is logged", || gateway.out().contains(logged));
+        assert!(!gateway.out().contains("s3cret"), "{}", gateway.out());
+    };
+    let refused = "[{issuer: a, fromParams: [new]}, {issuer: b, jwksUri: 'ftp://x'}]";
+    gateway.reload(|| policy(refused));
+    asked("GET /p?new=[redacted]&x=1 ").await;
+    for unclear in ["[{issuer: a, fromParams: new: 1}]", "[{issuer: a, fromParams: [new}]"] {
+        gateway.reload(|| policy(unclear));
+        asked("GET /p?[redacted] ").await;
+    }
+}
+
 #[tokio::test]
 async fn a_destination_rule_that_istio_refuses_sends_nothing_in_clear() {
     let backend = Backend::http1().await;
