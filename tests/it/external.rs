@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::backend::Backend;
 use crate::client::{Http, raw};
+use crate::external_grpc::servers;
 use crate::gateway::{Gateway, Site, free_port, gateway, routes, service, to};
 use crate::scripted::{Scripted, Step};
 
@@ -89,6 +90,7 @@ fn by_header(head: &request::Parts, _: &Bytes) -> Response<Body> {
         .header("x-internal", "secret")
         .header("x-seen", "yes")
         .header("x-seen", "twice")
+        .header("server", "evil")
         .header("www-authenticate", "Custom")
         .header("x-envoy-auth-headers-to-remove", "x-drop, x-other")
         .body(Full::new(Bytes::from(text)).boxed())
@@ -143,8 +145,8 @@ pub async fn start(mesh: &str, protocol: &str, port: u16) -> (Site, Backend, Gat
 
 const HTTP: &str = ", pathPrefix: /check, timeout: 1s, includeRequestHeadersInCheck: ['x-a*'], \
                     includeAdditionalHeadersInCheck: {x-added: 'one'}, headersToUpstreamOnAllow: \
-                    [x-user], headersToDownstreamOnAllow: [x-seen], headersToDownstreamOnDeny: \
-                    [x-seen]";
+                    [x-user], headersToDownstreamOnAllow: [x-seen, server], \
+                    headersToDownstreamOnDeny: [x-seen, server]";
 
 #[tokio::test]
 async fn a_provider_by_http_allows_and_denies() {
@@ -167,6 +169,7 @@ async fn a_provider_by_http_allows_and_denies() {
         assert_eq!((reply.status.as_u16(), reply.header("x-seen")), (200, "yes"));
         assert_eq!(reply.headers.get_all("x-seen").iter().count(), 2, "each line is added");
         assert_eq!(reply.header("x-internal"), "");
+        assert_eq!(servers(&reply), ["istio-envoy"]);
         let seen = reply.json()["headers"].clone();
         assert_eq!(seen["x-user"], "alice, alice2", "{seen}");
         assert!(seen["x-drop"].is_null() && seen["x-other"].is_null(), "{seen}");
@@ -181,6 +184,7 @@ async fn a_provider_by_http_allows_and_denies() {
         let reply = http.ask("http://a.com/private/x", &[("x-ask", "deny")]).await;
         assert_eq!((reply.status.as_u16(), reply.text()), (401, "who are you?"));
         assert_eq!(reply.header("www-authenticate"), "Custom");
+        assert_eq!(servers(&reply), ["istio-envoy"]);
         assert_eq!((reply.header("x-seen"), reply.header("x-internal")), ("yes", ""));
         for path in ["//private", "/x/../private", "/%2Fprivate"] {
             let reply = http.get(&format!("http://a.com{path}")).await;

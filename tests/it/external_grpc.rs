@@ -9,12 +9,17 @@ use portcullis::grpc::ext_authz::{
 };
 use prost::Message as _;
 
-use crate::client::Http;
+use crate::client::{Http, Reply};
 use crate::external::{Body, Provider, mesh, start};
 
 fn set(name: &str, value: &str) -> HeaderValueOption {
     let header = HeaderValue { key: name.into(), value: value.into(), raw_value: Vec::new() };
     HeaderValueOption { header: Some(header), append: None, append_action: 0 }
+}
+
+/// What would say who serves, which the gateway does.
+fn served() -> HeaderValueOption {
+    set("server", "evil")
 }
 
 /// What would frame or address a message anew.
@@ -88,7 +93,8 @@ fn by_grpc(head: &request::Parts, body: &Bytes) -> Response<Body> {
             ok_response: Some(OkHttpResponse {
                 headers: [&[set("x-user", "alice"), set(":path", "/x")], &framing()[..]].concat(),
                 headers_to_remove: vec!["x-drop".into(), "host".into()],
-                response_headers_to_add: [&[set("x-seen", "yes")], &framing()[..]].concat(),
+                response_headers_to_add: [&[set("x-seen", "yes"), served()], &framing()[..]]
+                    .concat(),
             }),
             denied_response: None,
         },
@@ -99,7 +105,7 @@ fn by_grpc(head: &request::Parts, body: &Bytes) -> Response<Body> {
             ok_response: None,
             denied_response: Some(DeniedHttpResponse {
                 status: Some(HttpStatus { code: 402 }),
-                headers: [&[set("x-why", "money")], &framing()[..]].concat(),
+                headers: [&[set("x-why", "money"), served()], &framing()[..]].concat(),
                 body: "pay".into(),
             }),
         },
@@ -162,6 +168,11 @@ pub fn client(body: &Bytes) -> String {
     source.address.unwrap().socket_address.unwrap().address
 }
 
+/// Every line of an answer that says who serves.
+pub fn servers(reply: &Reply) -> Vec<&str> {
+    reply.headers.get_all("server").iter().map(|line| line.to_str().unwrap()).collect()
+}
+
 #[tokio::test]
 async fn a_provider_by_grpc_allows_denies_and_fails() {
     let provider = Provider::start(true, by_grpc).await;
@@ -174,6 +185,7 @@ async fn a_provider_by_grpc_allows_denies_and_fails() {
     let post = http.request("POST", "http://a.com/private/allow", &headers, "hello");
     let reply = http.send(post).await;
     assert_eq!((reply.status.as_u16(), reply.header("x-seen")), (200, "yes"));
+    assert_eq!(servers(&reply), ["istio-envoy"]);
     let seen = reply.json();
     assert_eq!(seen["headers"]["x-user"], "alice");
     assert!(seen["headers"]["x-drop"].is_null());
@@ -193,6 +205,7 @@ async fn a_provider_by_grpc_allows_denies_and_fails() {
     let received = backend.requests();
     let reply = http.get("http://a.com/private/deny").await;
     assert_eq!((reply.status.as_u16(), reply.text(), reply.header("x-why")), (402, "pay", "money"));
+    assert_eq!(servers(&reply), ["istio-envoy"]);
     assert_eq!(http.get("http://a.com/private/bare").await.status, 403);
     let call = [("content-type", "application/grpc")];
     let reply = http.ask("http://a.com/private/deny", &call).await;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::client::Http;
+use crate::external_grpc::servers;
 use crate::gateway::{Gateway, Site, gateway, routes, service};
 
 /// Rules for paths below prefixes, which send to an echo.
@@ -60,6 +61,23 @@ async fn no_rule_says_where_a_message_ends() {
             assert_eq!(length, reply.text().len(), "{method} {path}");
             assert_eq!(reply.header("connection"), "", "{method} {path}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_rule_says_who_serves() {
+    let (_site, _echo, gateway) = start(&[
+        ("/set", "headers: {response: {set: {server: other, x-set: s}}}"),
+        ("/add", "headers: {response: {add: {server: other}}}"),
+        ("/gone", "headers: {response: {remove: [server]}}"),
+    ])
+    .await;
+    gateway.tells("PC062");
+    let mut http = Http::plain(gateway.port(80)).await;
+    for path in ["/set", "/add", "/gone"] {
+        let reply = http.get(&format!("http://a.com{path}")).await;
+        assert_eq!((reply.status.as_u16(), reply.header("x-set") == "s"), (200, path == "/set"));
+        assert_eq!(servers(&reply), ["istio-envoy"], "{path}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::HeaderMap;
+use http::header::{HeaderMap, SERVER};
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -31,10 +31,10 @@ use crate::decide::websocket;
 use crate::net::liveness::Liveness;
 use crate::proxy::serving::Serving;
 use crate::proxy::standing::{Asked, Standing, Subject};
-use crate::snapshot::Snapshot;
 use crate::snapshot::forwarded::Forwarded;
 use crate::snapshot::listener::{Listener, ServerBlock, Servers};
 use crate::snapshot::route::Route;
+use crate::snapshot::{EdgeSettings, Snapshot};
 use crate::telemetry::downstream::ActiveRequest;
 use crate::telemetry::messages::{Direction, MessageMeter};
 use crate::telemetry::{Destination, Protocol, RequestRecord};
@@ -205,13 +205,17 @@ impl Exchange {
         Ok(server)
     }
 
-    /// Makes an answer's head say what it says besides, then what providers want of it.
-    pub(super) fn say_besides(&mut self, headers: &mut HeaderMap) {
+    /// Makes an answer's head say what it says besides, then what providers want of it, and who serves it
+    /// whatever they and its rule want.
+    pub(super) fn say_besides(&mut self, headers: &mut HeaderMap, edge: &EdgeSettings) {
         if let Some(extra) = self.extra.take() {
             headers.extend(*extra);
         }
         for change in std::mem::take(&mut self.changes) {
             change.make(headers);
+        }
+        if let Some(server) = &edge.server_header {
+            headers.insert(SERVER, server.clone());
         }
     }
 

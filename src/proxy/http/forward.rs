@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, SERVER, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -85,7 +85,7 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             if let Some(log) = &mut exchange.record.log {
                 log.upstream_service_milliseconds = Some(millis);
             }
-            finish_head(&work, &mut response, millis, (switched, exchange.is_http2()));
+            finish_head(&mut response, millis, (switched, exchange.is_http2()));
             if let Some(received) = received {
                 let answer = Answered { status: Some(response.status()), upstream: lease.peer() };
                 let values = RequestValues::of(&exchange, &received, answer);
@@ -96,7 +96,7 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
             if let Some(cookie) = hashed.set_cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
-            exchange.say_besides(response.headers_mut());
+            exchange.say_besides(response.headers_mut(), &work.snapshot.edge);
             exchange.record.details = "via_upstream".into();
             exchange.answered(&response);
             if switched {
@@ -291,7 +291,6 @@ pub fn address<B>(request: &mut Request<B>, cluster: &Cluster, scheme: &str) {
 
 /// Makes an answer's head what the client shall see, apart from the rule's own operations.
 fn finish_head(
-    work: &Work<'_>,
     response: &mut Response<Incoming>,
     millis: u64,
     (switched, http2): (bool, bool),
@@ -308,7 +307,4 @@ fn finish_head(
         headers.remove(X_ENVOY_DECORATOR_OPERATION);
     }
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
-    if let Some(server) = &work.snapshot.edge.server_header {
-        headers.insert(SERVER, server.clone());
-    }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, SERVER, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -193,10 +193,7 @@ fn finish(
     body: Bytes,
 ) -> Response<ResponseBody> {
     exchange.upload.abandon();
-    if let Some(server) = &snapshot.edge.server_header {
-        response.headers_mut().insert(SERVER, server.clone());
-    }
-    exchange.say_besides(response.headers_mut());
+    exchange.say_besides(response.headers_mut(), &snapshot.edge);
     let mut body = body;
     if exchange.is_head() {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -3,9 +3,11 @@
 //! **Invariant**: as in [`super::virtual_service`].
 
 use http::HeaderName;
+use http::header::SERVER;
 
 use super::Findings;
 use crate::base::header::is_framing;
+use crate::diag::catalog;
 use crate::resources::virtual_service::{HeaderOperations, Headers, HttpRoute};
 
 /// More than one place that sets the host of requests.
@@ -31,7 +33,22 @@ pub(super) fn check_headers(headers: Option<&Headers>, path: &str, findings: &mu
         operations(request, is_authority, &format!("{path}.request"), findings);
     }
     if let Some(response) = &headers.response {
-        operations(response, |_| false, &format!("{path}.response"), findings);
+        let path = format!("{path}.response");
+        operations(response, |_| false, &path, findings);
+        overwritten(response, &path, findings);
+    }
+}
+
+/// Operations that the gateway's own word is the last on.
+fn overwritten(operations: &HeaderOperations, path: &str, findings: &mut Findings<'_>) {
+    let maps = [(&operations.set, "set"), (&operations.add, "add")].into_iter();
+    let named =
+        maps.flat_map(|(map, name)| map.keys().map(move |key| (key, format!("{name}.{key}"))));
+    let removed = operations.remove.iter().enumerate();
+    let removed = removed.map(|(index, key)| (key, format!("remove[{index}]")));
+    for (_, field) in named.chain(removed).filter(|(key, _)| SERVER == key.as_str()) {
+        let message = "the gateway says who serves, as Istio's does: the operation has no effect";
+        findings.add(&catalog::VALUE_NOT_ACTED_ON, &format!("{path}.{field}"), message);
     }
 }
 

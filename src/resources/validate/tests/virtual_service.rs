@@ -38,6 +38,15 @@ fn with(rest: &str, expected: &[&str]) {
 }
 
 #[test]
+fn who_serves_an_answer_is_not_a_rules_to_say() {
+    let at = |list: &str| format!("PC062 spec.http[0].headers.response.{list}");
+    with("headers: {response: {set: {Server: x, x-a: b}}}", &[&at("set.Server")]);
+    with("headers: {response: {add: {server: x}}}", &[&at("add.server")]);
+    with("headers: {response: {remove: [x-a, server]}}", &[&at("remove[1]")]);
+    with("headers: {request: {set: {server: x}, remove: [server]}}", &[]);
+}
+
+#[test]
 fn matches_and_expressions_that_istio_refuses_are_reported() {
     with("match: [{uri: {regex: ''}}]", &["IST0106 spec.http[0].match[0].uri"]);
     with("match: [{uri: {regex: '('}}]", &["IST0106 spec.http[0].match[0].uri"]);
