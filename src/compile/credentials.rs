@@ -79,6 +79,14 @@ impl<'a> Parts<'a> {
         Ok(self.part(key)?.filter(|content| !content.bytes.is_empty()))
     }
 
+    /// Where a part is written.
+    fn place(&self, key: &str) -> String {
+        match self {
+            Self::Secret(secret) => format!("{key} of {}", secret.origin("")),
+            Self::Folder(folder, _) => folder.join(key).display().to_string(),
+        }
+    }
+
     fn needed(&self, name: &str, key: &'static str) -> Result<Content<'a>, CredentialError> {
         self.filled(key)?.ok_or_else(|| CredentialError::Incomplete { name: name.to_owned(), key })
     }
@@ -172,13 +180,14 @@ impl<'a> Credentials<'a> {
 
     fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
         // An emptied list is no list that revokes nothing: reading it fails.
-        let (ca, crl) = match parts.filled("cacert")? {
-            Some(ca) => (ca, parts.part("crl")?),
-            None => (parts.needed(name, "ca.crt")?, parts.part("ca.crl")?),
+        let (ca, key) = match parts.filled("cacert")? {
+            Some(ca) => (ca, "crl"),
+            None => (parts.needed(name, "ca.crt")?, "ca.crl"),
         };
+        let crl = parts.part(key)?;
         let roots = Roots::parse(ca.bytes)?;
         let crls = match crl {
-            Some(crl) => self.crls(name, crl, &roots)?,
+            Some(crl) => self.crls(name, crl, &parts.place(key), &roots)?,
             None => Crls::default(),
         };
         Ok((roots, crls))
@@ -198,7 +207,7 @@ impl<'a> Credentials<'a> {
     pub fn crl_file(&self, path: &str, roots: &Roots) -> Result<Crls, CredentialError> {
         match path {
             "" => Ok(Crls::default()),
-            path => self.crls(path, self.file(path.as_ref())?, roots),
+            path => self.crls(path, self.file(path.as_ref())?, path, roots),
         }
     }
 
@@ -206,9 +215,10 @@ impl<'a> Credentials<'a> {
         &self,
         name: &str,
         content: Content<'_>,
+        place: &str,
         roots: &Roots,
     ) -> Result<Crls, CredentialError> {
-        let crls = Crls::parse(content.bytes)?;
+        let crls = parse_lists(content, place)?;
         let left_out = roots.left_out(&crls).map(ToOwned::to_owned).collect();
         self.note(name, &crls, left_out);
         Ok(crls)
@@ -255,9 +265,15 @@ impl<'a> Credentials<'a> {
     }
 }
 
+fn parse_lists(content: Content<'_>, place: &str) -> Result<Crls, CredentialError> {
+    let unusable = |source| CredentialError::Crl { place: place.to_owned(), source };
+    Crls::parse(content.bytes).map_err(unusable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::limit;
     use crate::compile::files::CREDENTIAL_KEYS;
     use crate::resources::{ConfigFile, parse};
     use crate::tls::pki::Authority;
@@ -320,6 +336,27 @@ mod tests {
         assert!(error.contains("tls.key"), "{error}");
         let error = check(&[], "", |c| c.material("../web")).unwrap_err();
         assert!(error.contains("not one this gateway can read"), "{error}");
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_used_is_told_with_its_place() {
+        let edge = Authority::new("edge");
+        let long = "x".repeat(usize::try_from(limit::CREDENTIAL_FILE_BYTES).unwrap() + 1);
+        let roots = |c: &Credentials<'_>| c.roots("web");
+        let files = [("certs/web/ca.crt", edge.pem()), ("certs/web/ca.crl", "x")];
+        let error = check(&files, "", roots).unwrap_err();
+        assert!(error.starts_with("\"certs/web/ca.crl\" cannot be used: "), "{error}");
+        let secret = format!(
+            "\n\napiVersion: v1\nkind: Secret\nmetadata: {{name: web, namespace: \
+             istio-system}}\nstringData: {{cacert: {:?}, crl: {long}}}\n",
+            edge.pem()
+        );
+        let error = check(&[], &secret, roots).unwrap_err();
+        let place = "\"crl of Secret istio-system/web a.yaml:3\" cannot be used: ";
+        assert!(
+            error.starts_with(place) && error.ends_with("larger than 4194304 bytes"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::percent_decode_str;
 use portcullis::base::hash::Fingerprint;
+use portcullis::base::limit;
 use rustls::SignatureScheme;
+use serde_json::json;
 
 use crate::backend::Backend;
 use crate::client::{Http, proven, shake, tls, tls_with};
@@ -51,6 +53,79 @@ async fn a_revoked_client_is_refused_and_a_new_list_is_taken_up() {
         assert!(!enters(&site, &gateway, &one).await && !enters(&site, &gateway, &two).await);
     }
     assert!(gateway.metrics().contains("outcome=\"client_certificate\""));
+}
+
+/// A list that is good but for its length.
+fn too_long(list: &str) -> String {
+    let most = usize::try_from(limit::CREDENTIAL_FILE_BYTES).unwrap();
+    format!("{list}{}", "x".repeat(most))
+}
+
+/// A server whose clients a list in `place` is about: one that is too long is told of with its place, and
+/// changes nothing. Gives the site, where that list is, and the gateway.
+async fn check_too_long(
+    settings: &str,
+    place: &str,
+    write: impl Fn(&Site, &str),
+) -> (Site, Gateway) {
+    let site = Site::new();
+    site.certificate("a", &["a.com"]);
+    site.client_ca("a");
+    write(&site, &site.clients.revoke(&[1]).0);
+    let gateway = start(&site, settings);
+    let (one, two) = (site.clients.leaf(&["one"], 1), site.clients.leaf(&["two"], 2));
+    // Read, it would let the first in and keep the second out.
+    let long = too_long(&site.clients.revoke(&[2]).0);
+    gateway.reload(|| write(&site, &long));
+    let told = |line: &str| line.contains(place) && line.contains("larger than 4194304 bytes");
+    gateway.wait("it is told", || gateway.err().lines().any(told));
+    assert!(!enters(&site, &gateway, &one).await && enters(&site, &gateway, &two).await, "{place}");
+    (site, gateway)
+}
+
+/// The same from a cold start: nobody is let in before the list is mended.
+async fn check_too_long_cold(settings: &str, place: &str, write: impl Fn(&Site, &str)) {
+    let (site, gateway) = check_too_long(settings, place, &write).await;
+    drop(gateway);
+    let cold = site.start(&[443]);
+    let (one, two) = (site.clients.leaf(&["one"], 1), site.clients.leaf(&["two"], 2));
+    assert!(!enters(&site, &cold, &one).await && !enters(&site, &cold, &two).await, "{place}");
+    cold.reload(|| write(&site, &site.clients.revoke(&[2]).0));
+    assert!(enters(&site, &cold, &one).await && !enters(&site, &cold, &two).await, "{place}");
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_leaves_the_last_good_one_in_force() {
+    let credential = "mode: MUTUAL, credentialName: a";
+    let folder = |site: &Site, list: &str| site.write("certs/a/ca.crl", list);
+    check_too_long_cold(credential, "certs/a/ca.crl", folder).await;
+    let files = "mode: MUTUAL, serverCertificate: certs/a/tls.crt, privateKey: certs/a/tls.key, \
+                 caCertificates: certs/a/ca.crt, caCrl: lists/crl.pem";
+    let file = |site: &Site, list: &str| site.write("lists/crl.pem", list);
+    check_too_long_cold(files, "lists/crl.pem", file).await;
+}
+
+#[tokio::test]
+async fn a_list_of_a_secret_that_is_too_long_leaves_the_last_good_one_in_force() {
+    let credential = "mode: MUTUAL, credentialName: a";
+    let place = "ca.crl of Secret istio-system/a config/secret.yaml:1";
+    check_too_long(credential, place, |site, list| {
+        let part =
+            |name: &str| std::fs::read_to_string(site.path(&format!("certs/a/{name}"))).unwrap();
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "a", "namespace": "istio-system"},
+            "stringData": {
+                "tls.crt": part("tls.crt"),
+                "tls.key": part("tls.key"),
+                "ca.crt": part("ca.crt"),
+                "ca.crl": list,
+            },
+        });
+        site.config("secret", &secret.to_string());
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,16 +78,22 @@ pub enum CredentialError {
     /// The CA bundle does not serve.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The revocation list does not serve.
-    #[error(transparent)]
-    Crl(#[from] CrlError),
+    /// A revocation list does not serve.
+    #[error("\"{place}\" cannot be used")]
+    Crl {
+        /// Its file, or its key and Secret.
+        place: String,
+        /// Why.
+        #[source]
+        source: CrlError,
+    },
 }
 
 impl CredentialError {
     /// The error and its causes on one line.
     pub fn explain(&self) -> String {
         match std::error::Error::source(self) {
-            Some(source) if !matches!(self, Self::Material(_) | Self::Roots(_) | Self::Crl(_)) => {
+            Some(source) if !matches!(self, Self::Material(_) | Self::Roots(_)) => {
                 format!("{self}: {source}")
             }
             _ => self.to_string(),

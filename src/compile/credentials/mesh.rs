@@ -11,7 +11,7 @@ use crate::tls::material::Material;
 use crate::tls::revocation::Crls;
 use crate::tls::roots::Roots;
 
-use super::{CredentialError, Credentials};
+use super::{CredentialError, Credentials, parse_lists};
 use crate::compile::files::{IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT};
 use crate::compile::findings::Findings;
 use crate::compile::server_tls;
@@ -128,7 +128,8 @@ impl Credentials<'_> {
                 Ok(Crls::default())
             }
             Some(_) => {
-                let crls = Crls::parse(self.file(&path)?.bytes)?.incomplete();
+                let place = path.display().to_string();
+                let crls = parse_lists(self.file(&path)?, &place)?.incomplete();
                 self.note_mesh(&crls);
                 Ok(crls)
             }

@@ -26,7 +26,7 @@ pub fn code(error: &CredentialError) -> &'static Code {
             MaterialError::NoKey | MaterialError::UnreadableKey | MaterialError::EncryptedKey,
         ) => &catalog::KEY_UNREADABLE,
         CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
-        CredentialError::Roots(_) | CredentialError::Crl(_) => &catalog::CA_UNREADABLE,
+        CredentialError::Roots(_) | CredentialError::Crl { .. } => &catalog::CA_UNREADABLE,
         CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
         CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
         CredentialError::Pins(_)
