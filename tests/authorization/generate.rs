@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::choices::Choices;
-use super::model::{Field, Http, Policy, Request, Rule};
+use super::judge::{NAMESPACE, PROVIDERS, ROOT, Way};
+use super::model::{Action, DOMAINS as TRUSTED, Field, Http, Policy, Request, Rule, Target};
 
 const PRINCIPALS: &[&str] = &[
     "mesh.example/ns/shop/sa/cart",
@@ -55,8 +56,10 @@ const PATHS: &[&str] = &[
 const WORDS: &[&str] = &["user", "admin", "u*", "*n", "*", "user,admin", "x"];
 const SNI: &[&str] = &["a.com", "*.com", "b*", "*"];
 
-/// A condition's keys with what values they have.
-const CONDITIONS: &[(&str, &[&str])] = &[
+/// A field, or a condition's key, with what values it has.
+type Kind = (&'static str, &'static [&'static str]);
+
+const CONDITIONS: &[Kind] = &[
     ("source.ip", BLOCKS),
     ("remote.ip", BLOCKS),
     ("destination.ip", BLOCKS),
@@ -78,7 +81,20 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("request.headers[:authority]", &["a.com", "A.com", "*:8443", "b*", "*"]),
     ("request.headers[host]", &["a.com", "b.com:8443"]),
 ];
-const SOURCES: &[(&str, &[&str])] = &[
+/// Sources and conditions that a provider can be asked by: those that say who is there are not.
+const SOURCES_OF_CUSTOM: &[Kind] = &[("ipBlocks", BLOCKS), ("remoteIpBlocks", BLOCKS)];
+const CONDITIONS_OF_CUSTOM: &[Kind] = &[
+    ("source.ip", BLOCKS),
+    ("remote.ip", BLOCKS),
+    ("destination.ip", BLOCKS),
+    ("destination.port", &["8443", "80"]),
+    ("connection.sni", SNI),
+    ("request.headers[X-Role]", WORDS),
+    ("request.headers[:method]", METHODS),
+    ("request.headers[:path]", &["/a?q=1", "/a*", "*?q=1", "/a/b", "*"]),
+    ("request.headers[:authority]", &["a.com", "A.com", "*:8443", "b*", "*"]),
+];
+const SOURCES: &[Kind] = &[
     ("principals", PRINCIPALS),
     ("namespaces", NAMESPACES),
     ("trustDomains", DOMAINS),
@@ -87,21 +103,21 @@ const SOURCES: &[(&str, &[&str])] = &[
     ("remoteIpBlocks", BLOCKS),
     ("serviceAccounts", ACCOUNTS),
 ];
-const OPERATIONS: &[(&str, &[&str])] =
+const OPERATIONS: &[Kind] =
     &[("hosts", HOSTS), ("ports", &["8443", "80"]), ("methods", METHODS), ("paths", PATHS)];
 
 fn pick<'a>(rng: &mut Choices<'_>, list: &[&'a str]) -> &'a str {
     list[rng.usize(..list.len())]
 }
 
-fn field(rng: &mut Choices<'_>, kinds: &[(&str, &[&str])]) -> Field {
+fn field(rng: &mut Choices<'_>, kinds: &[Kind]) -> Field {
     let (name, values) = kinds[rng.usize(..kinds.len())];
     let values = (0..rng.usize(1..=3)).map(|_| pick(rng, values).to_owned()).collect();
     Field { name: name.to_owned(), values, negated: rng.usize(..4) == 0 }
 }
 
 /// One or two fields, each there once.
-fn fields(rng: &mut Choices<'_>, kinds: &[(&str, &[&str])]) -> Vec<Field> {
+fn fields(rng: &mut Choices<'_>, kinds: &[Kind]) -> Vec<Field> {
     let mut out = vec![field(rng, kinds)];
     let second = field(rng, kinds);
     let accounts = |field: &Field| field.name == "serviceAccounts";
@@ -112,30 +128,62 @@ fn fields(rng: &mut Choices<'_>, kinds: &[(&str, &[&str])]) -> Vec<Field> {
 }
 
 /// A rule; one of many has every part, so that few requests match it.
-fn rule(rng: &mut Choices<'_>, of_many: bool) -> Rule {
+fn rule(rng: &mut Choices<'_>, of_many: bool, custom: bool) -> Rule {
+    let (sources, conditions) =
+        if custom { (SOURCES_OF_CUSTOM, CONDITIONS_OF_CUSTOM) } else { (SOURCES, CONDITIONS) };
     let mut rule = Rule::default();
     if of_many || rng.usize(..3) > 0 {
-        rule.from = (0..rng.usize(1..=2)).map(|_| fields(rng, SOURCES)).collect();
+        rule.from = (0..rng.usize(1..=2)).map(|_| fields(rng, sources)).collect();
     }
     if of_many || rng.usize(..3) > 0 {
         rule.to = (0..rng.usize(1..=2)).map(|_| fields(rng, OPERATIONS)).collect();
     }
     if of_many || rng.bool() {
-        rule.when = (0..rng.usize(1..=2)).map(|_| field(rng, CONDITIONS)).collect();
+        rule.when = (0..rng.usize(1..=2)).map(|_| field(rng, conditions)).collect();
     }
     rule
 }
 
+/// What a policy does; the provider that it asks may not be there.
+fn action(rng: &mut Choices<'_>) -> Action {
+    match rng.usize(..10) {
+        0..3 => Action::Allow,
+        3..6 => Action::Deny,
+        6..8 => Action::Audit,
+        _ => Action::Custom(pick(rng, &["first", "first", "second", "second", "web", "nobody"])),
+    }
+}
+
+fn policy(rng: &mut Choices<'_>) -> Policy {
+    let action = action(rng);
+    let of_many = rng.usize(..10) == 0;
+    let least = usize::from(matches!(action, Action::Deny | Action::Custom(_)));
+    let most = if of_many { 40 } else { 3 };
+    let custom = matches!(action, Action::Custom(_));
+    let rules = (0..rng.usize(least..=most)).map(|_| rule(rng, of_many, custom)).collect();
+    let selectors: &[&[(&str, &str)]] = &[
+        &[],
+        &[("istio", "edge")],
+        &[("tier", "front"), ("istio", "edge")],
+        &[("istio", "other")],
+    ];
+    Policy {
+        namespace: pick(rng, &[NAMESPACE, NAMESPACE, NAMESPACE, ROOT, ROOT, "other"]),
+        selector: (rng.usize(..3) == 0).then(|| selectors[rng.usize(..selectors.len())]),
+        target: match rng.usize(..40) {
+            0 => Target::Istio,
+            1..4 => Target::GatewayApi,
+            _ => Target::Nothing,
+        },
+        action,
+        dry_run: (rng.usize(..3) == 0).then(|| rng.bool()),
+        rules,
+    }
+}
+
 /// A few policies: some with dozens of rules, most with a handful.
 pub fn policies(rng: &mut Choices<'_>) -> Vec<Policy> {
-    let policy = |rng: &mut Choices<'_>| {
-        let deny = rng.bool();
-        let of_many = rng.usize(..10) == 0;
-        let most = if of_many { 40 } else { 3 };
-        let rules = (0..rng.usize(usize::from(deny)..=most)).map(|_| rule(rng, of_many)).collect();
-        Policy { deny, rules }
-    };
-    (0..rng.usize(1..=3)).map(|_| policy(rng)).collect()
+    (0..rng.usize(1..=5)).map(|_| policy(rng)).collect()
 }
 
 /// A policy as a file has it.
@@ -165,16 +213,81 @@ pub fn document(policy: &Policy, name: &str) -> String {
         out.insert("when".into(), conditions.collect());
         Value::Object(out)
     });
-    json!({
+    let (action, provider) = match policy.action {
+        Action::Allow => ("ALLOW", None),
+        Action::Deny => ("DENY", None),
+        Action::Audit => ("AUDIT", None),
+        Action::Custom(name) => ("CUSTOM", Some(json!({"name": name}))),
+    };
+    let mut out = json!({
         "apiVersion": "security.istio.io/v1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"name": name, "namespace": super::model::NAMESPACE},
-        "spec": {
-            "action": if policy.deny { "DENY" } else { "ALLOW" },
-            "rules": rules.collect::<Vec<_>>(),
-        },
-    })
-    .to_string()
+        "metadata": {"name": name, "namespace": policy.namespace},
+        "spec": {"action": action, "rules": rules.collect::<Vec<_>>()},
+    });
+    if let Some(dry) = policy.dry_run {
+        out["metadata"]["annotations"] = json!({"istio.io/dry-run": dry.to_string()});
+    }
+    if let Some(provider) = provider {
+        out["spec"]["provider"] = provider;
+    }
+    if let Some(labels) = policy.selector {
+        let labels: Map<_, _> = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        out["spec"]["selector"] = json!({"matchLabels": labels});
+    }
+    let group = match policy.target {
+        Target::Nothing => return out.to_string(),
+        Target::GatewayApi => "gateway.networking.k8s.io",
+        Target::Istio => "networking.istio.io",
+    };
+    let target = json!({"group": group, "kind": "Gateway", "name": "bytes"});
+    out["spec"]["targetRefs"] = json!([target]);
+    out.to_string()
+}
+
+/// The providers, as the mesh has them.
+pub fn mesh() -> String {
+    let provider = |(name, way): (&str, Way)| {
+        let kind = match way {
+            Way::Grpc => "envoyExtAuthzGrpc",
+            Way::Http => "envoyExtAuthzHttp",
+        };
+        let service = format!("{name}.internal");
+        json!({"name": name, kind: {"service": service, "port": 80}})
+    };
+    let providers = PROVIDERS.map(provider);
+    json!({"extensionProviders": providers, "trustDomainAliases": &TRUSTED[1..]}).to_string()
+}
+
+/// What else there is: a server for bytes and where they go, and the providers' services.
+pub fn rest() -> String {
+    let networking = |kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": spec,
+        })
+        .to_string()
+    };
+    let port = json!({"number": 9000, "name": "bytes", "protocol": "TCP"});
+    let server = json!({"port": port, "hosts": ["*"]});
+    let route = json!({"destination": {"host": "web.internal"}});
+    let spec = json!({"selector": {"istio": "edge"}, "servers": [server]});
+    let mut all = vec![networking("Gateway", "bytes", spec)];
+    let spec = json!({"hosts": ["*"], "gateways": ["bytes"], "tcp": [{"route": [route]}]});
+    all.push(networking("VirtualService", "bytes", spec));
+    all.extend(PROVIDERS.map(|(name, way)| {
+        let protocol = if way == Way::Grpc { "GRPC" } else { "HTTP" };
+        let spec = json!({
+            "hosts": [format!("{name}.internal")],
+            "resolution": "STATIC",
+            "ports": [{"number": 80, "name": "p", "protocol": protocol}],
+            "endpoints": [{"address": "192.0.2.1"}],
+        });
+        networking("ServiceEntry", name, spec)
+    }));
+    all.join("\n---\n")
 }
 
 /// A request, or now and then a connection without one.
@@ -190,13 +303,17 @@ pub fn request(rng: &mut Choices<'_>) -> Request {
     ];
     let addresses = &["10.1.2.3", "192.0.2.9", "203.0.113.1", "2001:db8::7", "::1"];
     let address = |rng: &mut Choices<'_>| pick(rng, addresses).parse().unwrap();
+    let source = address(rng);
+    let http = (rng.usize(..8) > 0).then(|| http(rng));
     Request {
         uris: uris[rng.usize(..uris.len())].iter().map(|uri| (*uri).to_owned()).collect(),
-        source: address(rng),
-        remote: address(rng),
+        source,
+        // Nobody says of a connection that it is another's.
+        remote: if http.is_some() { address(rng) } else { source },
         local: (address(rng), if rng.bool() { 8443 } else { 80 }),
         server_name: pick(rng, &["", "a.com", "b.com"]).to_owned(),
-        http: (rng.usize(..8) > 0).then(|| http(rng)),
+        http,
+        denied_by: PROVIDERS.iter().filter(|_| rng.usize(..4) == 0).map(|known| known.0).collect(),
     }
 }
 

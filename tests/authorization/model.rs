@@ -1,5 +1,5 @@
-//! The authorization language, word for word and slowly: what a policy says about a request, from the
-//! texts of its YAML. It shares nothing with the engine.
+//! The authorization language, word for word and slowly: what a rule says about a request, from the texts
+//! of its YAML. It shares nothing with the engine.
 
 use std::net::IpAddr;
 
@@ -27,8 +27,34 @@ pub struct Rule {
 /// A policy.
 #[derive(Debug)]
 pub struct Policy {
-    pub deny: bool,
+    pub namespace: &'static str,
+    /// Labels that a workload must have.
+    pub selector: Option<&'static [(&'static str, &'static str)]>,
+    pub target: Target,
+    pub action: Action,
+    /// The annotation of dry runs.
+    pub dry_run: Option<bool>,
     pub rules: Vec<Rule>,
+}
+
+/// What a policy attaches to by `targetRefs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Nothing,
+    /// A Gateway of the Gateway API, which is none of this gateway's.
+    GatewayApi,
+    /// A Gateway of Istio's, to which nothing can be attached.
+    Istio,
+}
+
+/// What a policy does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+    Audit,
+    /// Asks the provider of this name.
+    Custom(&'static str),
 }
 
 /// Everything that can be known of a request, or of a connection without one.
@@ -40,6 +66,8 @@ pub struct Request {
     pub local: (IpAddr, u16),
     pub server_name: String,
     pub http: Option<Http>,
+    /// Providers that would deny it.
+    pub denied_by: Vec<&'static str>,
 }
 
 /// What HTTP adds.
@@ -54,39 +82,33 @@ pub struct Http {
     pub claims: Option<Value>,
 }
 
-/// The mesh's trust domain and its aliases, and the policies' namespace.
+/// The mesh's trust domain and its aliases.
 pub const DOMAINS: [&str; 2] = ["mesh.example", "old.example"];
-pub const NAMESPACE: &str = "edge";
 
-/// Whether the policies let a request pass.
-pub fn passes(policies: &[Policy], request: &Request) -> bool {
-    let readings = request.http.as_ref().map_or(1, |http| http.paths.len());
-    let matched = |policy: &Policy, reading: usize| {
-        policy.rules.iter().any(|rule| rule_matches(rule, request, reading, policy.deny))
-    };
-    let denied = policies
-        .iter()
-        .filter(|policy| policy.deny)
-        .any(|policy| (0..readings).any(|reading| matched(policy, reading)));
-    let allows: Vec<_> = policies.iter().filter(|policy| !policy.deny).collect();
-    let allowed = allows.is_empty()
-        || (0..readings).all(|reading| allows.iter().any(|policy| matched(policy, reading)));
-    !denied && allowed
+/// What a rule is matched with.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub request: &'a Request,
+    /// Which of its paths.
+    pub reading: usize,
+    /// The policy's.
+    pub namespace: &'a str,
 }
 
-fn rule_matches(rule: &Rule, request: &Request, reading: usize, deny: bool) -> bool {
-    let without = request.http.is_none();
+/// Whether a rule matches, which holds requests back or lets them pass.
+pub fn rule_matches(rule: &Rule, view: View<'_>, holds_back: bool) -> bool {
+    let without = view.request.http.is_none();
     let mut all = rule.from.iter().chain(&rule.to).flatten().chain(&rule.when);
-    if without && !deny && all.any(|field| of_http(&field.name)) {
+    if without && !holds_back && all.any(|field| of_http(&field.name)) {
         return false;
     }
     let holds = |field: &Field| {
         if without && of_http(&field.name) {
             return true;
         }
-        // A match that leads to a refusal needs one way to read the value, any other all of them.
-        let refuses = deny != field.negated;
-        field_matches(field, request, reading, refuses) != field.negated
+        // A match that holds back needs one way to read the value, any other all of them.
+        let refuses = holds_back != field.negated;
+        field_matches(field, view, refuses) != field.negated
     };
     let any = |list: &[Vec<Field>]| list.is_empty() || list.iter().any(|f| f.iter().all(holds));
     any(&rule.from) && any(&rule.to) && rule.when.iter().all(holds)
@@ -97,11 +119,12 @@ fn of_http(name: &str) -> bool {
         || name.starts_with("request.")
 }
 
-fn field_matches(field: &Field, request: &Request, reading: usize, refuses: bool) -> bool {
-    field.values.iter().any(|value| one_matches(&field.name, value, request, reading, refuses))
+fn field_matches(field: &Field, view: View<'_>, refuses: bool) -> bool {
+    field.values.iter().any(|value| one_matches(&field.name, value, view, refuses))
 }
 
-fn one_matches(name: &str, value: &str, request: &Request, reading: usize, refuses: bool) -> bool {
+fn one_matches(name: &str, value: &str, view: View<'_>, refuses: bool) -> bool {
+    let View { request, reading, namespace: own } = view;
     match name {
         "principals" | "source.principal" => {
             let known = |uri: &String| meant_principals(value).iter().any(|p| is_principal(p, uri));
@@ -111,8 +134,7 @@ fn one_matches(name: &str, value: &str, request: &Request, reading: usize, refus
             workloads(request).iter().any(|(namespace, _)| glob(value, namespace))
         }
         "serviceAccounts" | "source.serviceAccount" => {
-            let whole =
-                if value.contains('/') { value.into() } else { format!("{NAMESPACE}/{value}") };
+            let whole = if value.contains('/') { value.into() } else { format!("{own}/{value}") };
             workloads(request).iter().any(|(namespace, sa)| format!("{namespace}/{sa}") == whole)
         }
         "trustDomains" | "source.trustDomain" => {

@@ -12,6 +12,8 @@ mod fixture;
 #[allow(dead_code, reason = "the fuzzer does not look at all of it")]
 mod generate;
 mod identity;
+#[path = "../authorization/judge.rs"]
+mod judge;
 mod jwks;
 mod jwt;
 #[path = "../authorization/model.rs"]

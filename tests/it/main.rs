@@ -91,3 +91,5 @@ mod users;
 mod websockets;
 #[path = "../model/world.rs"]
 mod world;
+#[path = "../model/written.rs"]
+mod written;

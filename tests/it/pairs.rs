@@ -15,7 +15,8 @@ use crate::client::{Http, Reply, shake, tls};
 use crate::fixture::issuer;
 use crate::gateway::{Gateway, Site};
 use crate::pki::Leaf;
-use crate::world::{Asked, SERVICES, World, documents, host, pick, rarely, service_entry};
+use crate::world::{Asked, SERVICES, World, pick, rarely};
+use crate::written::{documents, host, service_entry};
 use configuration::{CREDENTIALS, beside, decorate, gateway, policies, ports, tokens};
 
 const WORLDS: u16 = 20;

@@ -10,6 +10,7 @@
 
 mod naive;
 mod world;
+mod written;
 
 use std::sync::Arc;
 

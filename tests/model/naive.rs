@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use crate::world::{Action, Asked, Match, Rewrite, Rule, Text, World, host};
+use crate::world::{Action, Asked, Match, Rewrite, Rule, Text, World};
+use crate::written::host;
 
 /// What becomes of a request.
 #[derive(Debug, Default, PartialEq, Eq)]

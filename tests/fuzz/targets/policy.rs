@@ -1,8 +1,9 @@
 //! Policies and requests of somebody's choice: the engine says what the naive model says.
 
 use super::choices::Choices;
-use super::engine::{Seen, compiled};
-use super::{generate, model};
+use super::engine::{Engine, Seen};
+use super::generate;
+use super::judge::Gateway;
 
 pub fn seeds() -> Vec<Vec<u8>> {
     let random = |seed| {
@@ -15,11 +16,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
 pub fn run(data: &[u8]) {
     let mut choices = Choices::of(data);
     let policies = generate::policies(&mut choices);
-    let engine = compiled(&policies);
+    let (engine, model) = (Engine::new(&policies), Gateway::new(&policies));
     for _ in 0..4 {
         let request = generate::request(&mut choices);
-        let expected = model::passes(&policies, &request);
-        let actual = Seen::of(&request).passes(&engine.policies);
+        let expected = model.judge(&request);
+        let actual = Seen::of(&request).judge(&engine);
         assert_eq!(actual, expected, "{policies:#?} {request:#?}");
     }
 }

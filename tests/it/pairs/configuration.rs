@@ -5,7 +5,8 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::fixture::issuer;
-use crate::world::{PROXIES, host, networking, pick, rarely, trust};
+use crate::world::{PROXIES, pick, rarely};
+use crate::written::{host, networking, trust};
 
 /// Ports of a world: plaintext, TLS.
 pub(super) fn ports(world: u16) -> [u16; 2] {
