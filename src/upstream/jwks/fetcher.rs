@@ -103,7 +103,7 @@ impl Fetcher {
                 Err(error) => {
                     failures_in_a_row += 1;
                     self.refuse(&error, failures_in_a_row, &mut telling);
-                    self.retry_after(failures_in_a_row)
+                    retry_after(&self.pace, self.is_ready(), failures_in_a_row, fastrand::f64())
                 }
             };
             let asked_pause =
@@ -155,8 +155,6 @@ impl Fetcher {
 
     /// Publishes a fetched set; gives the time until the next fetch.
     fn accept(&self, fetched: Fetched) -> Duration {
-        let (least, most) = self.pace.refresh;
-        let age = fetched.max_age.unwrap_or(most).clamp(least, most);
         for skipped in fetched.keys.skipped() {
             tracing::debug!(
                 uri = %self.location, index = skipped.index, reason = %skipped.reason,
@@ -175,7 +173,7 @@ impl Fetcher {
             progress.last_success_unix = Some(now);
             progress.last_error = None;
         });
-        age.mul_f64(1.0 - JITTER * fastrand::f64())
+        refresh_after(&self.pace, fetched.max_age, fastrand::f64())
     }
 
     fn refuse(&self, error: &FetchError, failures_in_a_row: u32, telling: &mut Telling) {
@@ -203,13 +201,20 @@ impl Fetcher {
             progress.last_error = Some((class, error));
         });
     }
+}
 
-    fn retry_after(&self, failures_in_a_row: u32) -> Duration {
-        let longest = if self.is_ready() { self.pace.retry_stale } else { self.pace.retry_missing };
-        let doubled = 2_u32.saturating_pow(failures_in_a_row.saturating_sub(1));
-        let wait = self.pace.retry_first.saturating_mul(doubled).min(longest);
-        wait.mul_f64(1.0 - JITTER_OF_RETRIES * fastrand::f64())
-    }
+/// When a good set is fetched anew, `chance` (0 to 1) before it is over.
+fn refresh_after(pace: &Pace, max_age: Option<Duration>, chance: f64) -> Duration {
+    let (least, most) = pace.refresh;
+    max_age.unwrap_or(most).clamp(least, most).mul_f64(1.0 - JITTER * chance)
+}
+
+/// When a set is tried again after failures, by `chance` (0 to 1) earlier than the last time doubled.
+fn retry_after(pace: &Pace, is_ready: bool, failures_in_a_row: u32, chance: f64) -> Duration {
+    let longest = if is_ready { pace.retry_stale } else { pace.retry_missing };
+    let doubled = 2_u32.saturating_pow(failures_in_a_row.saturating_sub(1));
+    let wait = pace.retry_first.saturating_mul(doubled).min(longest);
+    wait.mul_f64(1.0 - JITTER_OF_RETRIES * chance)
 }
 
 pub(super) fn unix_seconds() -> u64 {
@@ -233,3 +238,41 @@ const JITTER: f64 = 0.1;
 
 /// Largest part by which a retry comes early.
 const JITTER_OF_RETRIES: f64 = 0.5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_fetched_anew_before_it_is_over() {
+        let pace = Pace::default();
+        let check = |max_age: Option<u64>, chance: f64, expected: f64| {
+            let after = refresh_after(&pace, max_age.map(Duration::from_secs), chance);
+            assert!((after.as_secs_f64() - expected).abs() < 0.001, "{max_age:?}: {after:?}");
+        };
+        check(Some(600), 0.0, 600.0);
+        check(Some(600), 1.0, 540.0);
+        check(None, 0.5, 1_140.0);
+        // Neither at once nor never, whatever the issuer says.
+        check(Some(0), 0.0, 60.0);
+        check(Some(1 << 40), 0.0, 1_200.0);
+    }
+
+    #[test]
+    fn waits_after_failures_double_up_to_a_bound_and_differ() {
+        let pace = Pace::default();
+        let wait = |is_ready, failures, chance| retry_after(&pace, is_ready, failures, chance);
+        for is_ready in [false, true] {
+            let longest = if is_ready { pace.retry_stale } else { pace.retry_missing };
+            let mut before = Duration::ZERO;
+            for failures in 1..64 {
+                let (most, least) = (wait(is_ready, failures, 0.0), wait(is_ready, failures, 1.0));
+                assert!(most >= before && most <= longest && least == most / 2, "{failures}");
+                before = most;
+            }
+            assert_eq!(before, longest);
+            assert_eq!(wait(is_ready, u32::MAX, 0.0), longest);
+        }
+        assert!(pace.retry_missing <= limit::JWKS_RETRY_TIME);
+    }
+}
