@@ -80,9 +80,12 @@ limits! {
     /// From the first byte of a request head, or of an HTTP/2 frame that is no content, to its end; from accept, or a handshake without ALPN, to
     /// the bytes that tell HTTP/1.1 from HTTP/2.
     REQUEST_HEAD_TIME: Duration = Duration::from_secs(10), "10 s";
-    /// A WebSocket, gRPC or gRPC-Web call, event stream or stream of bytes is judged again so often, where policies,
-    /// certificates or keys changed or it has a token.
+    /// A WebSocket, gRPC or gRPC-Web call, event stream, lasting upload or stream of bytes is judged again so
+    /// often, where policies, certificates or keys changed or it has a token. Any other answer is judged again
+    /// when more of it comes, at once: while none does it stays open.
     JUDGED_AGAIN_TIME: Duration = Duration::from_secs(3), "3 s";
+    /// Body of a request from which its upload counts as lasting; one without a length does, too.
+    LASTING_BODY_BYTES: u64 = 64 << 10, "64 KiB";
     /// HTTP/1.1 connection without a request.
     IDLE_HTTP1_TIME: Duration = Duration::from_mins(1), "60 s";
     /// HTTP/2 connection without a stream.
@@ -181,7 +184,8 @@ limits! {
     CACHED_TOKENS: usize = 4_096, "4,096 tokens";
     /// Payloads of the verified tokens that a worker remembers.
     CACHED_TOKEN_BYTES: usize = 2 << 20, "2 MiB";
-    /// Answer of a provider of external authorization (Istio's default).
+    /// Answer of a provider of external authorization (Istio's default). A client that ended its own direction
+    /// waits as long, as with Envoy: it may await an answer; one that resets its connection does not.
     EXTERNAL_CHECK_TIME: Duration = Duration::from_mins(10), "600 s";
     /// Body of such an answer.
     EXTERNAL_ANSWER_BYTES: usize = 256 << 10, "256 KiB";

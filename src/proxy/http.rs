@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod body;
 mod client;
 pub mod deadline;
+pub mod dress;
 pub mod exchange;
 pub mod external;
 pub mod forward;

@@ -1,7 +1,8 @@
 //! Long streams of a worker, judged again while they live: what would be refused now ends.
 //!
 //! Each stream's turn comes every [`limit::JUDGED_AGAIN_TIME`]. At its turn it is judged when the snapshot
-//! is another one, or when it has a token, whose time and keys end by themselves.
+//! is another one, or when it has a token, whose time and keys end by themselves. Of other requests nothing
+//! is noted here: each looks after itself when more of its answer is there ([`Judged`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,7 +20,6 @@ use rustls::pki_types::CertificateDer;
 use super::http::HttpConnection;
 use super::worker::Worker;
 use crate::auth::authz::Peer;
-use crate::auth::jwt::TokenCache;
 use crate::base::hash::Fingerprint;
 use crate::base::id::Generation;
 use crate::base::limit;
@@ -88,11 +88,8 @@ pub struct Passed {
 
 impl Standings {
     /// Judges the streams whose turn it is at a tick of the worker's clock.
-    pub fn judge(&self, snapshot: &Snapshot, tokens: &TokenCache, tick: u32) {
-        let is_due = |standing: &Rc<Standing>| {
-            let waited = tick.saturating_sub(standing.judged.get());
-            u64::from(waited) >= limit::JUDGED_AGAIN_TIME.as_secs()
-        };
+    pub fn judge(&self, snapshot: &Snapshot, tick: u32) {
+        let is_due = |standing: &Rc<Standing>| is_turn(standing.judged.get(), tick);
         // Collected first: one that ends takes itself out.
         let due: Vec<_> =
             self.all.borrow().values().filter_map(Weak::upgrade).filter(is_due).collect();
@@ -102,7 +99,7 @@ impl Standings {
         let now = unix_now();
         for standing in due {
             standing.judged.set(tick);
-            standing.judge(snapshot, tokens, now);
+            standing.judge(snapshot, now);
         }
     }
 }
@@ -137,12 +134,12 @@ impl Standing {
         .await
     }
 
-    fn judge(&self, snapshot: &Snapshot, tokens: &TokenCache, now: i64) {
+    fn judge(&self, snapshot: &Snapshot, now: i64) {
         let has_token = matches!(&self.subject, Subject::Request(_, asked) if asked.has_token);
         if self.generation.replace(snapshot.generation) == snapshot.generation && !has_token {
             return;
         }
-        let Err(why) = self.subject.judge(snapshot, tokens, now) else { return };
+        let Err(why) = self.subject.judge(snapshot, now) else { return };
         self.refused.replace(Some(Reject::Tightened(Box::new(why))));
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -156,22 +153,61 @@ impl Drop for Standing {
     }
 }
 
+/// When a request was judged last whose turn comes when more of its answer is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    generation: Generation,
+    tick: u32,
+    has_token: bool,
+}
+
+impl Judged {
+    /// It was let in by a snapshot of this generation.
+    pub fn now(worker: &Worker, generation: Generation, has_token: bool) -> Self {
+        Self { generation, tick: worker.ticks.now(), has_token }
+    }
+
+    /// Whether it is to be judged again; if so it counts as judged.
+    pub fn is_due(&mut self, worker: &Worker) -> bool {
+        let (generation, tick) = (worker.generation(), worker.ticks.now());
+        let is_due = self.generation != generation || (self.has_token && is_turn(self.tick, tick));
+        if is_due {
+            *self = Self { generation, tick, ..*self };
+        }
+        is_due
+    }
+}
+
+/// Whether what was judged at one tick of the worker's clock is to be judged at another.
+fn is_turn(judged: u32, now: u32) -> bool {
+    u64::from(now.saturating_sub(judged)) >= limit::JUDGED_AGAIN_TIME.as_secs()
+}
+
+/// Judges a request again, as policies saw it; `now` in Unix seconds.
+pub fn judge(
+    connection: &HttpConnection,
+    (sent, head): (&Request<()>, &Head),
+    snapshot: &Snapshot,
+    now: i64,
+) -> Result<(), Tightened> {
+    let uri = sent.uri();
+    let facts = RequestFacts {
+        connection: connection.facts(),
+        trusted: head.trusted_ip,
+        head: head.for_routing(sent.method(), sent.headers(), uri.query()),
+        path_and_query: uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        tokens: &connection.registered.worker.tokens,
+        now,
+        random: 0,
+    };
+    request(snapshot, &connection.admission(now), &facts)
+}
+
 impl Subject {
-    fn judge(&self, snapshot: &Snapshot, tokens: &TokenCache, now: i64) -> Result<(), Tightened> {
+    fn judge(&self, snapshot: &Snapshot, now: i64) -> Result<(), Tightened> {
         match self {
             Self::Request(connection, asked) => {
-                let Asked { request: sent, head, .. } = &**asked;
-                let uri = sent.uri();
-                let facts = RequestFacts {
-                    connection: connection.facts(),
-                    trusted: head.trusted_ip,
-                    head: head.for_routing(sent.method(), sent.headers(), uri.query()),
-                    path_and_query: uri.path_and_query().map_or("/", PathAndQuery::as_str),
-                    tokens,
-                    now,
-                    random: 0,
-                };
-                request(snapshot, &connection.admission(now), &facts)
+                judge(connection, (&asked.request, &asked.head), snapshot, now)
             }
             Self::Stream(passed) => {
                 let admission = Admission {

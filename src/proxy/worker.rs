@@ -18,6 +18,7 @@ use super::http::request_body::RequestBody;
 use super::serving::ServingCell;
 use super::standing::Standings;
 use crate::auth::jwt::TokenCache;
+use crate::base::id::Generation;
 use crate::base::limit;
 use crate::net::listener::explained;
 use crate::net::liveness::{Liveness, Order, Stuck, Ticks};
@@ -157,6 +158,11 @@ impl Worker {
         view.clone()
     }
 
+    /// The generation of the live snapshot.
+    pub fn generation(&self) -> Generation {
+        self.reader.borrow_mut().load().generation
+    }
+
     /// Registers a connection until the returned guard is dropped.
     pub fn register(self: &Rc<Self>) -> Registered {
         let liveness = Liveness::new(self.ticks.clone());
@@ -186,7 +192,7 @@ impl Worker {
     fn tick(&self) {
         self.ticks.advance();
         let snapshot = self.snapshot();
-        self.standings.judge(&snapshot, &self.tokens, self.ticks.now());
+        self.standings.judge(&snapshot, self.ticks.now());
         for Held { liveness, .. } in self.connections.borrow().values() {
             match liveness.verdict() {
                 Some(Stuck::Idle) => liveness.order(Order::Drain),

@@ -81,6 +81,7 @@ mod sidecar_names;
 mod splice;
 mod standing;
 mod standing_certificates;
+mod standing_requests;
 mod strict;
 mod tcp;
 mod token_rules;

@@ -29,6 +29,9 @@ use crate::upstream::pool::{AcquireError, Demand, Pool, PreviousTries, Wanted};
 /// An answer, the connection it comes over, and when its request was sent.
 pub type Sent = (Response<Incoming>, Lease<RequestBody>, Instant);
 
+/// Makes a request's head as it was before its first try.
+pub type Again<'a> = dyn Fn(&Exchange) -> Result<Request<()>, Reject> + 'a;
+
 /// What of a request does not change from try to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Aim<'a> {
@@ -40,11 +43,12 @@ pub struct Aim<'a> {
     pub retry: &'a RetryPolicy,
 }
 
-/// Finds a connection and sends.
+/// Finds a connection and sends; `again` makes the request's head anew for another try.
 pub async fn send(
     exchange: &mut Exchange,
     (cluster, pool): (&Cluster, &Pool<RequestBody>),
     aim: &Aim<'_>,
+    again: &Again<'_>,
 ) -> Result<Sent, Reject> {
     let connection = exchange.connection().clone();
     // An HTTP/2 backend may refuse a stream that it was sent (RFC 9113 section 8.7).
@@ -76,17 +80,18 @@ pub async fn send(
         }
         note_endpoint(exchange, &lease);
         let stale = tries.may_be_stale(exchange, &lease);
-        let kept = stale || (repeats && tries.left());
+        let repeatable = stale || (repeats && tries.left());
         let began = Instant::now();
-        let (reject, cause) = match send_once(exchange, &mut lease, aim.retry.per_try, kept).await {
+        let (reject, cause) = match send_once(exchange, &mut lease, aim.retry.per_try).await {
             Ok(response) => {
-                let again = repeats && aim.retry.retries_answer(&response);
-                if again && kept && exchange.upload.can_repeat() && tries.again(pool).await.is_ok()
-                {
+                let wanted = repeats && aim.retry.retries_answer(&response);
+                let may = wanted && repeatable && exchange.upload.can_repeat();
+                if may && tries.again(pool).await.is_ok() {
                     tries.leave(&lease);
+                    exchange.request = again(exchange)?;
                     continue;
                 }
-                if again {
+                if wanted {
                     tries.note_exhausted(exchange);
                 }
                 return Ok((response, lease, began));
@@ -94,8 +99,8 @@ pub async fn send(
             Err(Failed::Returned) => {
                 // Its connection died while it lay idle: that is no failure of the endpoint.
                 let counts = !lease.reused;
-                let again = aim.retry.retries(Failure::Unsent);
-                if counts && !(again && tries.again(pool).await.is_ok()) {
+                let wanted = aim.retry.retries(Failure::Unsent);
+                if counts && !(wanted && tries.again(pool).await.is_ok()) {
                     return Err(tries.last(Reject::UpstreamClosed));
                 }
                 continue;
@@ -103,7 +108,7 @@ pub async fn send(
             Err(Failed::Sent(reject, cause)) => (reject, cause),
         };
         let died = stale && matches!(reject, Reject::UpstreamClosed);
-        if !(kept && exchange.upload.can_repeat()) {
+        if !(repeatable && exchange.upload.can_repeat()) {
             return Err(tries.last(reject));
         }
         if died {
@@ -113,6 +118,7 @@ pub async fn send(
         } else {
             tries.leave(&lease);
         }
+        exchange.request = again(exchange)?;
     }
 }
 
@@ -136,11 +142,10 @@ async fn send_once(
     exchange: &mut Exchange,
     lease: &mut Lease<RequestBody>,
     per_try: Option<Duration>,
-    kept: bool,
 ) -> Result<Response<Incoming>, Failed> {
     lease.ready().await;
     let answer = {
-        let mut sending = pin!(lease.send(exchange.outgoing(kept)));
+        let mut sending = pin!(lease.send(exchange.outgoing()));
         match per_try {
             None => Some(sending.await),
             Some(time) => {

@@ -160,6 +160,19 @@ impl ResponseBody {
         Poll::Ready(None)
     }
 
+    /// Why it ends before its time.
+    fn over(&mut self, cx: &mut Context<'_>) -> Option<Reject> {
+        if let Some(expiry) = &mut self.expiry
+            && let Poll::Ready(reject) = expiry.as_mut().poll(cx)
+        {
+            return Some(reject);
+        }
+        match (&self.content, &mut self.exchange) {
+            (Content::Backend(..), Some(exchange)) => exchange.tightened(),
+            _ => None,
+        }
+    }
+
     fn complete_if_empty(&mut self) {
         if self.content.is_empty() {
             self.complete();
@@ -212,9 +225,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.hand(false);
-        if let Some(expiry) = &mut self.expiry
-            && let Poll::Ready(reject) = expiry.as_mut().poll(cx)
-        {
+        if let Some(reject) = self.over(cx) {
             self.expiry = None;
             self.content = Content::Own(Bytes::new());
             if let Some(mut exchange) = self.exchange.take() {

@@ -30,7 +30,7 @@ use crate::decide::standing::may_last;
 use crate::decide::websocket;
 use crate::net::liveness::Liveness;
 use crate::proxy::serving::Serving;
-use crate::proxy::standing::{Asked, Standing, Subject};
+use crate::proxy::standing::{Asked, Judged, Standing, Subject, judge, unix_now};
 use crate::snapshot::forwarded::Forwarded;
 use crate::snapshot::listener::{Listener, ServerBlock, Servers};
 use crate::snapshot::route::Route;
@@ -48,8 +48,10 @@ pub struct Exchange {
     pub(super) connection: Rc<HttpConnection>,
     /// What will be logged and counted.
     pub record: RequestRecord,
-    /// The request: as it came, then as it is sent, then what is kept for another try.
+    /// The request: as it came, then as it is to be sent.
     pub request: Request<()>,
+    /// The request as policies saw it, once it is made ready for the backend.
+    pub asked: Request<()>,
     /// What was read from its head.
     pub head: Head,
     /// Its body.
@@ -60,6 +62,8 @@ pub struct Exchange {
     pub extra: Option<Box<HeaderMap>>,
     /// What providers change of its answer.
     pub changes: Vec<Change>,
+    /// When it was judged.
+    judged: Option<Judged>,
     /// Whether it would be let in now, where its answer may take long.
     pub standing: Option<Rc<Standing>>,
     /// It is a call of gRPC-Web, translated.
@@ -106,12 +110,14 @@ impl Exchange {
             http2: parts.version == Version::HTTP_2,
             bodiless: parts.method == Method::HEAD,
             request: Request::from_parts(parts, ()),
+            asked: Request::default(),
             head: Head::default(),
             upload: Upload::begin(incoming),
             gate: None,
             extra: None,
             changes: Vec::new(),
             answered: false,
+            judged: None,
             standing: None,
             messages: None,
             web: None,
@@ -128,11 +134,10 @@ impl Exchange {
         }
     }
 
-    /// The request, to be sent; where `keep`, its head stays for another try.
-    pub fn outgoing(&mut self, keep: bool) -> Request<RequestBody> {
-        let kept = if keep { head_of(&self.request) } else { Request::default() };
+    /// The request, to be sent.
+    pub fn outgoing(&mut self) -> Request<RequestBody> {
         let body = self.upload.again().gated(self.gate.take());
-        std::mem::replace(&mut self.request, kept).map(|()| body)
+        std::mem::take(&mut self.request).map(|()| body)
     }
 
     /// Takes a request back of which nothing was sent.
@@ -309,15 +314,29 @@ impl Exchange {
         self.record.reason = Some("upstream_closed_midway");
     }
 
-    /// Judges it again from now on, where its answer may take long.
+    /// Judges it again from now on: by the worker's clock where it may take long and nothing may pass
+    /// meanwhile, else when more of its answer is there.
     pub fn stand(&mut self, snapshot: &Snapshot, has_token: bool) {
-        if may_last(&self.head, self.request.headers()) {
+        let worker = &self.connection.registered.worker;
+        if may_last(&self.head, self.request.headers()) || self.upload.may_last() {
             let request = head_of(&self.request);
             let asked = Asked { request, head: self.head.clone(), has_token };
             let subject = Subject::Request(self.connection.clone(), Box::new(asked));
-            let worker = &self.connection.registered.worker;
             self.standing = Some(Standing::watch(worker, snapshot.generation, subject));
+        } else {
+            self.judged = Some(Judged::now(worker, snapshot.generation, has_token));
         }
+    }
+
+    /// Why it would be refused by now.
+    pub fn tightened(&mut self) -> Option<Reject> {
+        let worker = &self.connection.registered.worker;
+        if !self.judged.as_mut()?.is_due(worker) {
+            return None;
+        }
+        let (snapshot, now) = (worker.snapshot(), unix_now());
+        let judged = judge(&self.connection, (&self.asked, &self.head), &snapshot, now);
+        judged.err().map(|why| Reject::Tightened(Box::new(why)))
     }
 
     /// It was ended after the answer's head was sent.

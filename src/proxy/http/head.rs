@@ -20,28 +20,21 @@ use crate::route::headers::Values;
 use crate::route::variable::{RequestPart, Variable};
 use crate::snapshot::Snapshot;
 
-/// What a prepared request still needs to know.
-#[derive(Debug, Default)]
-pub struct Plan {
-    /// Path and query for the backend, when they differ from what was sent.
-    pub path_and_query: Option<String>,
-}
-
-/// Makes a decided request's head what the backend shall see, apart from the route's own operations.
+/// Makes a decided request's head what the backend shall see, apart from the route's own operations; gives
+/// path and query for the backend, when they differ from what was sent.
 pub fn prepare(
     snapshot: &Snapshot,
     head: &Head,
     request: &mut Request<()>,
     verdict: &Verdict,
-) -> Plan {
+) -> Option<String> {
     let mut cut = None;
     if let Some(authenticator) = &snapshot.authentication {
         let sent = request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
         cut = authenticator.apply(verdict, request.headers_mut(), &sent);
     }
-    let path_and_query = head.target(request.uri(), cut);
     request.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    Plan { path_and_query }
+    head.target(request.uri(), cut)
 }
 
 /// A new `x-request-id`.

@@ -14,8 +14,9 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::attempt::{head_of, host};
+use super::dress::address;
 use super::exchange::Exchange;
-use super::forward::{Work, address};
+use super::forward::Work;
 use super::request_body::RequestBody;
 use crate::base::limit;
 use crate::proxy::worker::Worker;

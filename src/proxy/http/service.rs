@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::attempt::is_flood;
 use super::body::ResponseBody;
 use super::exchange::{DELAYED, Exchange};
-use super::head::{self, Plan};
 use super::{HttpConnection, external, forward, respond};
 use crate::auth::jwt::Verdict;
 use crate::decide::reject::{BadRequest, Reject};
@@ -105,7 +104,7 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         }
     }
     let random = fastrand::u32(..);
-    let Decided { outcome, delay, plan } = decided(&mut exchange, &snapshot, server, random);
+    let Decided { outcome, delay, verdict } = decided(&mut exchange, &snapshot, server, random);
     if let Some(delay) = delay {
         exchange.record.flags = DELAYED;
         // Boxed: most requests need no room for a timer.
@@ -116,7 +115,9 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     }
     match outcome {
         Outcome::Forward(rule, destination) => {
-            let work = forward::Work { snapshot: &snapshot, rule, destination, plan, random };
+            let client_cert = server.tls.as_ref().is_some_and(|tls| tls.client_cert_headers);
+            let (snapshot, verdict) = (&snapshot, &verdict);
+            let work = forward::Work { snapshot, rule, destination, verdict, client_cert, random };
             forward::forward(exchange, work).await
         }
         Outcome::Reject(reject) => respond::reject(exchange, &snapshot, &reject),
@@ -127,11 +128,11 @@ async fn phases(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     }
 }
 
-/// What is to be done with a request, whose head is ready for it.
+/// What is to be done with a request.
 struct Decided<'a> {
     outcome: Outcome<'a>,
     delay: Option<Duration>,
-    plan: Plan,
+    verdict: Verdict,
 }
 
 fn decided<'a>(
@@ -155,8 +156,7 @@ fn decided<'a>(
     if let Outcome::Forward(..) = outcome {
         exchange.stand(snapshot, matches!(verdict, Verdict::Verified(_)));
     }
-    let mut plan = Plan::default();
-    let Exchange { request, head, connection, extra, upload, .. } = &mut *exchange;
+    let Exchange { request, extra, upload, .. } = &mut *exchange;
     match (&outcome, &snapshot.authentication) {
         (Outcome::Forward(rule, _), authenticator) => {
             if let Some(authenticator) = authenticator {
@@ -165,10 +165,6 @@ fn decided<'a>(
             let cors = rule.cors.as_ref().and_then(|cors| cors.answer(request.headers()));
             if let Some(cors) = cors {
                 extra.get_or_insert_default().extend(cors);
-            }
-            plan = head::prepare(snapshot, head, request, &verdict);
-            if server.tls.as_ref().is_some_and(|tls| tls.client_cert_headers) {
-                connection.client.tell(request.headers_mut());
             }
         }
         // Templates of the answer see what routes saw.
@@ -181,5 +177,5 @@ fn decided<'a>(
     if let Some(route) = route {
         exchange.decided_by(route);
     }
-    Decided { outcome, delay, plan }
+    Decided { outcome, delay, verdict }
 }

@@ -204,6 +204,12 @@ impl Upload {
         RequestBody::of_copy(copy, self.length.get())
     }
 
+    /// Whether it may take long to come.
+    pub fn may_last(&self) -> bool {
+        let long = |length: u64| length > limit::LASTING_BODY_BYTES;
+        !self.ended.get() && self.length.get().is_none_or(long)
+    }
+
     /// Whether all of it came.
     pub fn is_finished(&self) -> bool {
         self.ended.get()

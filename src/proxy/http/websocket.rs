@@ -24,32 +24,45 @@ pub struct Handshake {
     expected: Option<HeaderValue>,
     /// What a client of HTTP/1.1 is to be told; nothing where the backend tells it.
     told: Option<HeaderValue>,
+    /// The key that the backend is asked with, where the client has none.
+    key: Option<HeaderValue>,
     connect: bool,
     /// The client speaks HTTP/2.
     http2: bool,
 }
 
 impl Handshake {
-    /// Makes a request what its backend understands; `http2` is the client's version.
-    pub fn ask(request: &mut Request<()>, protocol: Protocol, http2: bool) -> Self {
+    /// That of a request as its client sent it, for a backend of this protocol; `http2` is the client's
+    /// version.
+    pub fn of(request: &Request<()>, protocol: Protocol, http2: bool) -> Self {
         let mut handshake = Self { http2, ..Self::default() };
-        let headers = request.headers_mut();
         if protocol == Protocol::Http2 {
-            headers.remove(CONNECTION);
-            headers.remove(UPGRADE);
-            handshake.told = headers.remove(SEC_WEBSOCKET_KEY).map(|key| accept(key.as_bytes()));
+            let key = request.headers().get(SEC_WEBSOCKET_KEY);
+            handshake.told = key.map(|key| accept(key.as_bytes()));
             handshake.connect = true;
-            *request.method_mut() = Method::CONNECT;
-            request.extensions_mut().insert(ConnectProtocol::from_static(WEBSOCKET));
         } else if http2 {
             let key = STANDARD.encode(fastrand::u128(..).to_ne_bytes());
             handshake.expected = Some(accept(key.as_bytes()));
-            if let Ok(key) = HeaderValue::try_from(key) {
-                headers.insert(SEC_WEBSOCKET_KEY, key);
+            handshake.key = HeaderValue::try_from(key).ok();
+        }
+        handshake
+    }
+
+    /// Makes the request what its backend understands.
+    pub fn ask(&self, request: &mut Request<()>) {
+        let headers = request.headers_mut();
+        if self.connect {
+            for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY] {
+                headers.remove(name);
+            }
+            *request.method_mut() = Method::CONNECT;
+            request.extensions_mut().insert(ConnectProtocol::from_static(WEBSOCKET));
+        } else if self.http2 {
+            if let Some(key) = &self.key {
+                headers.insert(SEC_WEBSOCKET_KEY, key.clone());
             }
             headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
         }
-        handshake
     }
 
     /// Makes a backend's answer what the client understands; whether both may speak freely from here on.
@@ -109,7 +122,8 @@ mod tests {
             let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
             request.headers_mut().insert(SEC_WEBSOCKET_KEY, key);
         }
-        let handshake = Handshake::ask(&mut request, protocol, http2);
+        let handshake = Handshake::of(&request, protocol, http2);
+        handshake.ask(&mut request);
         let mut response = Response::builder().status(status).body(()).unwrap();
         if let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY)
             && proved
