@@ -32,6 +32,7 @@ mod locality;
 mod mesh_tls;
 pub mod names;
 pub mod networks;
+mod path_normalization;
 pub mod peers;
 pub mod policies;
 pub mod references;

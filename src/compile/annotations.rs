@@ -8,18 +8,19 @@ use crate::diag::{Severity, catalog};
 use crate::resources::{Gateway, Resource, ResourceSet};
 
 use super::findings::{Findings, at};
-use super::{announcers, client_cert, forwarded};
+use super::{announcers, client_cert, forwarded, path_normalization};
 
 /// What the names of ours begin with.
 const OWN: &str = "portcullis.dev/";
 
 /// Those that are acted on.
-const KNOWN: [&str; 5] = [
+const KNOWN: [&str; 6] = [
     announcers::PORTS,
     announcers::PEERS,
     client_cert::ANNOTATION,
     forwarded::PROXIES,
     forwarded::DETAILS,
+    path_normalization::ANNOTATION,
 ];
 
 /// Tells of those that cannot be followed.
@@ -34,6 +35,7 @@ pub(super) fn tell(set: &ResourceSet, findings: &mut Findings) {
         client_cert::tell(gateway, findings);
         announcers::tell(gateway, findings);
         forwarded::tell(gateway, findings);
+        path_normalization::tell(gateway, findings);
     }
 }
 
@@ -60,6 +62,22 @@ pub(super) fn listed<'a>(
 ) -> impl Iterator<Item = &'a str> {
     let value = gateway.meta.annotations.get(name).map_or("", String::as_str);
     value.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// Port names, or `*`, each with a text: `PORT=TEXT`, or a text alone for all.
+pub(super) fn entries<'a>(
+    gateway: &'a Resource<Gateway>,
+    name: &str,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    listed(gateway, name)
+        .map(|entry| entry.split_once('=').unwrap_or(("*", entry)))
+        .map(|(port, text)| (port.trim(), text.trim()))
+}
+
+/// The text of a port: by its name, or else that of all.
+pub(super) fn entry<'a>(gateway: &'a Resource<Gateway>, name: &str, port: &str) -> Option<&'a str> {
+    let of = |wanted: &str| entries(gateway, name).find(|(port, _)| *port == wanted);
+    of(port).or_else(|| of("*")).map(|(_, text)| text)
 }
 
 /// An address, or a block of them; of IPv4 where it is written as IPv6 (RFC 4291 section 2.5.5.2).

@@ -18,7 +18,7 @@ use crate::resources::{Gateway, Resource};
 use crate::route::hosts::HostIndex;
 use crate::snapshot::forwarded::{ByHost, ClientCertForwarding, Forwarded, Said, TrustedProxies};
 
-use super::annotations::{block, field, listed, names_port, refuse, refuse_blocks};
+use super::annotations::{block, entries, entry, field, listed, names_port, refuse, refuse_blocks};
 use super::findings::{Findings, at};
 use super::gateways::ServerDraft;
 
@@ -35,7 +35,8 @@ pub(super) fn forwarded(draft: &ServerDraft<'_>, mesh: &Arc<Forwarded>) -> Arc<F
         let value = TrustedProxies::Blocks(blocks.into_iter().collect());
         Said { value, by: said(PROXIES) }
     });
-    let client_cert = entry(gateway, port).map(|value| Said { value, by: said(DETAILS) });
+    let client_cert = entry(gateway, DETAILS, port);
+    let client_cert = client_cert.map(|text| Said { value: mode(text), by: said(DETAILS) });
     if proxies.is_none() && client_cert.is_none() {
         return mesh.clone();
     }
@@ -51,7 +52,7 @@ pub(super) fn of_port(
     servers: &[ServerDraft<'_>],
     mesh: &Arc<Forwarded>,
     findings: &mut Findings,
-) -> ByHost {
+) -> ByHost<Forwarded> {
     let said: Vec<_> = servers.iter().map(|server| forwarded(server, mesh)).collect();
     let Some(first) = said.first() else { return ByHost::all(mesh.clone()) };
     if said.iter().all(|own| agree(own, first)) {
@@ -120,8 +121,8 @@ pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
         let finding = at(gateway, field(PROXIES), &catalog::INVALID_ANNOTATION, message);
         findings.add(finding.help("list the addresses of the proxies before this gateway alone"));
     }
-    for (index, (port, text)) in entries(gateway).enumerate() {
-        if mode(text).is_none() {
+    for (index, (port, text)) in entries(gateway, DETAILS).enumerate() {
+        if named(text).is_none() {
             let message = format!("\"{text}\" is no way to forward client certificates");
             let help = "write SANITIZE, SANITIZE_SET, FORWARD_ONLY, APPEND_FORWARD or \
                         ALWAYS_FORWARD_ONLY; until then the header is removed";
@@ -133,7 +134,7 @@ pub(super) fn tell(gateway: &Resource<Gateway>, findings: &mut Findings) {
                         separated by commas";
             refuse((gateway, DETAILS), findings, message, help);
         }
-        if entries(gateway).take(index).any(|(before, _)| before == port) {
+        if entries(gateway, DETAILS).take(index).any(|(before, _)| before == port) {
             let message = format!("\"{port}\" is there twice: the first counts");
             refuse((gateway, DETAILS), findings, message, "write each port once");
         }
@@ -150,21 +151,12 @@ fn too_wide(blocks: &[IpNet]) -> Option<IpNet> {
     IpNet::aggregate(&blocks.to_vec()).into_iter().find(|block| block.prefix_len() < widest(block))
 }
 
-/// What a Gateway says of a port: by its name, or else of all.
-fn entry(gateway: &Resource<Gateway>, port: &str) -> Option<ClientCertForwarding> {
-    let of = |name: &str| entries(gateway).find(|(port, _)| *port == name);
-    let (_, text) = of(port).or_else(|| of("*"))?;
-    Some(mode(text).unwrap_or(ClientCertForwarding::Sanitize))
+/// A mode; the strictest where there is none of that name.
+fn mode(text: &str) -> ClientCertForwarding {
+    named(text).unwrap_or(ClientCertForwarding::Sanitize)
 }
 
-/// Port names, or `*`, each with the text of a mode.
-fn entries(gateway: &Resource<Gateway>) -> impl Iterator<Item = (&str, &str)> {
-    listed(gateway, DETAILS)
-        .map(|entry| entry.split_once('=').unwrap_or(("*", entry)))
-        .map(|(port, mode)| (port.trim(), mode.trim()))
-}
-
-fn mode(text: &str) -> Option<ClientCertForwarding> {
+fn named(text: &str) -> Option<ClientCertForwarding> {
     ClientCertForwarding::ALL.into_iter().find(|mode| mode.name() == text)
 }
 

@@ -13,6 +13,7 @@ use crate::base::limit;
 use crate::diag::{Diagnostic, catalog};
 use crate::route::hosts::HostIndex;
 use crate::route::matcher::RequestMatch;
+use crate::route::path::Normalization;
 use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Address, Cluster, ClusterId, Endpoint, Endpoints, Protocol, UpstreamTls,
@@ -28,6 +29,7 @@ use super::credentials::CredentialError;
 use super::destination_labels::own_labels;
 use super::destination_rules::Policy;
 use super::findings::Findings;
+use super::path_normalization;
 use super::peers::PeerMode;
 use super::server_tls::{self, ServerTlsPass};
 use super::services::Speaks;
@@ -53,6 +55,7 @@ struct Draft<'d> {
     origin: Origin,
     labels: Arc<DestinationLabels>,
     forwarded: Arc<Forwarded>,
+    normalization: Normalization,
 }
 
 impl Draft<'_> {
@@ -77,6 +80,7 @@ impl InboundPass<'_, '_> {
             origin: service.map_or_else(|| undeclared(settings), |s| s.origin.clone()),
             labels: self.clusters.known_labels(labels),
             forwarded: settings.edge.forwarded.clone(),
+            normalization: settings.edge.normalization,
         };
         let (mode, policy) = self.clusters.peers().effective(own.0, own.1, number);
         let ways = self.ways(&draft);
@@ -221,6 +225,7 @@ fn requests(draft: &Draft<'_>, cluster: ClusterId, tls: Option<Termination>) -> 
         tls,
         grpc_web: false,
         forwarded: ByHost::all(draft.forwarded.clone()),
+        normalization: ByHost::all(path_normalization::of_mesh(draft.normalization).into()),
         routes: RouteTable { hosts: everything(whole(draft, cluster)) },
     })
 }

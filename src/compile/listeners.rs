@@ -16,6 +16,7 @@ use super::announcers;
 use super::findings::{Findings, at};
 use super::forwarded;
 use super::gateways::{Kind, ListenerDraft, ServerDraft};
+use super::path_normalization;
 use super::server_tls::ServerTlsPass;
 use super::tcp_routes;
 use super::unserved::Unserved;
@@ -71,6 +72,8 @@ impl ListenerPass<'_, '_> {
         settle(&mut table);
         let mesh = &self.routes.settings.edge.forwarded;
         let forwarded = forwarded::of_port(&draft.servers, mesh, self.findings);
+        let mesh = self.routes.settings.edge.normalization;
+        let normalization = path_normalization::of_port(&draft.servers, mesh, self.findings);
         Servers::Http(Arc::new(ServerBlock {
             key: format!("http/{}", draft.port).into(),
             origin: first.gateway.origin(&first.field),
@@ -78,6 +81,7 @@ impl ListenerPass<'_, '_> {
             tls: None,
             grpc_web: is_grpc_web(first),
             forwarded,
+            normalization,
             routes: table,
         }))
     }
@@ -172,16 +176,15 @@ impl ListenerPass<'_, '_> {
         self.fill(&mut table, &mut hosts, server, port);
         self.unserved.route(&mut table, server, self.findings);
         settle(&mut table);
+        let edge = &self.routes.settings.edge;
         Arc::new(ServerBlock {
             key: server.key().into(),
             origin: server.gateway.origin(&server.field),
             hosts,
             tls: Some(self.tls.terminate(server, self.findings)),
             grpc_web: false,
-            forwarded: ByHost::all(forwarded::forwarded(
-                server,
-                &self.routes.settings.edge.forwarded,
-            )),
+            forwarded: ByHost::all(forwarded::forwarded(server, &edge.forwarded)),
+            normalization: ByHost::all(path_normalization::of_server(server, edge.normalization)),
             routes: table,
         })
     }

@@ -12,8 +12,7 @@ use super::trusted::{Sender, told};
 use crate::base::host::{is_name, without_port};
 use crate::base::limit;
 use crate::route::matcher::RequestHead;
-use crate::route::path::normalize;
-use crate::snapshot::EdgeSettings;
+use crate::route::path::{Normalization, normalize};
 use crate::snapshot::forwarded::TrustedProxies;
 
 /// What was read from a request's head.
@@ -34,8 +33,9 @@ pub struct Head {
 }
 
 impl Head {
-    /// Judges a head. Until it is told [who is believed](Head::believe), the peer is the client.
-    pub fn read<B>(edge: &EdgeSettings, request: &Request<B>) -> Result<Self, Reject> {
+    /// Judges a head. Until it is told [who is believed](Head::believe), the peer is the client; until it is
+    /// told [how paths are read](Head::read_path), there is none.
+    pub fn read<B>(request: &Request<B>) -> Result<Self, Reject> {
         if request.version() < Version::HTTP_11 {
             return Err(Reject::Http10);
         }
@@ -64,11 +64,15 @@ impl Head {
         if !request.uri().path().starts_with('/') {
             return Err(Reject::BadRequest(BadRequest::NotOriginForm));
         }
-        let path = normalize(request.uri().path(), edge.normalization)
-            .ok_or(Reject::BadRequest(BadRequest::InvalidPath))?
-            .into_owned();
         let upgrade = noticed.has(Noticed::UPGRADE) && upgrade(headers)?;
-        Ok(Self { authority, path, upgrade, ..Self::default() })
+        Ok(Self { authority, upgrade, ..Self::default() })
+    }
+
+    /// Reads the path as its host's server does.
+    pub fn read_path<B>(&mut self, request: &Request<B>, how: Normalization) -> Result<(), Reject> {
+        let path = normalize(request.uri().path(), how);
+        self.path = path.ok_or(Reject::BadRequest(BadRequest::InvalidPath))?.into_owned();
+        Ok(())
     }
 
     /// Takes over what a sender says of the client, as far as the server believes it.

@@ -14,7 +14,6 @@ use crate::decide::request::serving_block;
 use crate::decide::sanitize::{Arrival, sanitize};
 use crate::decide::trusted::Sender;
 use crate::decide::websocket;
-use crate::snapshot::Snapshot;
 use crate::snapshot::forwarded::{Forwarded, TrustedProxies};
 use crate::snapshot::listener::{ServerBlock, Servers};
 
@@ -22,7 +21,6 @@ use crate::snapshot::listener::{ServerBlock, Servers};
 /// taken out.
 pub(super) fn read<'a>(
     tale: &mut Explanation,
-    snapshot: &Snapshot,
     question: &Question,
     arrived: &Arrived<'a>,
 ) -> Option<(Request<()>, Head, &'a ServerBlock)> {
@@ -33,7 +31,7 @@ pub(super) fn read<'a>(
     }
     let inbound = matches!(arrived.listener.servers, Servers::Inbound(_));
     let workload = inbound && arrived.identity.is_some();
-    let mut head = match Head::read(&snapshot.edge, &request) {
+    let mut head = match Head::read(&request) {
         Ok(head) => head,
         Err(reject) => {
             refuse(tale, "request", &reject);
@@ -42,12 +40,25 @@ pub(super) fn read<'a>(
     };
     let server = serving_block(arrived.listener, arrived.block, &head.authority);
     let sender = Sender { peer: question.source, tls: arrived.tls, workload };
-    let forwarded = server.unwrap_or(arrived.block).forwarded.of(&head.authority);
+    let own = server.unwrap_or(arrived.block);
+    let forwarded = own.forwarded.of(&head.authority);
+    let how = own.normalization.of(&head.authority);
+    if let Err(reject) = head.read_path(&request, how.value) {
+        refuse(tale, "request", &reject);
+        return None;
+    }
     head.believe(&forwarded.proxies.value, sender, request.headers());
     let form = format!("{} {}://{}{}", request.method(), head.scheme, head.authority, head.path);
-    tale.step("request", form).considered(
+    let step = tale.step("request", form).considered(
         (head.path != request.uri().path()).then(|| format!("sent as {}", request.uri().path())),
     );
+    if let Some(origin) = &how.by {
+        step.by(origin).considered([format!(
+            "paths of {} are read by {}",
+            head.authority,
+            how.value.name()
+        )]);
+    }
     if head.upgrade {
         tale.step("upgrade", "to a WebSocket, once the backend grants it");
     }

@@ -69,7 +69,7 @@ fn decided(
     arrived: &Arrived<'_>,
     dialect: &mut Dialect,
 ) {
-    let Some((mut request, head, server)) = read(tale, snapshot, question, arrived) else { return };
+    let Some((mut request, head, server)) = read(tale, question, arrived) else { return };
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let client = arrived.identity.as_ref().map(peer);
     let facts = RequestFacts {

@@ -18,6 +18,27 @@ pub enum Normalization {
     DecodeAndMergeSlashes,
 }
 
+impl Normalization {
+    /// Every way.
+    const ALL: [Self; 4] =
+        [Self::None, Self::Base, Self::MergeSlashes, Self::DecodeAndMergeSlashes];
+
+    /// As Istio writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Base => "BASE",
+            Self::MergeSlashes => "MERGE_SLASHES",
+            Self::DecodeAndMergeSlashes => "DECODE_AND_MERGE_SLASHES",
+        }
+    }
+
+    /// The way that is written so; nothing where there is none.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == text)
+    }
+}
+
 /// The normal form of a path without query; nothing when it has none (it climbs above the root or
 /// does not start with `/`). Fragments are cut off.
 pub fn normalize(path: &str, how: Normalization) -> Option<Cow<'_, str>> {

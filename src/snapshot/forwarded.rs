@@ -18,24 +18,23 @@ pub struct Forwarded {
     pub client_cert: Said<ClientCertForwarding>,
 }
 
-/// What a block believes and tells: the same of all its hosts, or, on a plaintext port, what the Gateway of
-/// each says.
+/// What a block does: the same for all its hosts, or, on a plaintext port, what the Gateway of each says.
 #[derive(Clone, Debug, Default)]
-pub struct ByHost {
+pub struct ByHost<T> {
     /// Of hosts that have none of their own.
-    pub rest: Arc<Forwarded>,
+    pub rest: Arc<T>,
     /// Of those that have; nothing where all say the same.
-    pub hosts: Option<HostIndex<Arc<Forwarded>>>,
+    pub hosts: Option<HostIndex<Arc<T>>>,
 }
 
-impl ByHost {
+impl<T> ByHost<T> {
     /// The same of all hosts.
-    pub fn all(rest: Arc<Forwarded>) -> Self {
+    pub fn all(rest: Arc<T>) -> Self {
         Self { rest, hosts: None }
     }
 
     /// Of the host of a request, with its port or without.
-    pub fn of(&self, authority: &str) -> &Forwarded {
+    pub fn of(&self, authority: &str) -> &T {
         let own = self.hosts.as_ref().and_then(|hosts| hosts.lookup(without_port(authority)));
         own.unwrap_or(&self.rest)
     }

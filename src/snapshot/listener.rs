@@ -12,12 +12,13 @@ use crate::base::hash::Fingerprint;
 use crate::base::host::HostPattern;
 use crate::base::id::Origin;
 use crate::route::hosts::HostIndex;
+use crate::route::path::Normalization;
 use crate::route::weight::Weighted;
 use crate::tls::revocation::Crls;
 use crate::tls::server::ServerTls;
 
 use super::cluster::ClusterId;
-use super::forwarded::{ByHost, contain};
+use super::forwarded::{ByHost, Forwarded, Said, contain};
 use super::inbound::Inbound;
 use super::route::RouteTable;
 
@@ -150,7 +151,9 @@ pub struct ServerBlock {
     /// Calls of gRPC-Web become gRPC (protocol `GRPC-WEB`).
     pub grpc_web: bool,
     /// What it believes of those before it, and tells of clients' certificates.
-    pub forwarded: ByHost,
+    pub forwarded: ByHost<Forwarded>,
+    /// How paths are normalised before they are matched.
+    pub normalization: ByHost<Said<Normalization>>,
     /// Its routes.
     pub routes: RouteTable,
 }

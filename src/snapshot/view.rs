@@ -12,11 +12,12 @@ use crate::balance::{Member, Policy};
 use crate::base::id::Origin;
 use crate::base::limit;
 use crate::route::hosts::HostIndex;
+use crate::route::path::Normalization;
 use crate::route::weight::Weighted;
 use crate::snapshot::cluster::{
     Cluster, ClusterId, DnsEndpoint, Endpoint, Endpoints, Limits, Sni, UpstreamTls,
 };
-use crate::snapshot::forwarded::{Forwarded, TrustedProxies};
+use crate::snapshot::forwarded::{ByHost, Forwarded, Said, TrustedProxies};
 use crate::snapshot::inbound::Spoken;
 use crate::snapshot::listener::{Chain, Listener, ServerBlock, Servers, TcpBlock, Termination};
 use crate::snapshot::route::{Action, Route, VirtualHost};
@@ -116,8 +117,18 @@ fn server(snapshot: &Snapshot, block: &ServerBlock) -> Value {
         let hosts = block.forwarded.hosts.as_ref();
         let own = |own: &Arc<Forwarded>| Value::Object(forwarded(own).collect());
         fields.extend(hosts.map(|hosts| ("forwarded_by_host".to_owned(), table(hosts, own))));
+        let ByHost { rest, hosts } = &block.normalization;
+        fields.extend(normalization(rest).map(|value| ("path_normalization".to_owned(), value)));
+        let own = |own: &Arc<_>| normalization(own).unwrap_or_default();
+        let hosts = hosts.as_ref().map(|hosts| table(hosts, own));
+        fields.extend(hosts.map(|hosts| ("path_normalization_by_host".to_owned(), hosts)));
     }
     value
+}
+
+/// How its Gateway, and not the mesh, has paths read.
+fn normalization(how: &Said<Normalization>) -> Option<Value> {
+    Some(json!({"value": how.value.name(), "origin": origin(how.by.as_ref()?)}))
 }
 
 /// What its Gateway says, and not the mesh.

@@ -83,3 +83,52 @@ async fn without_normalization_paths_stay_and_policies_judge_every_reading() {
     )
     .await;
 }
+
+/// A Gateway with one host on port 80, and what it says of paths.
+fn reading(name: &str, host: &str, says: &str) -> String {
+    let annotated =
+        format!("istio-system, annotations: {{portcullis.dev/path-normalization: '{says}'}}}}");
+    let plain = gateway(name, 80, "HTTP", host, "");
+    if says.is_empty() { plain } else { plain.replacen("istio-system}", &annotated, 1) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_has_its_paths_read_as_its_gateway_says() {
+    let backend = Backend::http1().await;
+    let site = Site::new();
+    site.write("mesh.yaml", "pathNormalization: {normalization: MERGE_SLASHES}\n");
+    let gateways = "istio-system/git, istio-system/shop, istio-system/one, istio-system/two";
+    let to = "  http: [{route: [{destination: {host: echo.shop.internal}}]}]\n";
+    let text = reading("git", "git.com", "other=BASE, git=NONE, *=BASE")
+        + &reading("shop", "'*.com'", "")
+        + &reading("one", "both.com", "NONE")
+        + &reading("two", "both.com", "BASE")
+        + &routes("r", gateways, "'*'", to)
+        + &service("echo", "HTTP", backend.port);
+    site.config("all", &(text + DENY));
+    let gateway = site.start_with(&[80], &["--mesh-config", "mesh.yaml"]);
+    gateway.tells("\"other\" is the port name of no server here");
+    gateway.tells("another Gateway has \"both.com\" on this port too");
+    for mut http in [Http::plain(gateway.port(80)).await, Http::plain2(gateway.port(80)).await] {
+        for (host, path, seen) in [
+            ("git.com", "/a//b/../c%2Fd", "/a//b/../c%2Fd"),
+            ("a.com", "/a//b/../c%2Fd", "/a/c%2Fd"),
+            // What two Gateways say otherwise is what the mesh says.
+            ("both.com", "/a//b/../c%2Fd", "/a/c%2Fd"),
+        ] {
+            let reply = http.get(&format!("http://{host}{path}")).await;
+            assert_eq!(reply.json()["path"], seen, "{host}");
+        }
+        for host in ["git.com", "a.com", "both.com"] {
+            for path in ["/admin", "//admin", "/x/../admin"] {
+                let reply = http.get(&format!("http://{host}{path}")).await;
+                assert_eq!(reply.status, 403, "{host}{path}");
+            }
+        }
+    }
+    let explained = gateway.admin("/explain?url=http://git.com/a//b").to_string();
+    assert!(explained.contains("http://git.com/a//b"), "{explained}");
+    assert!(explained.contains("paths of git.com are read by NONE"), "{explained}");
+    let dump = gateway.admin("/config_dump").to_string();
+    assert!(dump.contains("path_normalization_by_host"), "{dump}");
+}

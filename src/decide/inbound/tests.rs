@@ -22,6 +22,7 @@ fn spoken(kind: &str) -> Spoken {
         tls: None,
         grpc_web: false,
         forwarded: ByHost::default(),
+        normalization: ByHost::default(),
         routes,
     };
     let tcp = TcpBlock {

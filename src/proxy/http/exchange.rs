@@ -184,11 +184,15 @@ impl Exchange {
         serving: Option<&'a Serving>,
     ) -> Result<Option<&'a ServerBlock>, Reject> {
         websocket::arrived(&mut self.request);
-        self.head = Head::read(&snapshot.edge, &self.request)?;
+        self.head = Head::read(&self.request)?;
         let server = serving.and_then(|Serving { listener, block, .. }| {
             serving_block(listener, block, &self.head.authority)
         });
         let believing = server.or_else(|| serving.map(|serving| &*serving.block));
+        let how = believing.map_or(snapshot.edge.normalization, |block| {
+            block.normalization.of(&self.head.authority).value
+        });
+        self.head.read_path(&self.request, how)?;
         let Forwarded { proxies, client_cert } = believing
             .map_or(&*snapshot.edge.forwarded, |block| block.forwarded.of(&self.head.authority));
         let sender = self.connection.sender();
