@@ -20,8 +20,8 @@ pub fn served(set: &ResourceSet, settings: &CompileSettings) -> bool {
 fn passes_bytes(server: &Server) -> bool {
     let protocol = server.port.as_ref().map_or("", |port| port.protocol.as_str());
     let mode = server.tls.as_ref().map(|tls| tls.mode).unwrap_or_default();
-    let ends = !matches!(mode, TlsMode::Passthrough | TlsMode::AutoPassthrough);
-    !is_http(protocol) && !(ends && protocol.eq_ignore_ascii_case("HTTPS"))
+    let passes = matches!(mode, TlsMode::Passthrough | TlsMode::AutoPassthrough);
+    !is_http(protocol) && (passes || !protocol.eq_ignore_ascii_case("HTTPS"))
 }
 
 /// Tells of rules that deny streams whatever their conditions on requests say (IST0133).

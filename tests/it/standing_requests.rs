@@ -72,7 +72,7 @@ async fn answer(
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-async fn start(port: u16) -> (Site, Gateway) {
+fn start(port: u16) -> (Site, Gateway) {
     let site = Site::new();
     site.config(
         "all",
@@ -119,7 +119,7 @@ const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nfirst\n";
 async fn a_download_that_a_policy_denies_ends_before_its_next_part_and_others_go_on() {
     let source = Source::start(DOWNLOAD, "more\n").await;
     for two in [false, true] {
-        let (site, gateway) = start(source.port).await;
+        let (site, gateway) = start(source.port);
         let port = gateway.port(80);
         let mut one = ask(port, two, "/one", none()).await.unwrap().into_body();
         let mut other = ask(port, two, "/two", none()).await.unwrap().into_body();
@@ -152,7 +152,7 @@ async fn a_download_that_a_policy_denies_ends_before_its_next_part_and_others_go
 async fn an_answer_that_comes_when_a_policy_denies_it_is_not_passed_on() {
     let source = Source::start("", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nin\n").await;
     for two in [false, true] {
-        let (site, gateway) = start(source.port).await;
+        let (site, gateway) = start(source.port);
         let port = gateway.port(80);
         let asked = |path: &'static str| tokio::spawn(ask(port, two, path, none()));
         let (one, other) = (asked("/one"), asked("/two"));
@@ -174,7 +174,7 @@ async fn an_answer_that_comes_when_a_policy_denies_it_is_not_passed_on() {
 async fn an_upload_that_a_policy_denies_is_answered_though_no_more_of_it_comes() {
     let source = Source::start("", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     for two in [false, true] {
-        let (site, gateway) = start(source.port).await;
+        let (site, gateway) = start(source.port);
         let port = gateway.port(80);
         let upload = |path: &'static str| {
             let parts = iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"part")))])

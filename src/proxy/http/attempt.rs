@@ -17,7 +17,7 @@ use super::exchange::Exchange;
 use super::request_body::RequestBody;
 use crate::base::header::X_ENVOY_ATTEMPT_COUNT;
 use crate::base::host::without_port;
-use crate::decide::head::{Head, has_other_coding};
+use crate::decide::head::Head;
 use crate::decide::reject::{ConnectFailure, Reject, Tried};
 use crate::route::retry::{Failure, RetryPolicy};
 use crate::snapshot::cluster::{Cluster, Protocol};
@@ -163,9 +163,6 @@ async fn send_once(
         }
     };
     match answer {
-        Some(Ok(response)) if has_other_coding(response.headers()) => {
-            Err(Failed::Sent(Reject::UpstreamProtocol, Failure::Reset))
-        }
         Some(Ok(response)) => Ok(response),
         Some(Err(mut error)) => {
             if let Some(unsent) = error.take_message() {

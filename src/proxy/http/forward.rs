@@ -21,6 +21,7 @@ use super::{attempt, deadline, mirror, respond, upgrade};
 use crate::auth::jwt::Verdict;
 use crate::balance::hash_policy::{HashFacts, Hashed};
 use crate::base::header::{X_ENVOY_DECORATOR_OPERATION, X_ENVOY_UPSTREAM_SERVICE_TIME};
+use crate::decide::head::has_other_coding;
 use crate::decide::reject::Reject;
 use crate::decide::sanitize::{Noticed, strip_hop_by_hop};
 use crate::snapshot::Snapshot;
@@ -72,15 +73,8 @@ pub async fn forward(mut exchange: Box<Exchange>, work: Work<'_>) -> Response<Re
         deadline::within(&mut expiry, sending).await
     };
     let sent = sent.and_then(|mut sent| {
-        if let Some(tightened) = exchange.tightened() {
-            return Err(tightened);
-        }
-        if !is_framed(&sent.0, handshake.is_some()) {
-            return Err(Reject::UpstreamProtocol);
-        }
-        let switched =
-            handshake.as_ref().map(|handshake| handshake.answer(&mut sent.0)).transpose()?;
-        Ok((sent, switched.unwrap_or(false)))
+        let switched = accept(&mut exchange, &mut sent.0, handshake.as_ref())?;
+        Ok((sent, switched))
     });
     match sent {
         Ok(((mut response, lease, began), switched)) => {
@@ -144,13 +138,29 @@ fn hash(exchange: &Exchange, cluster: &Cluster) -> Hashed {
     })
 }
 
-/// Whether an answer's end is where every reader finds it: with two lengths it has two ends, and a
-/// switch of protocols that nobody asked for has none.
+/// Judges an answer's head; whether a WebSocket of HTTP/2 begins.
+fn accept(
+    exchange: &mut Exchange,
+    response: &mut Response<Incoming>,
+    handshake: Option<&Handshake>,
+) -> Result<bool, Reject> {
+    if let Some(tightened) = exchange.tightened() {
+        return Err(tightened);
+    }
+    if !is_framed(response, handshake.is_some()) {
+        return Err(Reject::UpstreamProtocol);
+    }
+    let switched = handshake.map(|handshake| handshake.answer(response)).transpose()?;
+    Ok(switched.unwrap_or(false))
+}
+
+/// Whether an answer's end is where every reader finds it: with two lengths it has two ends, in a coding
+/// of the hop nobody knows it, and a switch of protocols that nobody asked for has none.
 fn is_framed(response: &Response<Incoming>, upgrade: bool) -> bool {
     let headers = response.headers();
-    let two_lengths =
-        headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    !two_lengths && (upgrade || response.status() != StatusCode::SWITCHING_PROTOCOLS)
+    let one_end = !headers.contains_key(TRANSFER_ENCODING)
+        || !(headers.contains_key(CONTENT_LENGTH) || has_other_coding(headers));
+    one_end && (upgrade || response.status() != StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// What is kept of a request while its answer is waited for.

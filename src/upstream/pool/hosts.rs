@@ -190,8 +190,8 @@ impl<B> Hosts<B> {
             }
             let known = old.remove(&(name.clone(), tls));
             // One name that stands for no address any more goes on to mean the last one, as in Envoy.
-            let last = || known.as_ref().map(|host| host.address.borrow().clone());
-            let Some(address) = address.or_else(last) else { continue };
+            let former = || known.as_ref().map(|host| host.address.borrow().clone());
+            let Some(address) = address.or_else(former) else { continue };
             let host = known.unwrap_or_else(|| Host::new(name, address.clone(), tls));
             host.address.replace(address);
             list.push((host, member));

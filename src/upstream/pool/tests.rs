@@ -42,8 +42,8 @@ fn cluster(endpoints: Endpoints) -> Arc<Cluster> {
         tunnel: None,
         tls: UpstreamTls::Plain,
         connect_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(60),
-        tcp_idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
+        tcp_idle_timeout: Duration::from_mins(1),
         labels: Arc::default(),
     })
 }
