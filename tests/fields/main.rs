@@ -28,7 +28,7 @@ use portcullis::resources::{
     ServiceEntry, VirtualService, WorkloadEntry,
 };
 
-use world::{Told, World};
+use world::{Effect, Told, World};
 
 /// A kind with the plain fields that its type reads.
 type Kind = (&'static str, Vec<String>);
@@ -75,8 +75,14 @@ fn observe_in(world: &World, kinds: &[Kind]) -> BTreeMap<(String, String), Seen>
         let seen = all.entry((field.kind.clone(), field.pattern.clone())).or_default();
         let told = world.told(&field);
         let refused = told.iter().any(|told| told.severity == Severity::Error);
+        let honoured = || match world.effect(&field) {
+            Effect::None => false,
+            // What is told may be needed for no more than that its resource is taken.
+            Effect::Broken => told.is_empty(),
+            Effect::Other => true,
+        };
+        seen.honoured = seen.honoured || (!refused && honoured());
         seen.told.extend(told);
-        seen.honoured = seen.honoured || (!refused && world.changes_without(&field));
     }
     all
 }

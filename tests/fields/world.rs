@@ -101,6 +101,16 @@ pub(crate) struct Told {
     pub(crate) text: String,
 }
 
+/// What becomes of what is compiled without a field.
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// Its resource cannot be used.
+    Broken,
+    /// Something else.
+    Other,
+}
+
 pub(crate) struct World {
     name: String,
     documents: Vec<Value>,
@@ -157,8 +167,8 @@ impl World {
         out
     }
 
-    /// Whether what is compiled changes when the field is taken out.
-    pub(crate) fn changes_without(&self, field: &Field) -> bool {
+    /// What becomes of what is compiled when the field is taken out.
+    pub(crate) fn effect(&self, field: &Field) -> Effect {
         let mut documents = self.documents.clone();
         let (last, above) = field.pointer.split_last().unwrap();
         let mut parent = &mut documents[field.document];
@@ -172,7 +182,17 @@ impl World {
             Value::Array(items) => _ = items.remove(last.parse().unwrap()),
             other => _ = other.as_object_mut().unwrap().remove(last).unwrap(),
         }
-        observed(&run(&documents, &self.output.reuse).1) != self.seen
+        let (findings, output) = run(&documents, &self.output.reuse);
+        let errors = |findings: &[Diagnostic]| {
+            findings.iter().filter(|one| *one.code == catalog::SCHEMA_ERROR).count()
+        };
+        if observed(&output) == self.seen {
+            Effect::None
+        } else if errors(&findings) > errors(&self.findings) {
+            Effect::Broken
+        } else {
+            Effect::Other
+        }
     }
 
     /// What the findings say of the field.
