@@ -8,6 +8,7 @@ use http::{HeaderValue, Request};
 use smallvec::SmallVec;
 
 use super::head::{Head, nominated};
+use super::trusted;
 use crate::base::header::{
     CLIENT_CERT, CLIENT_CERT_CHAIN, CONTROL_PREFIX, KEEP_ALIVE, PROXY_CONNECTION,
     X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO,
@@ -192,8 +193,8 @@ impl Noticed {
 /// What was said of the addresses before, and the peer.
 fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
     let mut all = Vec::new();
-    for line in headers.get_all(X_FORWARDED_FOR) {
-        all.extend_from_slice(line.as_bytes());
+    for line in trusted::lines(headers) {
+        all.extend_from_slice(line);
         all.push(b',');
     }
     all.extend_from_slice(peer.as_bytes());
@@ -240,5 +241,27 @@ fn client_certificate(
         (SanitizeSet, Some(own)) => {
             headers.insert(X_FORWARDED_CLIENT_CERT, own.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peer_is_added_to_what_was_said_of_addresses() {
+        let check = |lines: &[&'static str], expected: &str| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
+            }
+            let peer = HeaderValue::from_static("10.0.0.1");
+            assert_eq!(forwarded_for(&headers, &peer), expected, "{lines:?}");
+        };
+        check(&["192.0.2.1, 192.0.2.2", "192.0.2.3"], "192.0.2.1, 192.0.2.2,192.0.2.3,10.0.0.1");
+        check(&[""], "10.0.0.1");
+        check(&["", "192.0.2.1", " "], "192.0.2.1,10.0.0.1");
+        // What stands in a line is the client's word.
+        check(&[",192.0.2.1"], ",192.0.2.1,10.0.0.1");
     }
 }

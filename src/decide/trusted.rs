@@ -69,10 +69,15 @@ fn outermost(blocks: &[IpNet], headers: &HeaderMap) -> Option<IpAddr> {
     client.filter(|_| elements.next().is_none())
 }
 
-/// The elements of `x-forwarded-for`, of all its lines.
+/// The lines of `x-forwarded-for` that say something: an empty one is no element, as with Envoy.
+pub(super) fn lines(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &[u8]> {
+    let lines = headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
+    lines.filter(|line| !line.trim_ascii().is_empty())
+}
+
+/// Their elements.
 fn elements(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &[u8]> {
-    let lines = headers.get_all(X_FORWARDED_FOR).into_iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+    lines(headers).flat_map(|line| line.split(|byte| *byte == b','))
 }
 
 fn address(element: &[u8]) -> Option<IpAddr> {
@@ -124,6 +129,18 @@ mod tests {
             check(&trusted, &[garbage, b"203.0.113.9"], Some("203.0.113.9"));
             check(&trusted, &[&[b"203.0.113.9,", garbage].concat()], None);
             check(&TrustedProxies::Hops(1), &[&[b"203.0.113.9,", garbage].concat()], None);
+        }
+    }
+
+    #[test]
+    fn an_empty_line_is_no_element() {
+        let trusted = blocks(&["10.0.0.0/8"]);
+        for empty in [&b""[..], b" ", b"\t "] {
+            for lines in [[b"203.0.113.9", empty], [empty, b"203.0.113.9"]] {
+                check(&trusted, &lines, Some("203.0.113.9"));
+                check(&TrustedProxies::Hops(1), &lines, Some("203.0.113.9"));
+            }
+            check(&trusted, &[empty], None);
         }
     }
 

@@ -59,6 +59,17 @@ async fn requests_of_both_versions_reach_the_backend_as_istio_sends_them() {
 }
 
 #[tokio::test]
+async fn an_empty_x_forwarded_for_is_no_address() {
+    let (site, _backend, gateway) = shop(&to("echo")).await;
+    for alpn in ["h2", "http/1.1"] {
+        let config = tls(&site.edge, None, &[alpn]);
+        let mut http = Http::secure(&config, gateway.port(443), "a.com").await;
+        let reply = http.ask("https://a.com/", &[("x-forwarded-for", "")]).await;
+        assert_eq!(reply.json()["headers"]["x-forwarded-for"], "127.0.0.1", "{alpn}");
+    }
+}
+
+#[tokio::test]
 async fn unknown_hosts_and_paths_get_404_and_foreign_hosts_421() {
     let (site, _backend, gateway) =
         shop("  http: [{match: [{uri: {prefix: /in/}}], route: [{destination: {host: echo.shop.internal}}]}]\n").await;
