@@ -17,8 +17,8 @@ use crate::base::file::FileBytes;
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::resources::core::Secret;
 use crate::resources::{Resource, ResourceSet};
-use crate::tls::material::Material;
-use crate::tls::revocation::Crls;
+use crate::tls::material::{Material, MaterialError};
+use crate::tls::revocation::{CrlError, Crls};
 use crate::tls::roots::Roots;
 
 use super::files::{FileStore, ReadError, credential_name, folders};
@@ -79,11 +79,13 @@ impl<'a> Parts<'a> {
         Ok(self.part(key)?.filter(|content| !content.bytes.is_empty()))
     }
 
-    /// Where a part is written.
+    /// Where a part stands, for who is to mend it.
     fn place(&self, key: &str) -> String {
         match self {
-            Self::Secret(secret) => format!("{key} of {}", secret.origin("")),
-            Self::Folder(folder, _) => folder.join(key).display().to_string(),
+            Self::Secret(secret) => {
+                format!("{key} of {} {}", secret.id, secret.location(""))
+            }
+            Self::Folder(folder, _) => shown(&folder.join(key)),
         }
     }
 
@@ -134,11 +136,7 @@ impl<'a> Credentials<'a> {
         KnownCredentials { materials: self.read.into_inner(), identity }
     }
 
-    fn parse(
-        &self,
-        chain: Content<'_>,
-        key: Content<'_>,
-    ) -> Result<Arc<Material>, CredentialError> {
+    fn parse(&self, chain: Content<'_>, key: Content<'_>) -> Result<Arc<Material>, MaterialError> {
         let mut hasher = Hasher::default();
         hasher.part(chain.fingerprint().as_bytes()).part(key.fingerprint().as_bytes());
         let fingerprint = hasher.finish();
@@ -154,11 +152,18 @@ impl<'a> Credentials<'a> {
     /// Chain and key of a credential.
     pub fn material(&self, written: &str) -> Result<Arc<Material>, CredentialError> {
         let (name, parts) = self.find(written)?;
-        let (cert, key) = match (parts.filled("cert")?, parts.filled("key")?) {
-            (Some(cert), Some(key)) => (cert, key),
-            _ => (parts.needed(name, "tls.crt")?, parts.needed(name, "tls.key")?),
+        let (cert, key, [of_cert, of_key]) = match (parts.filled("cert")?, parts.filled("key")?) {
+            (Some(cert), Some(key)) => (cert, key, ["cert", "key"]),
+            _ => {
+                let names = ["tls.crt", "tls.key"];
+                let [cert, key] = names.map(|key| parts.needed(name, key));
+                (cert?, key?, names)
+            }
         };
-        self.parse(cert, key)
+        self.parse(cert, key).map_err(|why| {
+            let place = parts.place(if why.is_of_key() { of_key } else { of_cert });
+            CredentialError::Material { place, why }
+        })
     }
 
     /// The CA that goes with a credential: of `NAME-cacert`, else of the credential itself.
@@ -180,14 +185,17 @@ impl<'a> Credentials<'a> {
 
     fn ca_of(&self, name: &str, parts: &Parts<'a>) -> Result<(Roots, Crls), CredentialError> {
         // An emptied list is no list that revokes nothing: reading it fails.
-        let (ca, key) = match parts.filled("cacert")? {
-            Some(ca) => (ca, "crl"),
-            None => (parts.needed(name, "ca.crt")?, "ca.crl"),
+        let (ca, [of_ca, of_crl]) = match parts.filled("cacert")? {
+            Some(ca) => (ca, ["cacert", "crl"]),
+            None => (parts.needed(name, "ca.crt")?, ["ca.crt", "ca.crl"]),
         };
-        let crl = parts.part(key)?;
-        let roots = Roots::parse(ca.bytes)?;
-        let crls = match crl {
-            Some(crl) => self.crls(name, crl, &parts.place(key), &roots)?,
+        let unusable = |why| CredentialError::Roots { place: parts.place(of_ca), why };
+        let roots = Roots::parse(ca.bytes).map_err(unusable)?;
+        let crls = match parts.part(of_crl)? {
+            Some(crl) => {
+                let unusable = |why| CredentialError::Crl { place: parts.place(of_crl), why };
+                self.crls(name, crl, &roots).map_err(unusable)?
+            }
             None => Crls::default(),
         };
         Ok((roots, crls))
@@ -195,30 +203,40 @@ impl<'a> Credentials<'a> {
 
     /// Chain and key from two files.
     pub fn material_files(&self, cert: &str, key: &str) -> Result<Arc<Material>, CredentialError> {
-        self.parse(self.file(cert.as_ref())?, self.file(key.as_ref())?)
+        let (cert, key): (&Path, &Path) = (cert.as_ref(), key.as_ref());
+        self.pair(cert, key)
+    }
+
+    fn pair(&self, cert: &Path, key: &Path) -> Result<Arc<Material>, CredentialError> {
+        self.parse(self.file(cert)?, self.file(key)?).map_err(|why| {
+            let place = shown(if why.is_of_key() { key } else { cert });
+            CredentialError::Material { place, why }
+        })
     }
 
     /// A CA from a file.
     pub fn roots_file(&self, path: &str) -> Result<Roots, CredentialError> {
-        Ok(Roots::parse(self.file(path.as_ref())?.bytes)?)
+        self.roots_at(path.as_ref())
+    }
+
+    fn roots_at(&self, path: &Path) -> Result<Roots, CredentialError> {
+        let unusable = |why| CredentialError::Roots { place: shown(path), why };
+        Roots::parse(self.file(path)?.bytes).map_err(unusable)
     }
 
     /// Revocation lists of a CA from a file (`caCrl`); none without a path.
     pub fn crl_file(&self, path: &str, roots: &Roots) -> Result<Crls, CredentialError> {
         match path {
             "" => Ok(Crls::default()),
-            path => self.crls(path, self.file(path.as_ref())?, path, roots),
+            path => {
+                let unusable = |why| CredentialError::Crl { place: shown(path.as_ref()), why };
+                self.crls(path, self.file(path.as_ref())?, roots).map_err(unusable)
+            }
         }
     }
 
-    fn crls(
-        &self,
-        name: &str,
-        content: Content<'_>,
-        place: &str,
-        roots: &Roots,
-    ) -> Result<Crls, CredentialError> {
-        let crls = parse_lists(content, place)?;
+    fn crls(&self, name: &str, content: Content<'_>, roots: &Roots) -> Result<Crls, CrlError> {
+        let crls = Crls::parse(content.bytes)?;
         let left_out = roots.left_out(&crls).map(ToOwned::to_owned).collect();
         self.note(name, &crls, left_out);
         Ok(crls)
@@ -254,20 +272,21 @@ impl<'a> Credentials<'a> {
     }
 
     fn file(&self, path: &Path) -> Result<Content<'a>, CredentialError> {
-        let shown = || path.display().to_string();
+        let display = || path.display().to_string();
         match self.files.file(path) {
             Some(Ok(file)) => Ok(Content::of(file)),
-            Some(Err(error)) => Err(CredentialError::File { path: shown(), source: error.clone() }),
+            Some(Err(error)) => {
+                Err(CredentialError::File { path: display(), source: error.clone() })
+            }
             None => {
-                Err(CredentialError::Incomplete { name: shown(), key: "content: no such file" })
+                Err(CredentialError::Incomplete { name: display(), key: "content: no such file" })
             }
         }
     }
 }
 
-fn parse_lists(content: Content<'_>, place: &str) -> Result<Crls, CredentialError> {
-    let unusable = |source| CredentialError::Crl { place: place.to_owned(), source };
-    Crls::parse(content.bytes).map_err(unusable)
+fn shown(path: &Path) -> String {
+    format!("\"{}\"", path.display())
 }
 
 #[cfg(test)]
@@ -338,20 +357,29 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_cannot_be_used_is_told_with_its_place() {
-        let edge = Authority::new("edge");
-        let roots = |c: &Credentials<'_>| c.roots("web");
-        let files = [("certs/web/ca.crt", edge.pem()), ("certs/web/ca.crl", "x")];
-        let error = check(&files, "", roots).unwrap_err();
-        assert!(error.starts_with("\"certs/web/ca.crl\" cannot be used: "), "{error}");
-        let secret = format!(
-            "\n\napiVersion: v1\nkind: Secret\nmetadata: {{name: web, namespace: \
-             istio-system}}\nstringData: {{cacert: {:?}, crl: x}}\n",
-            edge.pem()
-        );
-        let error = check(&[], &secret, roots).unwrap_err();
-        let place = "\"crl of Secret istio-system/web a.yaml:3\" cannot be used: ";
+    fn what_cannot_be_read_is_named_with_its_place() {
+        let authority = Authority::new("edge");
+        let (leaf, other) = (authority.leaf(&["a.com"], 1), authority.leaf(&["a.com"], 2));
+        let web = |c: &Credentials<'_>| c.material("web");
+        for (chain, key, place) in [
+            ("x", leaf.key.as_str(), "\"certs/web/tls.crt\": "),
+            (leaf.chain.as_str(), "x", "\"certs/web/tls.key\": there is no private key block"),
+            (&leaf.chain, &other.key, "\"certs/web/tls.key\": the private key does not belong"),
+        ] {
+            let files = [("certs/web/tls.crt", chain), ("certs/web/tls.key", key)];
+            let error = check(&files, "", web).unwrap_err();
+            assert!(error.starts_with(place), "{error}");
+        }
+        let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: web, namespace: \
+                      istio-system}\nstringData: {cert: x, key: x, cacert: x}\n";
+        let error = check(&[], secret, web).unwrap_err();
+        let place = "cert of Secret istio-system/web a.yaml:2:1: there is no ";
         assert!(error.starts_with(place), "{error}");
+        let error = check(&[], secret, |c| c.roots("web")).unwrap_err();
+        assert!(error.starts_with("cacert of Secret istio-system/web a.yaml:2:1: "), "{error}");
+        let files = [("f/ca.pem", authority.pem()), ("f/crl.pem", "x")];
+        let error = check(&files, "", |c| c.crl_file("f/crl.pem", &c.roots_file("f/ca.pem")?));
+        assert!(error.as_ref().is_err_and(|e| e.starts_with("\"f/crl.pem\": ")), "{error:?}");
     }
 
     #[test]

@@ -59,6 +59,19 @@ pub enum MaterialError {
     },
 }
 
+impl MaterialError {
+    /// Whether it is the key's fault rather than the chain's.
+    pub fn is_of_key(&self) -> bool {
+        match self {
+            Self::NoKey | Self::UnreadableKey | Self::EncryptedKey | Self::Mismatch { .. } => true,
+            Self::TooLarge
+            | Self::NoCertificate
+            | Self::UnreadableCertificate { .. }
+            | Self::LeafNotFirst { .. } => false,
+        }
+    }
+}
+
 /// Something an operator should know about material that is nonetheless served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {

@@ -73,19 +73,28 @@ pub enum CredentialError {
     #[error("the mesh identity in \"{0}\" has expired")]
     IdentityExpired(String),
     /// Chain and key do not serve.
-    #[error(transparent)]
-    Material(#[from] MaterialError),
-    /// The CA bundle does not serve.
-    #[error(transparent)]
-    Roots(#[from] RootsError),
-    /// A revocation list does not serve.
-    #[error("\"{place}\" cannot be used")]
-    Crl {
-        /// Its file, or its key and Secret.
+    #[error("{place}: {why}")]
+    Material {
+        /// Where the one stands that is to be mended.
         place: String,
         /// Why.
-        #[source]
-        source: CrlError,
+        why: MaterialError,
+    },
+    /// The CA bundle does not serve.
+    #[error("{place}: {why}")]
+    Roots {
+        /// Where it stands.
+        place: String,
+        /// Why.
+        why: RootsError,
+    },
+    /// The revocation list does not serve.
+    #[error("{place}: {why}")]
+    Crl {
+        /// Where it stands.
+        place: String,
+        /// Why.
+        why: CrlError,
     },
 }
 
@@ -93,10 +102,8 @@ impl CredentialError {
     /// The error and its causes on one line.
     pub fn explain(&self) -> String {
         match std::error::Error::source(self) {
-            Some(source) if !matches!(self, Self::Material(_) | Self::Roots(_)) => {
-                format!("{self}: {source}")
-            }
-            _ => self.to_string(),
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::tls::material::Material;
 use crate::tls::revocation::Crls;
 use crate::tls::roots::Roots;
 
-use super::{CredentialError, Credentials, parse_lists};
+use super::{CredentialError, Credentials, shown};
 use crate::compile::files::{IDENTITY_CHAIN, IDENTITY_KEY, IDENTITY_ROOT};
 use crate::compile::findings::Findings;
 use crate::compile::server_tls;
@@ -112,10 +112,9 @@ impl Credentials<'_> {
         {
             return Err(CredentialError::IdentityAwaited(folder.display().to_string()));
         }
-        let cert = self.file(&folder.join(IDENTITY_CHAIN))?;
-        let key = self.file(&folder.join(IDENTITY_KEY))?;
-        let roots = Roots::parse(self.file(&folder.join(IDENTITY_ROOT))?.bytes)?;
-        Ok((self.parse(cert, key)?, roots))
+        let roots = self.roots_at(&folder.join(IDENTITY_ROOT));
+        let pair = self.pair(&folder.join(IDENTITY_CHAIN), &folder.join(IDENTITY_KEY));
+        Ok((pair?, roots?))
     }
 
     /// Revocation lists of the mesh, which need not be there. A file of their own is empty until Istio is
@@ -128,8 +127,8 @@ impl Credentials<'_> {
                 Ok(Crls::default())
             }
             Some(_) => {
-                let place = path.display().to_string();
-                let crls = parse_lists(self.file(&path)?, &place)?.incomplete();
+                let unusable = |why| CredentialError::Crl { place: shown(&path), why };
+                let crls = Crls::parse(self.file(&path)?.bytes).map_err(unusable)?.incomplete();
                 self.note_mesh(&crls);
                 Ok(crls)
             }

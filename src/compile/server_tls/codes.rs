@@ -21,12 +21,12 @@ pub(in crate::compile) fn finding_code(finding: &Finding) -> &'static Code {
 pub fn code(error: &CredentialError) -> &'static Code {
     match error {
         CredentialError::Missing { .. } => &catalog::REFERENCE_NOT_FOUND,
-        CredentialError::Material(MaterialError::Mismatch { .. }) => &catalog::KEY_MISMATCH,
-        CredentialError::Material(
-            MaterialError::NoKey | MaterialError::UnreadableKey | MaterialError::EncryptedKey,
-        ) => &catalog::KEY_UNREADABLE,
-        CredentialError::Material(_) => &catalog::CERTIFICATE_UNREADABLE,
-        CredentialError::Roots(_) | CredentialError::Crl { .. } => &catalog::CA_UNREADABLE,
+        CredentialError::Material { why: MaterialError::Mismatch { .. }, .. } => {
+            &catalog::KEY_MISMATCH
+        }
+        CredentialError::Material { why, .. } if why.is_of_key() => &catalog::KEY_UNREADABLE,
+        CredentialError::Material { .. } => &catalog::CERTIFICATE_UNREADABLE,
+        CredentialError::Roots { .. } | CredentialError::Crl { .. } => &catalog::CA_UNREADABLE,
         CredentialError::IdentityAwaited(_) => &catalog::IDENTITY_AWAITED,
         CredentialError::IdentityExpired(_) => &catalog::CERTIFICATE_EXPIRED,
         CredentialError::Pins(_)
