@@ -65,7 +65,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce()) -> anyhow::Result<()> {
     )?;
     let access_log = Arc::new(access_log);
     let runtime = control_runtime()?;
-    let ports = Ports::open(settings)?;
+    let ports = Ports::open(&settings.inputs.own_ports)?;
     let mut signals = Signals::new(&runtime)?;
 
     let cell = SnapshotCell::default();
@@ -144,7 +144,8 @@ fn key_engine(settings: &Settings, runtime: &Handle, metrics: &Arc<Metrics>) -> 
 
 /// What asks the application on kubelet's behalf, where there is something to ask.
 fn prober(settings: &Settings) -> anyhow::Result<Option<Prober>> {
-    let (Role::Sidecar(ports), Some(status)) = (&settings.inputs.role, settings.status) else {
+    let inputs = &settings.inputs;
+    let (Role::Sidecar(ports), Some(status)) = (&inputs.role, inputs.own_ports.status) else {
         return Ok(None);
     };
     if settings.probes.is_empty() {
@@ -196,8 +197,12 @@ impl Stop<'_> {
             }
             name = signals.next() => name,
         };
-        let open = self.metrics.open_connections();
-        tracing::warn!(why, connections = open, "connections that were still open are cut");
+        match self.metrics.open_connections() {
+            0 => tracing::info!(why, "stopped; no connection was open"),
+            open => {
+                tracing::warn!(why, connections = open, "connections that were still open are cut");
+            }
+        }
         workers.send(|| Command::Cut);
     }
 }
@@ -265,6 +270,7 @@ fn compile_settings(
         locality: inputs.locality.as_ref().map_or_else(String::new, ToString::to_string),
         bind: inputs.bind,
         port_map: inputs.port_map.iter().copied().collect(),
+        own_ports: inputs.own_ports.clone(),
         certs: inputs.certs.clone(),
         identity: match &inputs.identity {
             IdentitySource::Folder(folder) => folder.clone(),

@@ -18,13 +18,16 @@ mod values;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use values::{Inbound, PortMap};
+use crate::compile::settings::OwnPorts;
+
+use values::{Inbound, Listen, PortMap};
 
 /// The command line as given.
 #[derive(Debug, Parser)]
@@ -74,6 +77,11 @@ impl Cli {
             let message = format!("--inbound listens twice at {place}; keep one of them\n");
             return Err(command.error(ErrorKind::ArgumentConflict, message));
         }
+        if let Some((place, flag)) = taken_by_own(&matches) {
+            let message =
+                format!("--inbound listens at {place}, where {flag} is; move one of them\n");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
         if let Some(from) = mapped_twice(&matches) {
             let message = format!("--port-map names port {from} twice; keep one of them\n");
             return Err(command.error(ErrorKind::ArgumentConflict, message));
@@ -99,6 +107,17 @@ fn taken_twice(matches: &clap::ArgMatches) -> Option<String> {
     places.find(|place| !seen.insert(place.clone()))
 }
 
+/// A place where `--inbound` listens and a port of the program's own is, with its flag.
+fn taken_by_own(matches: &clap::ArgMatches) -> Option<(String, &'static str)> {
+    let (_, command) = matches.subcommand()?;
+    let inbound = command.try_get_many::<Inbound>("inbound").ok()??;
+    let own = |name| command.try_get_one::<Listen>(name).ok()?.and_then(|listen| listen.0);
+    let own = OwnPorts { status: own("status"), metrics: own("metrics"), admin: own("admin") };
+    let bind = command.try_get_one::<IpAddr>("bind").ok()?.copied();
+    let mut places = inbound.map(|port| port.listen(bind));
+    places.find_map(|place| own.at(&place).map(|(flag, _)| (place.to_string(), flag)))
+}
+
 /// Runs the command and says how the process ends.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
@@ -118,6 +137,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("sidecar", sidecar::defaults)
+        .mut_subcommand("demo", demo::defaults)
         .mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env_values(true)))
 }
 
@@ -305,5 +325,9 @@ mod tests {
         refuses("portcullis sidecar", "--inbound");
         refuses("portcullis sidecar --inbound 8080", "15006=8080");
         refuses("portcullis sidecar --inbound 1=2 --inbound 1=3", "twice");
+        refuses("portcullis sidecar --inbound 15021=2", "where --status is");
+        refuses("portcullis check --inbound 127.0.0.1:7=2 --metrics [::]:7", "where --metrics is");
+        assert!(parse("portcullis sidecar --inbound 15021=2 --status off").is_ok());
+        assert!(parse("portcullis sidecar --inbound 15000=2 --bind 10.0.0.1").is_ok());
     }
 }

@@ -97,6 +97,14 @@ impl Diagnostic {
         self
     }
 
+    /// The whole of it on one line, as far as it is known: what, of which resource, where, and what to do.
+    pub fn brief(&self) -> String {
+        let resource = self.resource.as_ref().map(|id| format!("; {id}"));
+        let place = self.location.as_ref().map(|place| format!(" {place}"));
+        let (resource, place) = (resource.unwrap_or_default(), place.unwrap_or_default());
+        format!("{}{resource}{place}; {}", self.message, self.help)
+    }
+
     /// Raises or lowers the severity.
     #[must_use]
     pub fn severity(mut self, severity: Severity) -> Self {

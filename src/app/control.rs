@@ -17,7 +17,7 @@ use crate::net::listener::BindError;
 use crate::reload::{Loaded, Loader, RootError};
 use crate::snapshot::Snapshot;
 use crate::snapshot::cell::SnapshotCell;
-use crate::snapshot::listener::ListenAddress;
+use crate::snapshot::listener::{Listener, Written};
 use crate::source::watch::{Wake, Watch};
 use crate::telemetry::config::{ReloadResult, ReloadSample};
 use crate::telemetry::keys::{CertificateExpiry, JwksMetrics};
@@ -27,7 +27,7 @@ use crate::upstream::resolve::{Addresses, Resolver};
 
 use super::identity::IdentityLife;
 use super::key_sets;
-use super::workers::Workers;
+use super::workers::{Fresh, Workers};
 
 /// Findings written to the program's log for one load.
 const LOGGED_FINDINGS: usize = 50;
@@ -71,8 +71,21 @@ pub(super) struct Control {
 pub(super) enum StartError {
     #[error(transparent)]
     Root(#[from] RootError),
-    #[error(transparent)]
-    Bind(BindError),
+    #[error("nothing can be served: {}{}", one.brief(), more(*others))]
+    Unbound {
+        /// Of the first listener.
+        one: Box<Diagnostic>,
+        /// How many are like it.
+        others: usize,
+    },
+}
+
+/// What else there is, at the end of a sentence.
+fn more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(" ({others} more; each is told above)"),
+    }
 }
 
 impl Control {
@@ -95,14 +108,20 @@ impl Control {
         if failed { self.workers } else { self.follow(watch) }
     }
 
-    /// The first load. A listener that cannot be bound ends the start.
+    /// The first load. It ends the start that there are listeners and none can be bound.
     fn first(&mut self) -> Result<(), StartError> {
         let started = Instant::now();
         if let Some(loaded) = self.load()? {
-            let errors = self.publish(loaded, started);
-            if let Some(error) = errors.into_iter().next() {
-                return Err(StartError::Bind(error));
+            let bound = Bound::of(&self.workers, &loaded.output.snapshot);
+            if let (true, [one, others @ ..]) = (bound.fresh.is_empty(), &*bound.failed) {
+                log_findings(&loaded.diagnostics);
+                log_findings(others);
+                return Err(StartError::Unbound {
+                    one: Box::new(one.clone()),
+                    others: others.len(),
+                });
             }
+            self.publish(loaded, bound, started);
         }
         self.let_go();
         memory::give_back();
@@ -151,9 +170,8 @@ impl Control {
     fn reload(&mut self, seen: Instant) {
         match self.load() {
             Ok(Some(loaded)) => {
-                for error in self.publish(loaded, seen) {
-                    tracing::error!(%error, "a listener is not served; it is tried again");
-                }
+                let bound = Bound::of(&self.workers, &loaded.output.snapshot);
+                self.publish(loaded, bound, seen);
                 self.let_go();
             }
             Ok(None) => tracing::debug!("the files hold what is live already"),
@@ -165,40 +183,33 @@ impl Control {
         memory::give_back();
     }
 
-    /// Binds, publishes and hands over, in this order, so that no connection meets a socket without
-    /// its configuration. Readiness goes before the identity does, and comes after it.
-    fn publish(&mut self, loaded: Loaded, since: Instant) -> Vec<BindError> {
-        let Loaded { output, diagnostics } = loaded;
+    /// Publishes, then hands over what was bound, so that no connection meets a socket without its
+    /// configuration. Readiness goes before the identity does, and comes after it.
+    fn publish(&mut self, loaded: Loaded, bound: Bound, since: Instant) {
+        let Loaded { output, mut diagnostics } = loaded;
         let identity = output.identity().cloned();
         if identity.is_none() {
             self.identity.update(None, unix_seconds());
         }
         let Output { snapshot, certificates, key_sources, token_parameters, .. } = output;
         let snapshot = Arc::new(snapshot);
-        let (fresh, failed) = self.workers.bind(&snapshot);
-        if self.generation == Generation(0) && !failed.is_empty() {
-            log_findings(&diagnostics);
-            return failed.into_iter().map(|(_, error)| error).collect();
-        }
         self.access_log.set_token_parameters(token_parameters);
         self.retired.push(self.cell.load());
         self.cell.publish(snapshot.clone());
-        self.workers.adopt(fresh, &snapshot);
+        self.workers.adopt(bound.fresh, &snapshot);
         self.identity.update(identity.as_ref(), unix_seconds());
         self.jwks.update(&key_sources);
         let written_keys = key_sets::measured(&self.metrics, &snapshot);
         self.names = snapshot.names().map(|name| self.resolver.addresses(name)).collect();
         self.generation = snapshot.generation;
-        self.unbound = !failed.is_empty();
+        self.unbound = !bound.failed.is_empty();
         self.metrics.set_certificates(certificates.iter().map(expiry).collect());
-        let mut diagnostics = diagnostics;
-        diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
+        diagnostics.extend(bound.failed.into_iter().map(tried_again));
         let counts = count(&diagnostics);
         log_findings(&diagnostics);
         *self.report() = Report { diagnostics, certificates, _written_keys: written_keys };
         self.sample(ReloadResult::Published, since, counts);
         log_published(&snapshot, since, counts);
-        failed.into_iter().map(|(_, error)| error).collect()
     }
 
     /// Frees former snapshots that nobody looks at any more.
@@ -217,7 +228,7 @@ impl Control {
             return;
         }
         let snapshot = self.cell.load();
-        let (fresh, failed) = self.workers.bind(&snapshot);
+        let Bound { fresh, failed } = Bound::of(&self.workers, &snapshot);
         if fresh.is_empty() {
             return;
         }
@@ -229,7 +240,7 @@ impl Control {
         let mut report = self.report();
         let diagnostics = &mut report.diagnostics;
         diagnostics.retain(|finding| *finding.code != catalog::PORT_NOT_BOUND);
-        diagnostics.extend(failed.iter().map(|failure| not_bound(&snapshot, failure)));
+        diagnostics.extend(failed.into_iter().map(tried_again));
         let (errors, warnings) = count(diagnostics);
         drop(report);
         self.metrics.diagnostics(errors, warnings);
@@ -253,16 +264,34 @@ impl Control {
     }
 }
 
-fn not_bound(snapshot: &Snapshot, (address, error): &(ListenAddress, BindError)) -> Diagnostic {
-    let finding = Diagnostic::new(&catalog::PORT_NOT_BOUND, error.to_string())
-        .help("free the address; binding is tried again");
-    let listener = snapshot.listeners.iter().find(|listener| listener.address == *address);
-    match listener.and_then(|listener| listener.origin.clone()) {
-        Some(origin) => {
-            finding.at(Location::new(origin.file, origin.line, 1)).resource(origin.resource)
-        }
+/// What came of binding the listeners of a snapshot that nobody listens at yet.
+struct Bound {
+    fresh: Fresh,
+    /// Why the others are not served.
+    failed: Vec<Diagnostic>,
+}
+
+impl Bound {
+    fn of(workers: &Workers, snapshot: &Snapshot) -> Self {
+        let (fresh, failed) = workers.bind(snapshot);
+        Self { fresh, failed: failed.into_iter().map(not_bound).collect() }
+    }
+}
+
+fn not_bound((listener, error): (&Listener, BindError)) -> Diagnostic {
+    let finding = Diagnostic::new(&catalog::PORT_NOT_BOUND, error.what()).help(error.advice());
+    match listener.written.clone() {
+        Some(Written { origin, column, field }) => finding
+            .at(Location::new(origin.file, origin.line, column))
+            .resource(origin.resource)
+            .field(field),
         None => finding,
     }
+}
+
+fn tried_again(finding: Diagnostic) -> Diagnostic {
+    let help = format!("{}; binding is tried again", finding.help);
+    finding.help(help)
 }
 
 /// Seconds since 1970.

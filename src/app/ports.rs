@@ -10,6 +10,7 @@ use crate::admin::metrics;
 use crate::admin::router::{self, AdminHooks};
 use crate::admin::server::{Handler, serve};
 use crate::admin::status::{self, Readiness};
+use crate::compile::settings::OwnPorts;
 use crate::diag::render;
 use crate::explain::{Question, explain};
 use crate::probe::Prober;
@@ -23,7 +24,6 @@ use crate::upstream::jwks::JwksEngine;
 use super::control::{SharedReport, unix_seconds};
 use super::endpoint_states::EndpointStates;
 use super::key_sets;
-use super::settings::Settings;
 use super::workers::Commands;
 
 /// A port of our own that cannot be opened.
@@ -46,11 +46,11 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Opens them, so that a port in use is told before anything is served.
-    pub(super) fn open(settings: &Settings) -> Result<Self, PortError> {
+    pub(super) fn open(own: &OwnPorts) -> Result<Self, PortError> {
         Ok(Self {
-            status: open("--status", settings.status)?,
-            metrics: open("--metrics", settings.metrics)?,
-            admin: open("--admin", settings.admin)?,
+            status: open("--status", own.status)?,
+            metrics: open("--metrics", own.metrics)?,
+            admin: open("--admin", own.admin)?,
         })
     }
 

@@ -4,12 +4,12 @@
 //! means that the operator did not say, so that the mesh configuration may.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::compile::settings::Role;
+use crate::compile::settings::{OwnPorts, Role};
 use crate::identity::IdentitySource;
 use crate::probe::Probes;
 use crate::telemetry::logs::LogsFormat;
@@ -38,6 +38,8 @@ pub struct Inputs {
     pub bind: Option<IpAddr>,
     /// Pairs of the port that a Gateway names and the port that is bound instead.
     pub port_map: Vec<(u16, u16)>,
+    /// Ports of the program's own, which no server can have.
+    pub own_ports: OwnPorts,
     /// Namespace this gateway runs in.
     pub namespace: String,
     /// Namespace whose policies apply everywhere (`MeshConfig.rootNamespace`).
@@ -63,12 +65,6 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// What is asked of the application on kubelet's behalf, at the health port.
     pub probes: Probes,
-    /// Health port; `None` is off.
-    pub status: Option<SocketAddr>,
-    /// Metrics port; `None` is off.
-    pub metrics: Option<SocketAddr>,
-    /// Admin port; `None` is off.
-    pub admin: Option<SocketAddr>,
     /// Access log; `None` leaves it to `MeshConfig.accessLogEncoding`, then to text.
     pub access_log: Option<AccessLogFormat>,
     /// Folder for what survives a restart; `None` is off.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::net::listener::{BindError, bind, bind_any, bind_unix, explained};
 use crate::proxy::worker::{self, Command, Parts, Socket};
 use crate::snapshot::Snapshot;
-use crate::snapshot::listener::ListenAddress;
+use crate::snapshot::listener::{ListenAddress, Listener};
 
 /// Commands waiting for one worker.
 const QUEUE: usize = 4096;
@@ -53,7 +53,10 @@ impl Workers {
     }
 
     /// Binds what a snapshot listens on and nobody listens on yet.
-    pub(super) fn bind(&self, snapshot: &Snapshot) -> (Fresh, Vec<(ListenAddress, BindError)>) {
+    pub(super) fn bind<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> (Fresh, Vec<(&'s Listener, BindError)>) {
         let mut fresh = Fresh::new();
         let mut failed = Vec::new();
         for listener in &snapshot.listeners {
@@ -65,7 +68,7 @@ impl Workers {
                 Ok(sockets) => {
                     fresh.insert(address.clone(), sockets);
                 }
-                Err(error) => failed.push((address.clone(), error)),
+                Err(error) => failed.push((&**listener, error)),
             }
         }
         (fresh, failed)

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{self, Inbound, Labels, PortMap};
+use super::values::{self, Inbound, Labels, Listen, PortMap};
 use crate::app::settings::{Inputs, Locality};
-use crate::compile::settings::{InboundPort, Role};
+use crate::compile::settings::{InboundPort, OwnPorts, Role};
 use crate::identity::IdentitySource;
 
 /// What is loaded, and as whom: the same flags for every command that compiles the configuration.
@@ -125,6 +125,9 @@ pub(super) struct InputArgs {
         help_heading = LISTENERS
     )]
     port_map: Vec<PortMap>,
+
+    #[command(flatten)]
+    own_ports: OwnPortArgs,
 }
 
 impl InputArgs {
@@ -156,12 +159,53 @@ impl InputArgs {
             mesh_networks: self.mesh_networks.clone(),
             bind: self.bind,
             port_map: self.port_map.iter().map(|map| (map.from, map.to)).collect(),
+            own_ports: self.own_ports.addresses(),
             namespace: self.namespace.clone(),
             root_namespace: self.root_namespace.clone(),
             labels: self.labels.0.clone(),
             trust_domain: self.trust_domain.clone(),
             locality: self.locality.clone(),
         }
+    }
+}
+
+/// Ports of the program's own, which no server can have.
+#[derive(Clone, Debug, Args)]
+struct OwnPortArgs {
+    /// Health port: /healthz/ready and /healthz/live; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_STATUS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15021",
+        help_heading = PORTS
+    )]
+    status: Listen,
+
+    /// Metrics port: /stats/prometheus and /metrics; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_METRICS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15090",
+        help_heading = PORTS
+    )]
+    metrics: Listen,
+
+    /// Admin port: what is loaded, diagnostics, log level, drain; or off
+    #[arg(
+        long,
+        env = "PORTCULLIS_ADMIN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15000",
+        help_heading = PORTS
+    )]
+    admin: Listen,
+}
+
+impl OwnPortArgs {
+    fn addresses(&self) -> OwnPorts {
+        OwnPorts { status: self.status.0, metrics: self.metrics.0, admin: self.admin.0 }
     }
 }
 
@@ -199,3 +243,4 @@ impl RoleArgs {
 const WHAT: &str = "What is loaded";
 const WHO: &str = "Who this gateway is";
 pub(super) const LISTENERS: &str = "Listeners";
+pub(super) const PORTS: &str = "Ports of its own";

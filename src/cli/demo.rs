@@ -44,6 +44,13 @@ impl DemoArgs {
     }
 }
 
+/// The definition, whose own ports are on this machine only, too.
+pub(super) fn defaults(command: clap::Command) -> clap::Command {
+    command
+        .mut_arg("status", |arg| arg.default_value("127.0.0.1:15021"))
+        .mut_arg("metrics", |arg| arg.default_value("127.0.0.1:15090"))
+}
+
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings();
     let inputs = &settings.inputs;
@@ -131,30 +138,30 @@ Exit codes:
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{Args as _, FromArgMatches as _};
 
     use super::*;
 
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: DemoArgs,
-    }
-
-    fn check(flags: &str, bind: &str, port_map: &[(u16, u16)]) {
+    fn check(flags: &str, bind: &str, port_map: &[(u16, u16)], own: &[&str]) {
         let line = format!("demo {flags}");
-        let inputs = Only::try_parse_from(line.split_whitespace()).unwrap().args.settings().inputs;
+        let command = defaults(DemoArgs::augment_args(clap::Command::new("demo")));
+        let matches = command.try_get_matches_from(line.split_whitespace()).unwrap();
+        let inputs = DemoArgs::from_arg_matches(&matches).unwrap().settings().inputs;
         assert_eq!(inputs.bind, bind.parse().ok(), "{flags}");
         assert_eq!(inputs.port_map, port_map, "{flags}");
+        let found: Vec<_> = inputs.own_ports.each().map(|(_, own)| own.to_string()).collect();
+        assert_eq!(found, own, "{flags}");
     }
 
     #[test]
     fn it_stays_on_this_machine_and_off_privileged_ports() {
-        check("", "127.0.0.1", &[(80, 8080), (443, 8443)]);
+        let own = ["127.0.0.1:15021", "127.0.0.1:15090", "127.0.0.1:15000"];
+        check("", "127.0.0.1", &[(80, 8080), (443, 8443)], &own);
     }
 
     #[test]
     fn flags_win_over_its_own_defaults() {
-        check("--bind ::1 --port-map 443=1443", "::1", &[(443, 1443)]);
+        let flags = "--bind ::1 --port-map 443=1443 --status 0.0.0.0:1 --metrics off --admin off";
+        check(flags, "::1", &[(443, 1443)], &["0.0.0.0:1"]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::args::{InputArgs, LISTENERS};
-use super::values::{self, Listen, StateDir};
+use super::values::{self, StateDir};
 use crate::app;
 use crate::app::settings::{AccessLogFormat, Settings};
 use crate::probe::Probes;
@@ -24,36 +24,6 @@ pub(super) struct RunArgs {
     /// Worker threads [default: one for each CPU]
     #[arg(long, env = "PORTCULLIS_WORKERS", value_name = "N", help_heading = LISTENERS)]
     workers: Option<NonZeroUsize>,
-
-    /// Health port: /healthz/ready and /healthz/live; or off
-    #[arg(
-        long,
-        env = "PORTCULLIS_STATUS",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:15021",
-        help_heading = PORTS
-    )]
-    status: Listen,
-
-    /// Metrics port: /stats/prometheus and /metrics; or off
-    #[arg(
-        long,
-        env = "PORTCULLIS_METRICS",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:15090",
-        help_heading = PORTS
-    )]
-    metrics: Listen,
-
-    /// Admin port: what is loaded, diagnostics, log level, drain; or off
-    #[arg(
-        long,
-        env = "PORTCULLIS_ADMIN",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:15000",
-        help_heading = PORTS
-    )]
-    admin: Listen,
 
     /// Access log on standard output [default: text, or what the mesh configuration says]
     #[arg(long, env = "PORTCULLIS_ACCESS_LOG", value_name = "FORMAT", help_heading = LOGS)]
@@ -122,9 +92,6 @@ impl RunArgs {
             drain_delay: self.drain_delay,
             drain_deadline: self.drain_deadline,
             probes: Probes::default(),
-            status: self.status.0,
-            metrics: self.metrics.0,
-            admin: self.admin.0,
             access_log: self.access_log,
             state: self.state.0.clone(),
             log_level: self.log_level.clone(),
@@ -142,7 +109,6 @@ fn one_per_cpu() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-pub(super) const PORTS: &str = "Ports of its own";
 const LOGS: &str = "Logs";
 const STOPPING: &str = "Restart and stop";
 
@@ -196,9 +162,8 @@ mod tests {
         assert_eq!(inputs.labels.get("istio").map(String::as_str), Some("ingressgateway"));
         assert_eq!((&inputs.trust_domain, &inputs.locality), (&None, &None));
         assert_eq!(settings.workers, one_per_cpu());
-        assert_eq!(settings.status, Some(([0, 0, 0, 0], 15021).into()));
-        assert_eq!(settings.metrics, Some(([0, 0, 0, 0], 15090).into()));
-        assert_eq!(settings.admin, Some(([127, 0, 0, 1], 15000).into()));
+        let own: Vec<_> = inputs.own_ports.each().map(|(_, own)| own.to_string()).collect();
+        assert_eq!(own, ["0.0.0.0:15021", "0.0.0.0:15090", "127.0.0.1:15000"]);
         assert_eq!(settings.state, Some(PathBuf::from("state/")));
         assert_eq!(settings.drain_delay, Duration::ZERO);
         assert_eq!(settings.drain_deadline, Duration::from_secs(25));
@@ -218,7 +183,7 @@ mod tests {
         assert_eq!(settings.inputs.port_map, [(80, 8080), (443, 8443)]);
         assert_eq!(settings.inputs.bind, "::1".parse().ok());
         assert_eq!(settings.workers.get(), 3);
-        assert_eq!((settings.status, settings.state), (None, None));
+        assert_eq!((settings.inputs.own_ports.status, settings.state), (None, None));
         assert_eq!(settings.access_log, Some(AccessLogFormat::Json));
         assert_eq!(settings.inputs.locality.unwrap().zone, "z");
         assert_eq!(settings.drain_deadline, Duration::from_secs(90));

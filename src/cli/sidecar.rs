@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::args::RoleArgs;
-use super::run::{PORTS, RunArgs};
+use super::args::{PORTS, RoleArgs};
+use super::run::RunArgs;
 use crate::app;
 use crate::app::settings::Settings;
 use crate::probe::Probes;

@@ -1,6 +1,6 @@
 //! Gateways to listeners: which servers apply, where they listen, and which of them collide.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::host::HostPattern;
@@ -8,7 +8,7 @@ use crate::base::id::Origin;
 use crate::diag::{Diagnostic, catalog};
 use crate::resources::gateway::{Gateway, Server, TlsMode};
 use crate::resources::{Resource, ResourceSet};
-use crate::snapshot::listener::ListenAddress;
+use crate::snapshot::listener::{ListenAddress, Written};
 
 use super::findings::{Findings, at};
 use super::names::selects;
@@ -59,6 +59,14 @@ impl ServerDraft<'_> {
         format!("{namespace}/{name}/{port}/{first}")
     }
 
+    /// Where it says at which address it listens.
+    pub fn address_written(&self) -> Written {
+        let bound = if self.server.bind.is_empty() { "port" } else { "bind" };
+        let field = format!("{}.{bound}", self.field);
+        let column = self.gateway.location(&field).column;
+        Written { origin: self.gateway.origin(&field), column, field }
+    }
+
     /// A field of the server, or of its TLS settings, that does not exist.
     pub fn unread(&self) -> Option<&str> {
         unread_of(self.gateway, &self.field)
@@ -101,6 +109,7 @@ pub fn listeners<'a>(
 ) -> Vec<ListenerDraft<'a>> {
     let mut drafts: BTreeMap<(ListenAddress, u16), ListenerDraft<'a>> = BTreeMap::new();
     let mut claimed: Claims<'a> = HashMap::new();
+    let mut named = BTreeSet::new();
     for gateway in &set.gateways {
         if !selects(&gateway.spec.selector, &settings.labels) {
             let message = "the selector asks for other labels than this gateway has";
@@ -110,9 +119,12 @@ pub fn listeners<'a>(
         }
         for (index, server) in gateway.spec.servers.iter().enumerate() {
             let field = format!("spec.servers[{index}]");
+            named.extend(server.port.as_ref().map(|port| port.number));
             let Some(draft) = read(gateway, server, field, findings) else { continue };
             let Some((address, port)) = address(&draft, settings, findings) else { continue };
-            if is_taken(&drafts, &draft, (&address, port), findings) {
+            if is_own(&draft, (&address, port), settings, findings)
+                || is_taken(&drafts, &draft, (&address, port), findings)
+            {
                 continue;
             }
             let listener = drafts.entry((address.clone(), port)).or_insert_with(|| ListenerDraft {
@@ -125,7 +137,27 @@ pub fn listeners<'a>(
             }
         }
     }
+    tell_unused(&named, set, settings, findings);
     drafts.into_values().filter(|listener| !listener.servers.is_empty()).collect()
+}
+
+/// Tells of ports that are moved and that no server has; without a server, or with a document that may
+/// hold one, nobody knows.
+fn tell_unused(
+    named: &BTreeSet<u32>,
+    set: &ResourceSet,
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) {
+    if named.is_empty() || !set.broken.is_empty() {
+        return;
+    }
+    for (from, to) in &settings.port_map {
+        if !named.contains(&u32::from(*from)) {
+            let message = format!("--port-map {from}={to} moves a port that no server has");
+            findings.add(Diagnostic::new(&catalog::PORT_MAP_UNUSED, message));
+        }
+    }
 }
 
 fn read<'a>(
@@ -190,6 +222,8 @@ fn address(
     let number = draft.server.port.as_ref().map_or(0, |port| port.number);
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     let ip = if bind.is_empty() { Ok(settings.bind) } else { bind.parse::<IpAddr>().map(Some) };
+    // An IPv4 address in IPv6's form is that address.
+    let ip = ip.map(|ip| ip.map(|ip| ip.to_canonical()));
     let (Some(port), Ok(ip)) = (port, ip) else {
         let diagnostic = at(
             draft.gateway,
@@ -200,12 +234,47 @@ fn address(
         findings.add(diagnostic.help("write a port from 1 to 65535 and an IP address"));
         return None;
     };
+    if let Some((ip, kind)) = ip.and_then(|ip| Some((ip, unfit(ip)?))) {
+        let message = format!("no connection can come to {ip}: it is {kind}");
+        let field = draft.address_written().field;
+        let finding = at(draft.gateway, field, &catalog::LISTENER_SETTING, message);
+        findings.add(finding.help("choose an address of this machine with bind, or with --bind"));
+        return None;
+    }
     let bound = settings.port_map.get(&port).copied().unwrap_or(port);
     let address = match ip {
         Some(ip) => ListenAddress::Socket(SocketAddr::new(ip, bound)),
         None => ListenAddress::Any(bound),
     };
     Some((address, port))
+}
+
+/// The kind of an address that no listener can have, on whichever machine.
+fn unfit(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            Some("a link-local address, which counts on one interface alone")
+        }
+        ip if ip.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some("the broadcast address"),
+        _ => None,
+    }
+}
+
+/// Whether the program itself listens there.
+fn is_own(
+    draft: &ServerDraft<'_>,
+    (address, port): (&ListenAddress, u16),
+    settings: &CompileSettings,
+    findings: &mut Findings,
+) -> bool {
+    let Some((flag, own)) = settings.own_ports.at(address) else { return false };
+    let message = format!("port {port} cannot be bound: {flag} has {own} for this program itself");
+    let field = format!("{}.port", draft.field);
+    let finding = at(draft.gateway, field, &catalog::PORT_CONFLICT, message);
+    let help = format!("the server is left out; change its port, --port-map or {flag}");
+    findings.add(finding.help(help));
+    true
 }
 
 /// Whether the system would refuse a new listener beside those that are there; the earlier wins.
@@ -219,7 +288,7 @@ fn is_taken(
         return false;
     }
     let mut others = drafts.values().filter(|other| !other.servers.is_empty());
-    let Some(other) = others.find(|other| overlap(&other.address, address)) else { return false };
+    let Some(other) = others.find(|other| other.address.overlaps(address)) else { return false };
     let first = other.servers.first().map(|server| server.gateway.id.to_string());
     let message = format!(
         "port {port} is bound where {} has bound port {} already",
@@ -230,25 +299,6 @@ fn is_taken(
         at(draft.gateway, format!("{}.port", draft.field), &catalog::PORT_CONFLICT, message);
     findings.add(finding.help("the server is left out; change its port, its bind or --port-map"));
     true
-}
-
-/// Whether two sockets cannot listen at once.
-fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
-    let (one, other) = match (one, other) {
-        (ListenAddress::Any(a), ListenAddress::Any(b)) => return a == b,
-        (ListenAddress::Any(port), ListenAddress::Socket(socket))
-        | (ListenAddress::Socket(socket), ListenAddress::Any(port)) => {
-            return *port == socket.port();
-        }
-        (ListenAddress::Socket(one), ListenAddress::Socket(other)) => (one, other),
-        (ListenAddress::Unix(a), ListenAddress::Unix(b)) => return a == b,
-        (ListenAddress::Unix(_), _) | (_, ListenAddress::Unix(_)) => return false,
-    };
-    let covers = |wide: IpAddr, narrow: IpAddr| {
-        wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
-    };
-    let (a, b) = (one.ip(), other.ip());
-    one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
 /// Whether a server can join a listener; the earlier server wins.

@@ -99,7 +99,7 @@ impl InboundPass<'_, '_> {
         Arc::new(Listener {
             address: port.listen.clone(),
             port: number,
-            origin: None,
+            written: None,
             announcers: None,
             servers,
         })

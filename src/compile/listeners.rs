@@ -42,9 +42,6 @@ fn is_grpc_web(first: &ServerDraft<'_>) -> bool {
 impl ListenerPass<'_, '_> {
     /// A listener with everything behind it.
     pub fn listener(&mut self, draft: &ListenerDraft<'_>) -> Arc<Listener> {
-        let port =
-            |server: &ServerDraft<'_>| server.gateway.origin(&format!("{}.port", server.field));
-        let origin = draft.servers.first().map(port);
         let servers = match draft.servers.as_slice() {
             [first, ..] if first.kind == Kind::Tcp => self.tcp(draft, first),
             [first, ..] if first.kind == Kind::Http => self.http(draft, first),
@@ -53,7 +50,7 @@ impl ListenerPass<'_, '_> {
         Arc::new(Listener {
             address: draft.address.clone(),
             port: draft.port,
-            origin,
+            written: draft.servers.first().map(ServerDraft::address_written),
             announcers: announcers::announcers(draft, self.findings),
             servers,
         })

@@ -45,6 +45,30 @@ pub struct InboundPort {
     pub application: SocketAddr,
 }
 
+/// The program's own ports; `None` is off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPorts {
+    /// Health (`--status`).
+    pub status: Option<SocketAddr>,
+    /// Metrics (`--metrics`).
+    pub metrics: Option<SocketAddr>,
+    /// Admin (`--admin`).
+    pub admin: Option<SocketAddr>,
+}
+
+impl OwnPorts {
+    /// Each with its flag.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let all = [("--status", self.status), ("--metrics", self.metrics), ("--admin", self.admin)];
+        all.into_iter().filter_map(|(flag, address)| Some((flag, address?)))
+    }
+
+    /// The one that keeps a listener from being bound.
+    pub fn at(&self, listener: &ListenAddress) -> Option<(&'static str, SocketAddr)> {
+        self.each().find(|(_, own)| ListenAddress::Socket(*own).overlaps(listener))
+    }
+}
+
 /// Who this gateway is and where it listens.
 #[derive(Clone, Debug)]
 pub struct CompileSettings {
@@ -74,6 +98,8 @@ pub struct CompileSettings {
     pub bind: Option<IpAddr>,
     /// Port to bind for a port as written (`--port-map`).
     pub port_map: BTreeMap<u16, u16>,
+    /// Ports that no server can have.
+    pub own_ports: OwnPorts,
     /// Folder of credentials (`--certs`).
     pub certs: PathBuf,
     /// Folder of the mesh identity (`--identity`), or the name of the source that sends it.
@@ -137,6 +163,7 @@ impl Default for CompileSettings {
             cluster_domain: "cluster.local".into(),
             bind: None,
             port_map: BTreeMap::new(),
+            own_ports: OwnPorts::default(),
             certs: "certs".into(),
             identity: "certs/identity".into(),
             identity_is_sent: false,

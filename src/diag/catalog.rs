@@ -153,7 +153,7 @@ codes! {
     TLS_PARAMETER_IGNORED = "PC029", Warning, "a TLS parameter is not supported and is left out",
         "remove it, or write one that is supported";
 
-    PORT_CONFLICT = "PC030", Error, "two servers cannot share a port",
+    PORT_CONFLICT = "PC030", Error, "a server's port is another's, or the program's own",
         "give one of the two another port or bind address";
     DUPLICATE_HOST = "PC031", Error, "a host is claimed twice on a port",
         "keep one server for a host";
@@ -167,6 +167,8 @@ codes! {
         "correct it; the server is left out until then";
     PORT_NOT_BOUND = "PC036", Error, "the system refuses a port; it is tried again",
         "free the address; binding is tried again";
+    PORT_MAP_UNUSED = "PC037", Warning, "--port-map moves a port that no server has",
+        "correct the port, or leave it out";
 
     WEIGHTS = "PC041", Error, "the weights of a route do not make sense together",
         "each destination gets its weight's share of the sum";

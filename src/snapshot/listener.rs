@@ -29,12 +29,23 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Port as written in the Gateway (`servers[].port.number`), or the application's.
     pub port: u16,
-    /// Where the port of its first server was written.
-    pub origin: Option<Origin>,
+    /// Where its address was written; nothing when it is the command line's.
+    pub written: Option<Written>,
     /// Who announces its clients by PROXY headers, where Gateways say it of this port.
     pub announcers: Option<Announcers>,
     /// What is behind it.
     pub servers: Servers,
+}
+
+/// Where the address of a listener's first server is written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The line.
+    pub origin: Origin,
+    /// The column, from 1.
+    pub column: u32,
+    /// `spec.servers[0].port`, or its `bind`.
+    pub field: String,
 }
 
 /// Who stands before a port and announces whom each connection is for, by the PROXY protocol.
@@ -72,6 +83,24 @@ impl ListenAddress {
             Self::Any(port) => Some(*port),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Whether the system refuses to listen here and there at once.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (one, other) = match (self, other) {
+            (Self::Any(a), Self::Any(b)) => return a == b,
+            (Self::Any(port), Self::Socket(socket)) | (Self::Socket(socket), Self::Any(port)) => {
+                return *port == socket.port();
+            }
+            (Self::Socket(one), Self::Socket(other)) => (one, other),
+            (Self::Unix(a), Self::Unix(b)) => return a == b,
+            (Self::Unix(_), _) | (_, Self::Unix(_)) => return false,
+        };
+        let covers = |wide: IpAddr, narrow: IpAddr| {
+            wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+        };
+        let (a, b) = (one.ip(), other.ip());
+        one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
     }
 }
 

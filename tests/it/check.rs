@@ -176,6 +176,10 @@ fn files_that_hold_something_else_are_found() {
     check(garbage("tls.crt", "mode: SIMPLE"), "PC020", "credentialName");
     check(garbage("tls.key", "mode: SIMPLE"), "PC021", "credentialName");
     check(garbage("ca.crt", "mode: MUTUAL"), "PC028", "credentialName");
+    let (site, _) = good();
+    site.write("certs/a/tls.key", "hello");
+    let said = report(&site, &[]).1;
+    assert!(said.contains("\"certs/a/tls.key\": there is no private key block"), "{said}");
 }
 
 #[test]
@@ -186,6 +190,38 @@ fn clashes_of_ports_and_kinds_of_others_are_found() {
     let two =
         "ports: [{number: 80, name: p, protocol: HTTP}, {number: 81, name: q, protocol: HTTP}]";
     check(replaced("ports: [{number: 80, name: p, protocol: HTTP}]", two), "IST0112", "host: echo");
+}
+
+#[test]
+fn ports_of_the_programs_own_are_found() {
+    let own = |port| with(gateway("g2", port, "HTTP", "'*'", ""));
+    for port in [15021, 15090, 15000] {
+        check(own(port), "PC030", &port.to_string());
+    }
+    let (site, text) = good();
+    site.config("all", &own(15021)(&site, &text));
+    let said = report(&site, &[]).1;
+    assert!(said.contains("--status has 0.0.0.0:15021"), "{said}");
+    let (code, said) = report(&site, &["--status", "0.0.0.0:15022"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = report(&site, &["--status", "off", "--metrics", "[::]:443"]);
+    assert!(code == Some(1) && said.contains("--metrics has [::]:443"), "{said}");
+}
+
+#[test]
+fn a_port_that_is_moved_and_no_servers_is_found() {
+    let (site, _) = good();
+    let (code, said) = report(&site, &["--port-map", "443=8443,1=2"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("PC037") && said.contains("--port-map 1=2") && !said.contains("8443"),
+        "{said}"
+    );
+    assert_eq!(report(&site, &["--port-map", "443=8443", "--strict"]).0, Some(0));
+    // Who cannot be read may have the port.
+    site.config("broken", &gateway("broken", 1, "HTTP", "5", "").replace("hosts: [5]", "hosts: 5"));
+    let said = report(&site, &["--port-map", "1=2"]).1;
+    assert!(!said.contains("PC037"), "{said}");
 }
 
 #[test]

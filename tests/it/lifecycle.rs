@@ -215,6 +215,17 @@ async fn the_deadline_and_a_second_signal_cut_what_is_left() {
     }
 }
 
+#[tokio::test]
+async fn nothing_is_said_to_be_cut_where_nothing_was_open() {
+    let (_site, _echo, gateway) = start(&["--drain-delay", "20s"]).await;
+    gateway.signal("-TERM");
+    gateway.tells("draining");
+    gateway.signal("-TERM");
+    assert!(gateway.ended().success());
+    let said = gateway.err();
+    assert!(said.contains("no connection was open") && !said.contains("cut"), "{said}");
+}
+
 /// Starts what cannot start, and says why.
 fn refused(site: &Site, ports: &[u16], arguments: &[&str]) -> String {
     let gateway = site.spawn(ports, arguments);
@@ -237,8 +248,94 @@ async fn what_cannot_start_says_what_to_do() {
     let port = taken.local_addr().unwrap().port();
     let said = refused(&site, &[], &["--port-map", &format!("80={port}")]);
     assert!(said.contains(&port.to_string()) && said.contains("the port is in use"), "{said}");
+    let place = "Gateway istio-system/plain config/g.yaml:5:";
+    let end = said.lines().last().unwrap();
+    let parts = ["error: nothing can be served: ", place, "stop the other program"];
+    assert!(parts.iter().all(|part| end.contains(part)), "{said}");
     let said = refused(&site, &[80], &["--mesh-config", "nowhere.yaml"]);
     assert!(said.contains("nowhere.yaml"), "{said}");
+}
+
+/// A plaintext Gateway with an address of its own.
+fn bound(name: &str, port: u16, bind: &str) -> String {
+    gateway(name, port, "HTTP", "'*'", "")
+        .replace("servers: [{", &format!("servers: [{{bind: '{bind}', "))
+}
+
+#[tokio::test]
+async fn what_can_be_bound_is_served_from_the_start_and_the_rest_is_tried_again() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let site = Site::new();
+    fs::write(site.path("file"), "no socket").unwrap();
+    let file = format!("unix://{}", site.path("file").display());
+    let all = gateway("good", 80, "HTTP", "'*'", "")
+        + &bound("mapped", 81, "::ffff:127.0.0.1")
+        + &gateway("taken", 82, "HTTP", "'*'", "")
+        + &bound("away", 83, "192.0.2.77")
+        + &bound("file", 0, &file)
+        + &bound("link", 85, "fe80::1");
+    site.config("g", &all);
+    let gateway = site.start_with(&[80, 81, 83], &["--port-map", &format!("82={port}")]);
+    for served in [80, 81] {
+        let mut http = Http::plain(gateway.port(served)).await;
+        assert_eq!(http.get("http://a.com/").await.status, 404, "{served}");
+    }
+    let found = gateway.admin("/diagnostics");
+    let told: Vec<_> = found["diagnostics"].as_array().unwrap().iter().collect();
+    let one = |name: &str, code: &str, field: &str, message: &str, help: &str| {
+        let told = told.iter().find(|one| one["resource"]["name"] == name && one["code"] == code);
+        let told = told.unwrap_or_else(|| panic!("{name} {code}: {found}"));
+        assert!(told["message"].as_str().unwrap().contains(message), "{told}");
+        assert!(told["help"].as_str().unwrap().contains(help), "{told}");
+        assert_eq!(told["field"], field, "{told}");
+        assert!(told["line"].as_u64() > Some(1) && told["column"].as_u64() > Some(1), "{told}");
+    };
+    let [port_field, bind] = ["spec.servers[0].port", "spec.servers[0].bind"];
+    one("taken", "PC036", port_field, "the port is in use", "stop the other program");
+    one(
+        "away",
+        "PC036",
+        bind,
+        "no interface of this machine",
+        "the server's bind; binding is tried",
+    );
+    one("file", "PC036", bind, "a file that is no socket", "remove it");
+    one("link", "PC035", bind, "link-local", "choose an address of this machine");
+    let errors = |count: usize| {
+        let line = format!("portcullis_config_diagnostics{{severity=\"error\"}} {count}\n");
+        gateway.metrics().contains(&line)
+    };
+    assert!(errors(4), "{}", gateway.metrics());
+    drop(taken);
+    gateway.wait("the port is served and the rest is told of", || errors(3));
+    assert_eq!(Http::plain(port).await.get("http://a.com/").await.status, 404);
+    gateway.signal("-TERM");
+    assert!(gateway.ended().success());
+}
+
+#[tokio::test]
+async fn a_start_with_nothing_to_bind_says_how_much_there_is() {
+    let site = Site::new();
+    site.config("g", &(bound("one", 80, "192.0.2.77") + &bound("two", 81, "192.0.2.77")));
+    let said = refused(&site, &[], &[]);
+    assert!(said.contains("(1 more; each is told above)"), "{said}");
+    assert!(said.contains("Gateway istio-system/one config/g.yaml:5:"), "{said}");
+    assert!(said.contains("config/g.yaml:10:"), "{said}");
+}
+
+#[tokio::test]
+async fn a_port_of_the_programs_own_is_no_servers() {
+    let site = Site::new();
+    site.config("g", &gateway("plain", 80, "HTTP", "'*'", ""));
+    let gateway_at = |port| gateway("own", port, "HTTP", "'*'", "");
+    let gateway = site.start(&[80]);
+    let port = gateway.status_port();
+    gateway.reload(|| _ = site.config("own", &gateway_at(port)));
+    let found = gateway.admin("/diagnostics").to_string();
+    let flag = format!("--status has 127.0.0.1:{port} for this program itself");
+    assert!(found.contains("PC030") && found.contains(&flag), "{found}");
+    assert_eq!(gateway.status("/healthz/ready"), Some(200));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::compile::fixture::{codes, set_of};
+use crate::compile::settings::OwnPorts;
 use crate::resources::{ConfigFile, parse};
 
 fn check(servers: &str) -> (Vec<(u16, Vec<Kind>)>, Vec<&'static str>) {
@@ -89,6 +90,52 @@ fn listeners_that_the_system_would_refuse_are_told() {
     for (first, second) in [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "::1"), ("::1", "127.0.0.1")] {
         assert!(!refused(first, second), "{first} {second}");
     }
+}
+
+#[test]
+fn addresses_that_no_listener_can_have_are_told() {
+    for bind in ["fe80::1", "ff02::1", "224.0.0.1", "255.255.255.255", "::ffff:224.0.0.1"] {
+        let (listeners, codes) = check(
+            &(server(80, "a", "HTTP", "*", &format!("    bind: '{bind}'\n"))
+                + &server(81, "b", "HTTP", "*", "")),
+        );
+        assert_eq!((listeners, codes), (vec![(81, vec![Kind::Http])], vec!["PC035"]), "{bind}");
+    }
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6s_form_is_that_address() {
+    let yaml = server(80, "a", "HTTP", "a.com", "    bind: '::ffff:127.0.0.1'\n")
+        + &server(80, "b", "HTTP", "b.com", "    bind: 127.0.0.1\n");
+    assert_eq!(check(&yaml), (vec![(80, vec![Kind::Http, Kind::Http])], vec![]));
+}
+
+#[test]
+fn the_programs_own_ports_are_no_servers() {
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw}\nspec:\n  \
+                selector: {istio: ingressgateway}\n  servers:\n"
+        .to_owned()
+        + &server(80, "a", "HTTP", "*", "")
+        + &server(7, "b", "HTTP", "*", "    bind: 10.0.0.1\n")
+        + &server(8, "c", "HTTP", "*", "");
+    let file = ConfigFile { path: "a.yaml".into(), bytes: yaml.into_bytes().into() };
+    let set = parse(&[file]).set;
+    let check = |own: &str, port_map: &[(u16, u16)], expected: &[&str]| {
+        let own_ports = OwnPorts { admin: Some(own.parse().unwrap()), ..OwnPorts::default() };
+        let port_map = port_map.iter().copied().collect();
+        let settings = CompileSettings { own_ports, port_map, ..CompileSettings::default() };
+        let mut findings = Findings::default();
+        let count = listeners(&set, &settings, &mut findings).len();
+        let told = findings.finish();
+        let told: Vec<_> = told.iter().map(|d| format!("{} {}", d.code.id, d.field)).collect();
+        assert_eq!(told, expected, "{own}");
+        assert_eq!(count, 3 - expected.len(), "{own}");
+    };
+    check("127.0.0.1:80", &[], &["PC030 spec.servers[0].port"]);
+    check("0.0.0.0:7", &[], &["PC030 spec.servers[1].port"]);
+    check("127.0.0.1:7", &[], &[]);
+    check("[::1]:1", &[(8, 1)], &["PC030 spec.servers[2].port"]);
+    check("[::1]:80", &[(80, 1)], &[]);
 }
 
 #[test]
