@@ -152,13 +152,13 @@ impl<'a> Credentials<'a> {
     /// Chain and key of a credential.
     pub fn material(&self, written: &str) -> Result<Arc<Material>, CredentialError> {
         let (name, parts) = self.find(written)?;
-        let (cert, key, [of_cert, of_key]) = match (parts.filled("cert")?, parts.filled("key")?) {
-            (Some(cert), Some(key)) => (cert, key, ["cert", "key"]),
-            _ => {
-                let names = ["tls.crt", "tls.key"];
-                let [cert, key] = names.map(|key| parts.needed(name, key));
-                (cert?, key?, names)
-            }
+        let both = parts.filled("cert")?.zip(parts.filled("key")?);
+        let (cert, key, [of_cert, of_key]) = if let Some((cert, key)) = both {
+            (cert, key, ["cert", "key"])
+        } else {
+            let names = ["tls.crt", "tls.key"];
+            let [cert, key] = names.map(|key| parts.needed(name, key));
+            (cert?, key?, names)
         };
         self.parse(cert, key).map_err(|why| {
             let place = parts.place(if why.is_of_key() { of_key } else { of_cert });

@@ -90,7 +90,7 @@ fn table() -> Vec<Word> {
         ("retriable-4xx", vec![Answer("409 Conflict")]),
         ("retriable-status-codes", vec![]),
         ("404,503", vec![Answer("404 No"), Answer("503 Busy")]),
-        ("retriable-status-codes, 429", vec![Answer("429 Slow")]),
+        ("retriable-status-codes,429", vec![Answer("429 Slow")]),
         ("retriable-headers", vec![]),
         ("envoy-ratelimited", vec![LIMITED]),
         ("http3-post-connect-failure", vec![]),

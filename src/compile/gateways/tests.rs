@@ -123,7 +123,7 @@ fn the_programs_own_ports_are_no_servers() {
     let check = |own: &str, port_map: &[(u16, u16)], expected: &[&str]| {
         let own_ports = OwnPorts { admin: Some(own.parse().unwrap()), ..OwnPorts::default() };
         let port_map = port_map.iter().copied().collect();
-        let settings = CompileSettings { own_ports, port_map, ..CompileSettings::default() };
+        let settings = CompileSettings { port_map, own_ports, ..CompileSettings::default() };
         let mut findings = Findings::default();
         let count = listeners(&set, &settings, &mut findings).len();
         let told = findings.finish();
