@@ -135,6 +135,27 @@ pub struct ParsedFile {
     /// Where a document is that does not say what it is: not YAML, or without kind or name. What the
     /// file held before may still be in it.
     pub unclear: Option<Location>,
+    /// Where something is that nobody knows what it is, though it may be a security resource: not text, a
+    /// text that only mentions one, or a file that could not be opened.
+    pub unread: Option<Location>,
+}
+
+impl ParsedFile {
+    /// Of what could not be opened.
+    pub fn unread(location: Location) -> Self {
+        Self { unread: Some(location.clone()), ..Self::new(location.file) }
+    }
+
+    fn new(path: Arc<str>) -> Self {
+        Self {
+            path,
+            resources: Vec::new(),
+            broken: Vec::new(),
+            diagnostics: Vec::new(),
+            unclear: None,
+            unread: None,
+        }
+    }
 }
 
 /// A configuration: its resources and what was found while reading.
@@ -146,4 +167,7 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
     /// Resources whose document is broken and that go on as they were in a generation.
     pub last_good: HashMap<ResourceId, Generation>,
+    /// Whether all of a configuration was read once. Until then what is unread refuses requests; later it
+    /// closes nothing that was open.
+    pub opened: bool,
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A resource by kind, namespace and name; prints as `VirtualService shop/cart`.
+/// A resource by kind, namespace and name; prints as `VirtualService shop/cart`, and by its kind alone when
+/// no more is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceId {
     /// Kind as written in YAML, `VirtualService` for example.
@@ -23,7 +24,10 @@ impl ResourceId {
 
 impl fmt::Display for ResourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        match (&*self.namespace, &*self.name) {
+            ("", "") => f.write_str(self.kind),
+            (namespace, name) => write!(f, "{} {namespace}/{name}", self.kind),
+        }
     }
 }
 

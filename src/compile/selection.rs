@@ -85,7 +85,7 @@ pub fn concerning<'a>(
     all.into_iter().filter(move |broken| {
         let selected = broken.selector.as_ref().is_none_or(|s| selects(s, &settings.labels));
         let heard = broken.is_of_any_namespace() || is_heard(&broken.id.namespace, settings);
-        broken.id.kind == kind && heard && selected && !broken.told_only
+        broken.may_be(kind) && heard && selected && !broken.told_only
     })
 }
 
@@ -98,13 +98,17 @@ pub fn broken(
 ) -> Option<Origin> {
     let mut first = None;
     for broken in concerning(&set.broken, kind, settings) {
-        let message = format!("{} cannot be used and selects this gateway", broken.id);
-        findings.add(
+        let finding = if broken.is_unknown() {
+            let message = "what is here cannot be read and may be a policy for this gateway";
             Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)
-                .at(broken.location.clone())
+                .help("every request gets 403 until it can be read or is removed")
+        } else {
+            let message = format!("{} cannot be used and selects this gateway", broken.id);
+            Diagnostic::new(&catalog::POLICY_FAILS_CLOSED, message)
                 .resource(broken.id.clone())
-                .help("every request gets 403 until it is corrected or removed"),
-        );
+                .help("every request gets 403 until it is corrected or removed")
+        };
+        findings.add(finding.at(broken.location.clone()));
         first.get_or_insert_with(|| broken.origin());
     }
     first

@@ -1,7 +1,7 @@
 //! Configuration files over time: what each shows, and which are not believed yet.
 //!
-//! **Invariant:** a file that is not changed is not parsed again; one that cannot be opened goes on as
-//! it was.
+//! **Invariant:** a file that is not changed is not parsed again; one that cannot be opened, or is left
+//! out because there are too many, goes on as it was.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::base::hash::{Fingerprint, Hasher};
 use crate::base::limit;
-use crate::diag::{Diagnostic, catalog};
+use crate::diag::{Diagnostic, Severity, catalog};
 use crate::resources::{self, ParsedFile};
 use crate::source::files::FoundFile;
 use crate::source::reader::Place;
@@ -22,6 +22,8 @@ use crate::source::writing::Unfinished;
 #[derive(Default)]
 pub(super) struct KnownFiles {
     files: HashMap<Arc<str>, Known>,
+    /// Places that are there and were never read.
+    unread: Vec<ParsedFile>,
     /// Changed files that are not taken in yet: somebody is writing them.
     held: HashMap<Arc<str>, Instant>,
 }
@@ -47,6 +49,7 @@ impl KnownFiles {
         unfinished: &Unfinished,
         hasher: &mut Hasher,
     ) {
+        self.unread.clear();
         let mut known = HashMap::with_capacity(files.len());
         let mut held = HashMap::new();
         for found @ FoundFile { file, fingerprint, .. } in files {
@@ -67,11 +70,23 @@ impl KnownFiles {
         for diagnostic in diagnostics {
             let Some(location) = &diagnostic.location else { continue };
             hasher.part(location.file.as_bytes()).part(diagnostic.message.as_bytes());
-            if *diagnostic.code == catalog::FILES_LEFT_OUT {
+            if diagnostic.severity != Severity::Error {
                 continue;
             }
-            let below = |path: &str| Path::new(path).starts_with(&*location.file);
-            known.extend(self.files.extract_if(|path, _| below(path)));
+            let left_out = *diagnostic.code == catalog::FILES_LEFT_OUT;
+            let here = |path: &Path| {
+                if left_out { path.exists() } else { path.starts_with(&*location.file) }
+            };
+            let kept = self.files.extract_if(|path, _| here(Path::new(&**path)));
+            let mut kept: Vec<_> = kept.collect();
+            kept.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            for (path, seen) in &kept {
+                hasher.part(path.as_bytes()).part(seen.fingerprint.as_bytes());
+            }
+            if left_out || kept.is_empty() {
+                self.unread.push(ParsedFile::unread(location.clone()));
+            }
+            known.extend(kept);
         }
         self.files = known;
         self.held = held;
@@ -79,7 +94,7 @@ impl KnownFiles {
 
     /// What the files hold.
     pub(super) fn shown(&self) -> impl Iterator<Item = &ParsedFile> {
-        self.files.values().map(|known| &known.shown)
+        self.files.values().map(|known| &known.shown).chain(&self.unread)
     }
 
     fn tell_held(&self, path: &Arc<str>) {

@@ -132,6 +132,40 @@ fn what_is_deleted_goes_even_beside_what_is_broken() {
 }
 
 #[test]
+fn what_was_never_read_refuses_until_all_was_read_once() {
+    let unread = "kind AuthorizationPolicy: [";
+    let mut folder = Folder::new();
+    folder.write("config/a.yaml", unread);
+    let refuses = |folder: &mut Folder| folder.load().unwrap().1.contains(&"PC052");
+    // Nothing worked before there was a resource.
+    folder.write("config/a.yaml", "");
+    assert!(!refuses(&mut folder));
+    folder.write("config/a.yaml", unread);
+    folder.write("config/b.yaml", &gateway(80));
+    assert!(refuses(&mut folder));
+    folder.write("config/c.yaml", unread);
+    fs::remove_file(folder.dir.path().join("config/a.yaml")).unwrap();
+    assert!(refuses(&mut folder));
+    fs::remove_file(folder.dir.path().join("config/c.yaml")).unwrap();
+    assert!(!refuses(&mut folder));
+    folder.write("config/c.yaml", unread);
+    assert!(!refuses(&mut folder));
+}
+
+#[test]
+fn a_folder_that_is_left_out_refuses_at_a_start_alone() {
+    let mut folder = Folder::new();
+    let deep = format!("config/{}a.yaml", "a/".repeat(limit::CONFIG_FOLDERS_DEPTH + 1));
+    folder.write("config/a.yaml", &gateway(80));
+    folder.write(&deep, "");
+    assert!(folder.load().unwrap().1.contains(&"PC052"));
+    fs::remove_dir_all(folder.dir.path().join("config/a")).unwrap();
+    assert!(!folder.load().unwrap().1.contains(&"PC052"));
+    folder.write(&deep, "");
+    assert_eq!(folder.load(), Some((1, vec!["PC034", "PC017"])));
+}
+
+#[test]
 fn what_goes_on_does_so_until_it_is_mended_or_deleted() {
     let mut folder = Folder::new();
     folder.write("config/a.yaml", &gateway(80));

@@ -56,7 +56,27 @@ pub enum Restricted {
     Anything,
 }
 
+/// Kind of what does not say which security resource it is.
+const SOME_POLICY: &str = "security resource";
+
 impl Broken {
+    /// Of what was never read, so that nobody knows what it is.
+    pub(super) fn unread(location: Location) -> Self {
+        let id = ResourceId::new(SOME_POLICY, "", "");
+        of_text(id, location, Claims::of(SOME_POLICY, ""))
+    }
+
+    /// Whether nothing is known of it.
+    pub fn is_unknown(&self) -> bool {
+        self.id.kind == SOME_POLICY && self.is_of_any_namespace() && self.id.name.is_empty()
+    }
+
+    /// Whether it may have been of a kind.
+    pub fn may_be(&self, kind: &str) -> bool {
+        self.id.kind == kind
+            || (self.id.kind == SOME_POLICY && Kind::find(kind).is_some_and(Kind::is_security))
+    }
+
     /// Whether its namespace could not be read: it may be of any.
     pub fn is_of_any_namespace(&self) -> bool {
         self.id.namespace.is_empty()
@@ -82,6 +102,12 @@ pub(super) fn read(kind: Kind, root: &Node<'_>, location: Location) -> Broken {
         token_parameters: token_parameters(kind, root),
         told_only: false,
     }
+}
+
+/// Of a document that is YAML and does not say which security resource it is.
+pub(super) fn some_policy(root: &Node<'_>, location: Location) -> Broken {
+    let broken = read(Kind::RequestAuthentication, root, location);
+    Broken { id: ResourceId { kind: SOME_POLICY, ..broken.id }, ..broken }
 }
 
 /// Of a document that Istio's webhook refuses: every value of it has the right type.
@@ -223,9 +249,11 @@ fn texts(node: &Node<'_>) -> Option<Vec<String>> {
 pub(super) fn identify(kind: Kind, root: &Node<'_>) -> ResourceId {
     let metadata = root.entry("metadata").map(|entry| &entry.value);
     let text = |key| metadata.and_then(|node| node.text(key)).filter(|text| !text.is_empty());
-    let written = metadata.and_then(|node| node.entry("namespace"));
-    let absent = written.is_none_or(|entry| {
-        entry.value.is_null() || matches!(entry.value.scalar(), Some(Scalar::Text("")))
+    let readable = metadata.filter(|node| matches!(node.value, Value::Mapping(_)));
+    let absent = readable.is_some_and(|node| {
+        node.entry("namespace").is_none_or(|entry| {
+            entry.value.is_null() || matches!(entry.value.scalar(), Some(Scalar::Text("")))
+        })
     });
     let unwritten = if absent { "default" } else { "" };
     ResourceId::new(
@@ -298,6 +326,8 @@ mod tests {
         assert_eq!(namespace("{name: a, namespace: shop}", ""), "shop");
         assert_eq!(namespace("{name: a, namespace: 5}", ""), "");
         assert_eq!(namespace("{name: a, namespace: [b]}", ""), "");
+        assert_eq!(namespace("", "name: a\nnamespace: shop\n"), "");
+        assert_eq!(namespace("a", ""), "");
         assert_eq!(namespace("{name: a}", "]"), "default");
         assert_eq!(namespace("{name: a, namespace: {{ .Release.Namespace }}}", "]"), "");
     }

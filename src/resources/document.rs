@@ -13,7 +13,7 @@ use super::de::{self, UnknownField};
 use super::kind::{self, Kind, Lookup};
 use super::meta::ObjectMeta;
 use super::name::{is_dns_label, is_dns_subdomain};
-use super::node::{self, Chunk, DocumentError, Entry, Node, Position, Value};
+use super::node::{self, Chunk, Entry, Node, Position, Value};
 use super::place::collect;
 use super::set::AnyResource;
 use super::validate::{
@@ -24,17 +24,13 @@ use crate::base::id::ResourceId;
 use crate::base::limit;
 use crate::diag::{Code, Diagnostic, Location, catalog};
 
+mod faults;
+
+use faults::{end_of_text, explain};
+
 /// Reads one file: every document of it that can be read.
 pub fn parse_file(file: &ConfigFile) -> ParsedFile {
-    let mut reader = Reader {
-        file: ParsedFile {
-            path: file.path.clone(),
-            resources: Vec::new(),
-            broken: Vec::new(),
-            diagnostics: Vec::new(),
-            unclear: None,
-        },
-    };
+    let mut reader = Reader { file: ParsedFile::new(file.path.clone()) };
     reader.read_file(&file.bytes);
     reader.file
 }
@@ -50,20 +46,15 @@ impl Reader {
             let help = format!("split it: {} MiB are the most", limit::CONFIG_FILE_BYTES >> 20);
             let start = Position { line: 1, column: 1 };
             self.unreadable(&catalog::FILE_TOO_LARGE, message, start, &help);
-            self.salvage(&String::from_utf8_lossy(bytes), 0);
-            return;
+            return self.salvage_bytes(bytes, start);
         }
         match std::str::from_utf8(bytes) {
             Ok(text) => self.read_text(text.strip_prefix('\u{feff}').unwrap_or(text)),
             Err(error) => {
-                let valid =
-                    String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or(&[]));
-                let line = valid.bytes().filter(|byte| *byte == b'\n').count();
-                let column = valid.rsplit('\n').next().unwrap_or_default().chars().count();
-                let position = Position { line: saturate(line + 1), column: saturate(column + 1) };
+                let position = end_of_text(bytes, &error);
                 let message = "the file is not UTF-8 from here on".to_owned();
                 self.unreadable(&catalog::NOT_UTF8, message, position, "save the file as UTF-8");
-                self.salvage(&String::from_utf8_lossy(bytes), 0);
+                self.salvage_bytes(bytes, position);
             }
         }
     }
@@ -107,6 +98,21 @@ impl Reader {
         self.file.unclear.get_or_insert(location);
     }
 
+    /// Remembers that something may be a security resource.
+    fn unread(&mut self, at: Position) {
+        let location = self.location(at);
+        self.file.unread.get_or_insert(location);
+    }
+
+    /// Looks for resources in bytes that are not UTF-8: what is ASCII, as 8, 16 or 32 bits each.
+    fn salvage_bytes(&mut self, bytes: &[u8], at: Position) {
+        let text = String::from_utf8_lossy(bytes).replace('\0', "");
+        if !salvage::names_a_kind(&text) {
+            self.unread(at);
+        }
+        self.salvage(&text, 0);
+    }
+
     /// Looks for resources in a text that is not YAML. Beyond [`limit::BROKEN_TEXT_RESOURCES`] one of each
     /// kind stands for the others, and may be of any namespace.
     fn salvage(&mut self, text: &str, lines_before: u32) {
@@ -125,6 +131,9 @@ impl Reader {
             let claims = claims.entry(kind).or_insert_with(|| Claims::of(kind, text)).clone();
             self.file.broken.push(broken::of_text(found.id, location, claims));
         }
+        if !salvage::names_a_kind(text) && kind::mentions_policies(text) {
+            self.unread(Position { line: lines_before.saturating_add(1), column: 1 });
+        }
     }
 
     fn location(&self, at: Position) -> Location {
@@ -139,7 +148,11 @@ impl Reader {
         if !matches!(root.value, Value::Mapping(_)) {
             let message = format!("expected a resource, found {}", root.describe());
             self.unclear(root.position);
-            return self.not_a_resource(message, root.position, "");
+            self.not_a_resource(message, root.position, "");
+            if let Value::Sequence(items) = &root.value {
+                items.iter().for_each(|item| self.unsaid(item, None));
+            }
+            return;
         }
         let version = root.text("apiVersion").or(listed.map(|(version, _)| version));
         let kind = root.text("kind").or(listed.map(|(_, kind)| kind));
@@ -147,15 +160,20 @@ impl Reader {
             let field = if version.is_none() { "apiVersion" } else { "kind" };
             let message = format!("the document has no {field}");
             self.not_a_resource(message, root.position, field);
-            return match kind.and_then(Kind::find) {
-                Some(kind) => self.set_aside(kind, root),
-                None => self.unclear(root.position),
-            };
+            if kind.and_then(Kind::find).is_none() {
+                self.unclear(root.position);
+            }
+            return self.unsaid(root, listed);
         };
         if let (Some(item_kind), Some(items)) = (kind.strip_suffix("List"), root.entry("items")) {
             let listed = (!item_kind.is_empty()).then_some((version, item_kind));
             if let Value::Sequence(items) = &items.value.value {
                 items.iter().for_each(|item| self.document(item, listed));
+            } else if !items.value.is_null() {
+                let message = format!("expected a list, found {}", items.value.describe());
+                self.unclear(items.position);
+                self.unread(items.position);
+                self.not_a_resource(message, items.position, "items");
             }
             return;
         }
@@ -175,6 +193,7 @@ impl Reader {
                 self.push(diagnostic);
                 if *code == catalog::UNKNOWN_KIND && kind::may_be_meant(version, kind) {
                     self.unclear(at);
+                    self.unsaid(root, listed);
                 }
             }
         }
@@ -186,6 +205,20 @@ impl Reader {
             .field(field)
             .help("write apiVersion, kind and metadata.name, or move the file elsewhere");
         self.push(diagnostic);
+    }
+
+    /// Sets a document aside that does not say all of what it is, as far as it may restrict something.
+    fn unsaid(&mut self, root: &Node<'_>, listed: Option<(&str, &str)>) {
+        let version = root.text("apiVersion").or(listed.map(|(version, _)| version));
+        let kind = root.text("kind").or(listed.map(|(_, kind)| kind));
+        if let Some(kind) = kind.and_then(Kind::find) {
+            self.set_aside(kind, root);
+        } else if kind::is_policy(version, kind) {
+            let location = self.location(root.position);
+            self.file.broken.push(broken::some_policy(root, location));
+        } else if version.is_none() && kind.is_none() && root.entry("spec").is_some() {
+            self.unread(root.position);
+        }
     }
 
     fn set_aside(&mut self, kind: Kind, root: &Node<'_>) {
@@ -353,44 +386,8 @@ fn unknown_envelope_field(entry: &Entry<'_>) -> Option<UnknownField> {
     })
 }
 
-fn explain(error: &DocumentError) -> (&'static Code, &'static str) {
-    match error {
-        DocumentError::Syntax(why) => (&catalog::YAML_SYNTAX, mending(why)),
-        DocumentError::TooDeep | DocumentError::TooLarge => {
-            (&catalog::YAML_LIMIT, "no Istio resource needs this; nothing of this document is used")
-        }
-        DocumentError::DuplicateKey(..) => {
-            (&catalog::DUPLICATE_KEY, "keep one of them; nothing of this document is used")
-        }
-        DocumentError::KeyNotText => (
-            &catalog::YAML_SYNTAX,
-            "write a name before the colon; nothing of this document is used",
-        ),
-    }
-}
-
-/// What usually is behind what the parser says.
-fn mending(why: &str) -> &'static str {
-    let about = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    if about(&["tab"]) {
-        "indent with spaces, not with tabs; nothing of this document is used"
-    } else if about(&["node content", "flow", "quoted", "end of stream"]) {
-        "close the bracket, brace or quote that is open before this place; nothing of this document \
-         is used"
-    } else if about(&["mapping values", "simple key", "block mapping", "indent"]) {
-        "look for a wrong indent, or for a colon in a value that needs quotes; nothing of this \
-         document is used"
-    } else {
-        "correct the YAML; nothing of this document is used"
-    }
-}
-
 fn entry_position(node: &Node<'_>, key: &str) -> Position {
     node.entry(key).map_or(node.position, |entry| entry.position)
-}
-
-fn saturate(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -42,6 +42,14 @@ macro_rules! kinds {
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 const CORE: &[&str] = &["v1"];
+const SECURITY_GROUP: &str = "security.istio.io";
+const ISTIO_GROUPS: &[&str] = &[
+    SECURITY_GROUP,
+    "extensions.istio.io",
+    "install.istio.io",
+    "networking.istio.io",
+    "telemetry.istio.io",
+];
 
 kinds! {
     Gateway, "networking.istio.io", ISTIO;
@@ -77,8 +85,9 @@ impl Kind {
         !matches!(self, Self::Secret | Self::EndpointSlice)
     }
 
-    fn is_security(self) -> bool {
-        self.group() == "security.istio.io"
+    /// Whether it restricts who may do what.
+    pub(super) fn is_security(self) -> bool {
+        self.group() == SECURITY_GROUP
     }
 
     /// The kind with a name.
@@ -102,6 +111,26 @@ pub(super) fn may_be_meant(api_version: &str, name: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let group_misspelt = |kind: Kind| nearest::nearest(group, &[kind.group()]).is_some();
     group.ends_with("istio.io") || Kind::find(name).is_some_and(group_misspelt)
+}
+
+/// Whether a document of no known kind says that it is a security resource.
+pub(super) fn is_policy(api_version: Option<&str>, name: Option<&str>) -> bool {
+    let policies = || Kind::ALL.iter().filter(|kind| kind.is_security()).map(|kind| kind.name());
+    match (api_version, name) {
+        (Some(version), _) => {
+            let group = version.split('/').next().unwrap_or_default();
+            group.ends_with("istio.io")
+                && nearest::nearest(group, ISTIO_GROUPS) == Some(SECURITY_GROUP)
+        }
+        (None, Some(name)) => nearest::nearest(name, &policies().collect::<Vec<_>>()).is_some(),
+        (None, None) => false,
+    }
+}
+
+/// Whether a text is about security resources.
+pub(super) fn mentions_policies(text: &str) -> bool {
+    let policies = Kind::ALL.iter().filter(|kind| kind.is_security());
+    text.contains(SECURITY_GROUP) || policies.into_iter().any(|kind| text.contains(kind.name()))
 }
 
 /// Finds the kind of a document.

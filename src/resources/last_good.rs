@@ -54,12 +54,13 @@ pub(super) fn take_over(
     let was = |broken: &Broken| {
         let held = maybe.iter().filter(|(at, _)| at.file == broken.location.file);
         let mut held = held.flat_map(|(_, ids)| ids);
+        let ResourceId { namespace, name, .. } = &broken.id;
         parsed.last_good.contains_key(&broken.id)
-            || ((broken.id.name.is_empty() || broken.is_of_any_namespace())
-                && held.any(|id| {
-                    let ResourceId { kind, name, .. } = &broken.id;
-                    id.kind == *kind && (name.is_empty() || id.name == *name)
-                }))
+            || held.any(|id| {
+                let named = id.name == *name
+                    && (broken.is_of_any_namespace() || id.namespace == *namespace);
+                broken.may_be(id.kind) && (name.is_empty() || named)
+            })
     };
     let outlived = |broken: &mut Broken| !fresh.contains(&broken.id) && was(broken);
     parsed.set.outlived.extend(parsed.set.broken.extract_if(.., outlived));

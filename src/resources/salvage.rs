@@ -33,9 +33,10 @@ pub(super) fn scan(text: &str) -> Vec<Found> {
     for (index, (offset, kind)) in kinds.iter().enumerate() {
         let end = kinds.get(index + 1).map_or(text.len(), |(next, _)| *next);
         let own = if alone { Some(text) } else { text.get(*offset..end) }.unwrap_or_default();
-        let metadata = own.find("metadata").and_then(|at| own.get(at..)).unwrap_or(own);
+        let below = own.find("metadata").and_then(|at| own.get(at..));
+        let metadata = below.unwrap_or(own);
         let value = |word| values(metadata, word).next().map(|(_, value)| value);
-        let unreadable = metadata.contains("namespace");
+        let unreadable = below.is_none() || metadata.contains("namespace");
         let id = ResourceId::new(
             kind.name(),
             value("namespace").unwrap_or(if unreadable { "" } else { "default" }),
@@ -48,6 +49,11 @@ pub(super) fn scan(text: &str) -> Vec<Found> {
         found.push(Found { id, line });
     }
     found
+}
+
+/// Whether a text says of what kind it is, one that is read or another.
+pub(super) fn names_a_kind(text: &str) -> bool {
+    values(text, "kind").next().is_some()
 }
 
 /// The places where a key seems to have a value: `key: value`, `"key": "value"`.
@@ -101,7 +107,7 @@ mod tests {
     fn references_within_a_resource_are_not_resources() {
         check(
             "kind: AuthorizationPolicy\nspec:\n  targetRefs:\n  - kind: Gateway\n    name: x\n",
-            &[("AuthorizationPolicy default/x", 1)],
+            &[("AuthorizationPolicy /x", 1)],
         );
     }
 

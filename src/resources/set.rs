@@ -181,7 +181,7 @@ pub fn parse(files: &[ConfigFile]) -> Parsed {
 
 /// Puts files together: orders resources, and sets aside the later of two with one name (as
 /// [`Broken`], unless the two are equal). What broke goes on as it was in `before`, the configuration
-/// of `generation`.
+/// of `generation`; what was never read refuses, unless `before` was open without it.
 pub fn assemble<'a>(
     files: impl IntoIterator<Item = &'a ParsedFile>,
     before: &Parsed,
@@ -213,6 +213,10 @@ pub fn assemble<'a>(
             resource.add_to(&mut parsed.set);
         }
     }
+    let mut unread = files.iter().filter_map(|file| file.unread.as_ref());
+    let unread = unread.next().filter(|_| !before.opened);
+    parsed.set.broken.extend(unread.map(|place| Broken::unread(place.clone())));
+    parsed.opened = before.opened || (unread.is_none() && parsed.set.each().next().is_some());
     diag::sort(&mut parsed.diagnostics);
     parsed
 }

@@ -24,6 +24,7 @@ mod ca_requests;
 mod check;
 mod client;
 mod client_certs;
+mod cold_start;
 mod credentials;
 mod demo;
 mod edges;

@@ -8,6 +8,8 @@ use crate::base::id::ResourceId;
 use crate::base::limit;
 use crate::resources::{ConfigFile, Parsed, parse};
 
+mod unsaid;
+
 const SAMPLE: &str = include_str!("sample.yaml");
 
 fn file(path: &str, text: &[u8]) -> ConfigFile {
