@@ -13,6 +13,7 @@ use portcullis::compile::settings::CompileSettings;
 use portcullis::compile::{Input, Reuse, compile};
 use portcullis::decide::connection::{ConnectionFacts, admit, peer, remarks};
 use portcullis::decide::external::of_stream;
+use portcullis::diag::Severity;
 use portcullis::resources::{
     ConfigFile, Parsed, ParsedFile, assemble, parse_file, parse_mesh_config,
 };
@@ -64,6 +65,9 @@ impl Engine {
             .map(|(index, policy)| generate::document(policy, &format!("p{index}")));
         let bytes = documents.collect::<Vec<_>>().join("\n---\n").into_bytes();
         let file = parse_file(&ConfigFile { path: "a.yaml".into(), bytes: bytes.into() });
+        // What Istio's webhook refuses would say nothing of the engine.
+        let refused = file.diagnostics.iter().find(|one| one.severity == Severity::Error);
+        assert!(refused.is_none(), "{refused:?}");
         let set = assemble([&file, &WORLD.rest], &Parsed::default(), Generation(0)).set;
         let keys = |_: &JwksSource| Arc::new(IssuerKeys::new(KeyState::NeverFetched));
         let input = Input {

@@ -167,16 +167,15 @@ fn policy(rng: &mut Choices<'_>) -> Policy {
         &[("tier", "front"), ("istio", "edge")],
         &[("istio", "other")],
     ];
+    let selector = (rng.usize(..3) == 0).then(|| selectors[rng.usize(..selectors.len())]);
+    let attached = selector.is_none() && rng.usize(..10) == 0;
+    let dry = matches!(action, Action::Allow | Action::Deny) && rng.usize(..3) == 0;
     Policy {
         namespace: pick(rng, &[NAMESPACE, NAMESPACE, NAMESPACE, ROOT, ROOT, "other"]),
-        selector: (rng.usize(..3) == 0).then(|| selectors[rng.usize(..selectors.len())]),
-        target: match rng.usize(..40) {
-            0 => Target::Istio,
-            1..4 => Target::GatewayApi,
-            _ => Target::Nothing,
-        },
+        selector,
+        target: if attached { Target::GatewayApi } else { Target::Nothing },
         action,
-        dry_run: (rng.usize(..3) == 0).then(|| rng.bool()),
+        dry_run: dry.then(|| rng.bool()),
         rules,
     }
 }
@@ -235,13 +234,11 @@ pub fn document(policy: &Policy, name: &str) -> String {
         let labels: Map<_, _> = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         out["spec"]["selector"] = json!({"matchLabels": labels});
     }
-    let group = match policy.target {
-        Target::Nothing => return out.to_string(),
-        Target::GatewayApi => "gateway.networking.k8s.io",
-        Target::Istio => "networking.istio.io",
-    };
-    let target = json!({"group": group, "kind": "Gateway", "name": "bytes"});
-    out["spec"]["targetRefs"] = json!([target]);
+    if policy.target == Target::GatewayApi {
+        let target =
+            json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "bytes"});
+        out["spec"]["targetRefs"] = json!([target]);
+    }
     out.to_string()
 }
 

@@ -151,7 +151,7 @@ fn reach(policy: &Policy) -> Reach {
         _ if !heard || !selected => Reach::Elsewhere,
         Target::Nothing => Reach::Here,
         Target::GatewayApi if policy.selector.is_none() => Reach::Elsewhere,
-        Target::GatewayApi | Target::Istio => Reach::Unclear,
+        Target::GatewayApi => Reach::Unclear,
     }
 }
 

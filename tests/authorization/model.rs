@@ -43,8 +43,6 @@ pub enum Target {
     Nothing,
     /// A Gateway of the Gateway API, which is none of this gateway's.
     GatewayApi,
-    /// A Gateway of Istio's, to which nothing can be attached.
-    Istio,
 }
 
 /// What a policy does with what it matches.

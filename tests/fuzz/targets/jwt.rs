@@ -91,10 +91,9 @@ pub fn run(data: &[u8]) {
         Some(token) => edited(token.as_bytes(), rest),
         None => rest.to_vec(),
     };
-    // As in Envoy, a token is what of the header can be one.
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
-    let sent = token.iter().skip_while(|byte| !is_part(byte));
-    let sent: Vec<u8> = sent.take_while(|byte| is_part(byte) || **byte == b'.').copied().collect();
+    // As in Envoy, a token begins with what can be of one, and goes on to the end.
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let sent: Vec<u8> = token.iter().skip_while(|byte| !is_part(byte)).copied().collect();
     // What is no header's value is never sent.
     let sendable = HeaderValue::from_bytes(&token).is_ok();
     let genuine = sendable && world.tokens.iter().any(|own| own.as_bytes() == sent);
