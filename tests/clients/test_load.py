@@ -17,7 +17,7 @@ def test_h2load(edge, path):
 
 
 def test_wrk(edge):
-    url = f"https://localhost:{edge.ports['https']}/"
+    url = f"https://localhost:{edge.ports['any']}/"
     command = ["wrk", "-t", "2", "-c", "64", "-d", "2s", url]
     got = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
     assert "Non-2xx" not in got and "Socket errors" not in got, got

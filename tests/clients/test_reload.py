@@ -27,7 +27,8 @@ class Traffic:
         self.handshakes = 0
         self.failures = []
         port = edge.ports["https"]
-        wrk = ["wrk", "-t", "1", "-c", "32", "-d", "300s", f"https://localhost:{port}/"]
+        self.url = f"https://localhost:{edge.ports['any']}/"
+        wrk = ["wrk", "-t", "1", "-c", "32", "-d", "300s", self.url]
         self.wrk = subprocess.Popen(wrk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         slow = ["curl", "--silent", "--show-error", "--cacert", edge.ca, "--limit-rate", "4M"]
         slow += ["--connect-to", f":443:127.0.0.1:{port}", "-o", str(file), "-w", "%{http_code}"]
@@ -133,7 +134,7 @@ def test_200_reloads_under_load(edge, tmp_path):
                 change(edge, number, made)
                 live = lambda: is_live(edge, number, made, before)
                 edge_module.wait(f"change {number} is live", live)
-            turn = edge.curl("-D", "-", "-o", "/dev/null", f"https://localhost/").stdout
+            turn = edge.curl("-D", "-", "-o", "/dev/null", traffic.url).stdout
         finally:
             slow, said = traffic.end()
     assert not traffic.failures, traffic.failures[:5]
